@@ -1,0 +1,26 @@
+"""The banner and the log of a worker say which app, queues and tasks it has, and when it is ready."""
+
+from celery import Celery
+
+from compat.harness import show, worker
+
+app = Celery("banner")
+
+
+@app.task
+def first():
+    pass
+
+
+@app.task(name="named.task")
+def second():
+    pass
+
+
+def main():
+    with worker("-n", "w1@h", "-c", "2", "-Q", "celery,extra", "-E") as running:
+        pass
+    lines = running.log()
+    show(line.strip() for line in lines if any(word in line for word in (".> concurrency", ".> task events", ".> extra", ".> celery", "  . ")))
+    print([line.split("] ")[-1] for line in lines if "ready." in line or "shutdown" in line])
+    print(any("w1@h v" in line for line in lines))

@@ -1,0 +1,148 @@
+"""Results to rows and back: how a task's outcome is written down, and what is read from it as task meta.
+
+Values are bytes with a content type, made by the `result_serializer`; NULL stands for JSON. What
+`result_accept_content` (else `accept_content`) does not allow is not decoded. Exceptions travel as
+`{exc_type, exc_message, exc_module}` and come back as exceptions; results that a task returns travel as
+tuples of ids.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import tzinfo
+from typing import Any, TypedDict, cast
+
+from kombu.compression import encoders, get_encoder
+
+from pgtasks import serialization, states
+from pgtasks._state import get_current_task
+from pgtasks.exceptions import ImproperlyConfigured
+from pgtasks.joining import Meta, ResultBase
+from pgtasks.store.tasks import Stored
+
+__all__ = ("ResultCodec",)
+
+
+class ResultRow(TypedDict):
+    """The columns of a stored state beside its name."""
+
+    value: bytes
+    content_type: str | None
+    content_encoding: str | None
+    traceback: bytes | None
+    children: bytes | None
+    hostname: str | None
+
+
+class ResultCodec:
+    """Writes and reads results as an app's settings say."""
+
+    def __init__(self, conf: Any, timezone: tzinfo) -> None:
+        self.serializer: str = conf.result_serializer
+        self.compression: str | None = _known_compression(conf.result_compression)
+        allowed = conf.accept_content if conf.result_accept_content is None else conf.result_accept_content
+        self.accept = serialization.accepted(allowed)
+        self._accept_payload = serialization.accepted(conf.accept_content)
+        self._timezone = timezone
+
+    # -- writing
+
+    def encode_result(self, result: Any, state: str) -> Any:
+        """Make a value or an exception fit to be serialised."""
+        if state in states.EXCEPTION_STATES and isinstance(result, BaseException):
+            return self.prepare_exception(result)
+        return self.prepare_value(result)
+
+    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
+        return serialization.encode_exception(exc, serializer or self.serializer)
+
+    def prepare_value(self, result: Any) -> Any:
+        """Make ids of a result that a task returns; pickle takes it as it is."""
+        if isinstance(result, ResultBase) and self.serializer != "pickle":
+            return cast(Any, result).as_tuple()
+        return result
+
+    def row_of(self, prepared: Any, traceback: Any = None, request: Any = None) -> ResultRow:
+        """Write down what `encode_result` made, with what is known of the call; raises EncodeError."""
+        content_type, content_encoding, body = serialization.encode(
+            prepared, self.serializer, self.compression
+        )
+        is_plain = (content_type, content_encoding) == (serialization.JSON, "utf-8")
+        children = self.current_task_children(request)
+        return {
+            "value": body,
+            "content_type": None if is_plain else content_type,
+            "content_encoding": None if is_plain else content_encoding,
+            "traceback": None if traceback is None else str(traceback).encode("utf-8", "replace"),
+            "children": json.dumps(children).encode() if children else None,
+            "hostname": getattr(request, "hostname", None),
+        }
+
+    def current_task_children(self, request: Any = None) -> list[Any] | None:
+        """The tasks that this request, or else the current task's, has called: their ids, as tuples."""
+        request = request or getattr(get_current_task(), "request", None)
+        return [child.as_tuple() for child in getattr(request, "children", None) or ()] if request else None
+
+    # -- reading
+
+    def meta_of(self, task_id: str, stored: Stored | None) -> Meta:
+        """Make task meta of what the store knows; a task of which it knows nothing is PENDING."""
+        if stored is None:
+            return {"task_id": task_id, "status": states.PENDING, "result": None}
+        state = stored.state or states.PENDING
+        value = self._decode(stored)
+        meta = {
+            "task_id": task_id,
+            "status": state,
+            "result": self.exception_to_python(value) if state in states.EXCEPTION_STATES else value,
+            "traceback": None if stored.traceback is None else stored.traceback.decode("utf-8", "replace"),
+            "children": None if stored.children is None else json.loads(stored.children),
+            "date_done": self._date_done(stored),
+            "name": stored.name,
+            "worker": stored.worker,
+            "retries": stored.retries,
+            "queue": stored.queue,
+        }
+        if stored.group_id is not None:
+            meta["group_id"] = stored.group_id
+        if stored.parent is not None:
+            meta["parent_id"] = str(stored.parent)
+        if stored.payload is not None:
+            meta.update(self._call_of(stored))
+        return meta
+
+    def exception_to_python(self, exc: Any) -> BaseException | None:
+        return serialization.decode_exception(exc)
+
+    def _decode(self, stored: Stored) -> Any:
+        if stored.value is None:
+            return None
+        return serialization.decode(stored.value, stored.content_type, stored.content_encoding, self.accept)
+
+    def _date_done(self, stored: Stored) -> str | None:
+        if stored.done_at is None or not stored.is_ended:
+            return None
+        return stored.done_at.astimezone(self._timezone).isoformat()
+
+    def _call_of(self, stored: Stored) -> Meta:
+        """How the task was called: its arguments and stamps (`result_extended`)."""
+        body = cast(bytes, stored.payload)
+        args, kwargs, *_ = serialization.decode(
+            body, stored.payload_type, stored.payload_encoding, self._accept_payload
+        )
+        options = json.loads(stored.options) if stored.options else {}
+        stamped = options.get("stamped_headers") or []
+        stamps = {name: value for name, value in (options.get("stamps") or {}).items() if name in stamped}
+        return {"args": args, "kwargs": kwargs, **({"stamped_headers": stamped, **stamps} if stamps else {})}
+
+
+def _known_compression(name: str | None) -> str | None:
+    try:
+        if name:
+            get_encoder(name)
+    except KeyError:
+        known = ", ".join(sorted(encoders()))
+        raise ImproperlyConfigured(
+            f"Unknown compression method {name!r} in result_compression. Available methods are: {known}."
+        ) from None
+    return name or None

@@ -1,0 +1,70 @@
+"""What a task's end sets off: callbacks on success, errbacks on failure."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from pgtasks.canvas import group, maybe_signature
+from pgtasks.exceptions import NotRegistered
+from pgtasks.utils.functional import arity_greater
+
+__all__ = ("call_errbacks", "publish_callbacks")
+
+
+def publish_callbacks(app: Any, request: Any, retval: Any) -> None:
+    """Apply the callbacks to the return value, then the next step of the chain."""
+    options = _descent(app, request)
+    callbacks = [maybe_signature(callback, app=app) for callback in request.callbacks or ()]
+    if len(callbacks) > 1:
+        # Groups trail their own results; the others become one group, so that they are trailed once.
+        groups = [sig for sig in callbacks if isinstance(sig, group)]
+        plain = [sig for sig in callbacks if not isinstance(sig, group)]
+        callbacks = [*groups, group(plain, app=app)] if plain else groups
+    for callback in callbacks:
+        callback.apply_async((retval,), **options)
+    chain = request.chain
+    if chain:
+        following = maybe_signature(chain[-1], app=app)
+        following.apply_async((retval,), chain=chain[:-1], **options)
+
+
+def _descent(app: Any, request: Any) -> dict[str, Any]:
+    inherits = app.conf.task_inherit_parent_priority
+    priority = (request.delivery_info or {}).get("priority") if inherits else None
+    return {"parent_id": request.id, "root_id": request.root_id or request.id, "priority": priority}
+
+
+def call_errbacks(app: Any, request: Any, exc: BaseException, traceback: Any) -> None:
+    """Call the errbacks of a failed task.
+
+    One that takes `(request, exc, traceback)` is called here and now; one that takes the id of the failed
+    task, a bound task, and one that is not registered here are sent as tasks.
+    """
+    to_send = []
+    for errback in request.errbacks or ():
+        errback = app.signature(errback)
+        if not errback._app:
+            # Deserialised signatures know no app.
+            errback._app = app
+        if _takes_the_exception(errback):
+            errback(request, exc, traceback)
+        else:
+            to_send.append(errback)
+    if not to_send:
+        return
+    options = {"parent_id": request.id, "root_id": request.root_id or request.id}
+    errbacks = group(to_send, app=app)
+    if app.conf.task_always_eager or (request.delivery_info or {}).get("is_eager", False):
+        errbacks.apply((request.id,), **options)
+    else:
+        errbacks.apply_async((request.id,), **options)
+
+
+def _takes_the_exception(errback: Any) -> bool:
+    try:
+        header = getattr(errback.type, "__header__", None)
+    except NotRegistered:
+        return False
+    # A partial is the header of a bound task, whose own first argument would be counted.
+    return header is not None and not isinstance(header, partial) and bool(arity_greater(header, 1))

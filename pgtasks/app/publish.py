@@ -1,0 +1,445 @@
+"""From a call to rows: what `.delay()`, `send_task` and a canvas become.
+
+    apply_async / send_task -> publish -> Call -> compose -> Message -> enqueue -> one statement, one commit
+    chain, group, chord, link -> enqueue_plan -> a Call per node -> the same, with the edges between them
+
+Routing, inheritance from the running task and defaults are decided here; the message is complete when it leaves. The
+payload is the body of Celery's message protocol 2 and the options are what its headers carry, less what has a column
+(https://docs.celeryq.dev/en/stable/internals/protocol.html).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from kombu.utils.json import JSONEncoder
+
+from pgtasks import signals
+from pgtasks._state import get_current_worker_task
+from pgtasks.canvas import maybe_signature
+from pgtasks.canvas.plan import Plan, send
+from pgtasks.exceptions import EncodeError
+from pgtasks.message import Message, id_of, new_id, own_spelling
+from pgtasks.serialization import JSON, Encoded, encode
+from pgtasks.store import tasks
+from pgtasks.utils.nodenames import anon_nodename
+from pgtasks.utils.saferepr import saferepr
+from pgtasks.utils.time import maybe_make_aware
+
+__all__ = ("Call", "aenqueue_plan", "apublish", "compose", "enqueue_plan", "publish")
+
+_dump_options = JSONEncoder(separators=(",", ":")).encode
+
+#: Options that say how a call is sent and leave no trace in its message.
+_TRANSPORT_OPTIONS = frozenset(
+    {"producer", "connection", "publisher", "router", "result_cls", "retry", "retry_policy", "add_to_parent", "timeout"}
+    | {"confirm_timeout", "route_name", "task_type", "conn", "using", "declare", "chain", "chord", "backend"}
+    | {"mandatory", "immediate", "delivery_mode", "exchange_type", "retries", "parent_id", "root_id", "task_id"}
+)
+#: Options that become headers under their own names.
+_HEADERS = ("shadow", "reply_to", "group_index", "replaced_task_nesting", "argsrepr", "kwargsrepr", "stamped_headers")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a task, with its options as `apply_async` knows them, on its way to a message."""
+
+    id: UUID
+    task_id: str
+    name: str
+    args: Any
+    kwargs: Any
+    options: dict[str, Any]
+    embed: dict[str, Any] = field(default_factory=dict)
+    root: UUID | None = None
+    parent: UUID | None = None
+    group_id: str | None = None
+    inputs: Any = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def publish(
+    app: Any,
+    task: Any,
+    name: str,
+    args: Any = None,
+    kwargs: Any = None,
+    *,
+    task_id: str | None = None,
+    link: Any = None,
+    link_error: Any = None,
+    group_id: str | None = None,
+    root_id: str | None = None,
+    parent_id: str | None = None,
+    result_cls: Any = None,
+    add_to_parent: bool | None = True,
+    conn: Any = None,
+    using: Any = None,
+    **options: Any,
+) -> Any:
+    """Enqueue one call and return its result object, as `apply_async` and `send_task` do.
+
+    `conn=`, or `using=` for a Django alias, enqueues in the transaction of the caller's own connection: the task
+    appears when that commits, and never if it rolls back.
+    """
+    call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
+    if link:
+        return _publish_linked(app, call, link, link_error, options, conn if conn is not None else using, add_to_parent)
+    message = compose(app, call, task)
+    app.database.run(tasks.enqueue((message,)), conn if conn is not None else using)
+    announce(app, call, message)
+    return _result(app, call, result_cls, add_to_parent)
+
+
+async def apublish(
+    app: Any,
+    task: Any,
+    name: str,
+    args: Any = None,
+    kwargs: Any = None,
+    *,
+    task_id: str | None = None,
+    link: Any = None,
+    link_error: Any = None,
+    group_id: str | None = None,
+    root_id: str | None = None,
+    parent_id: str | None = None,
+    result_cls: Any = None,
+    add_to_parent: bool | None = True,
+    conn: Any = None,
+    **options: Any,
+) -> Any:
+    """`publish` for coroutines."""
+    call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
+    if link:
+        signature = _linked(app, call, link, link_error, options)
+        planned = signature.plan_to_send()
+        await aenqueue_plan(app, planned, conn)
+        return planned.result
+    message = compose(app, call, task)
+    await app.adatabase.run(tasks.enqueue((message,)), conn)
+    announce(app, call, message)
+    return _result(app, call, result_cls, add_to_parent)
+
+
+def _call(
+    app: Any,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    task_id: str | None,
+    link_error: Any,
+    group_id: str | None,
+    root_id: str | None,
+    parent_id: str | None,
+    options: dict[str, Any],
+) -> Call:
+    """Complete a call by what it inherits from the task that makes it."""
+    caller = get_current_worker_task()
+    root, parent = (id_of(root_id) if root_id else None), (id_of(parent_id) if parent_id else None)
+    if caller is not None:
+        request = caller.request
+        root = root or id_of(request.root_id or request.id)
+        parent = parent or id_of(request.id)
+        if app.conf.task_inherit_parent_priority and options.get("priority") is None:
+            options["priority"] = (request.delivery_info or {}).get("priority")
+    key = id_of(task_id) if task_id else new_id(root)
+    embed = {"errbacks": _signatures(link_error, app)} if link_error else {}
+    return Call(key, task_id or str(key), name, args, kwargs, options, embed, root, parent, group_id)
+
+
+def _signatures(given: Any, app: Any) -> list[Any]:
+    return [maybe_signature(one, app=app) for one in (given if isinstance(given, list | tuple) else [given])]
+
+
+def _publish_linked(
+    app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any], conn: Any, add_to_parent: bool | None
+) -> Any:
+    signature = _linked(app, call, link, link_error, options)
+    return send(signature, None, None, {"connection": conn}, add_to_parent=add_to_parent)
+
+
+def _linked(app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any]) -> Any:
+    """A call with callbacks is a small canvas."""
+    signature = app.signature(call.name, call.args, call.kwargs, options={**options, "task_id": call.task_id})
+    for callback in _signatures(link, app):
+        signature.link(callback)
+    for errback in _signatures(link_error, app) if link_error else ():
+        signature.link_error(errback)
+    return signature
+
+
+def _result(app: Any, call: Call, result_cls: Any, add_to_parent: bool | None) -> Any:
+    result = (result_cls or app.AsyncResult)(call.task_id)
+    # A call that keeps no result is over, for its caller, as soon as it is made.
+    result.ignored = bool(call.options.get("ignore_result"))
+    caller = get_current_worker_task()
+    if caller is not None and add_to_parent:
+        caller.add_trail(result)
+    return result
+
+
+# -- a canvas
+
+
+def enqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
+    """Write all tasks of a canvas and the edges between them in one statement."""
+    calls, messages = _compose_plan(app, plan)
+    app.database.run(tasks.enqueue(messages, plan.edges), connection)
+    for call, message in zip(calls, messages, strict=True):
+        announce(app, call, message)
+
+
+async def aenqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
+    """`enqueue_plan` for coroutines."""
+    calls, messages = _compose_plan(app, plan)
+    await app.adatabase.run(tasks.enqueue(messages, plan.edges), connection)
+    for call, message in zip(calls, messages, strict=True):
+        announce(app, call, message)
+
+
+def _compose_plan(app: Any, plan: Plan) -> tuple[list[Call], list[Message]]:
+    calls = [_call_of(node) for node in plan.nodes]
+    return calls, [compose(app, call, app.tasks.get(call.name)) for call in calls]
+
+
+def _call_of(node: Any) -> Call:
+    extra = {"role": node.role} if node.role != "first" else {}
+    if node.shape is not None:
+        extra["shape"] = node.shape
+    return Call(
+        node.id,
+        node.task_id,
+        node.name,
+        node.args,
+        node.kwargs,
+        dict(node.options),
+        dict(node.embed),
+        node.root if node.root != node.id else None,
+        node.parent,
+        node.group_id,
+        node.inputs if node.waits_for else None,
+        extra,
+    )
+
+
+# -- one message
+
+
+def compose(app: Any, call: Call, task: Any) -> Message:
+    """Make the message of a call: route it, encode it, and let `before_task_publish` have its say."""
+    options = call.options
+    destination = app.amqp.destination(app.amqp.router.route(options, call.name, call.args, call.kwargs, task))
+    args, kwargs = _arguments(call)
+    countdown_s, due = _due(app, options)
+    expires_in_s, expires = _expires(app, options)
+    conf = app.conf
+    headers = _headers(app, call, task, destination)
+    if signals.before_task_publish.receivers:
+        headers, args, kwargs = _let_publishers_see(app, call, destination, headers, args, kwargs)
+    encoded = _encode(app, call, (args, kwargs, call.embed), options.get("serializer") or conf.task_serializer)
+    priority = options.get("priority")
+    return Message(
+        id=call.id,
+        task_id=own_spelling(call.task_id, call.id),
+        name=call.name,
+        payload=encoded.body,
+        content_type=None if encoded.content_type == JSON else encoded.content_type,
+        content_encoding=None if encoded.content_encoding == "utf-8" else encoded.content_encoding,
+        queue=destination.queues[0],
+        priority=int(priority if priority is not None else conf.task_default_priority or 0),
+        due=due,
+        countdown_s=countdown_s,
+        expires=expires,
+        expires_in_s=expires_in_s,
+        root=call.root,
+        parent=call.parent,
+        group_id=call.group_id,
+        options=_dump_options(headers).encode("utf-8", "surrogatepass"),
+        max_deliveries=options.get("max_deliveries"),
+        inputs=call.inputs,
+    )
+
+
+def _arguments(call: Call) -> tuple[Any, Any]:
+    args, kwargs = call.args, call.kwargs
+    args = () if args is None else args
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(args, list | tuple):
+        raise TypeError("task args must be a list or tuple")
+    if not isinstance(kwargs, Mapping):
+        raise TypeError("task keyword arguments must be a mapping")
+    return args, kwargs
+
+
+def _due(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
+    """A countdown counts from the database's clock; an ETA is a moment and needs no clock."""
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if countdown:
+        if isinstance(countdown, timedelta):
+            countdown = countdown.total_seconds()
+        return float(countdown), None
+    return None, _moment(app, eta) if eta else None
+
+
+def _expires(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
+    expires = options.get("expires")
+    if expires is None:
+        return None, None
+    if isinstance(expires, timedelta):
+        expires = expires.total_seconds()
+    if isinstance(expires, int | float):
+        return float(expires), None
+    return None, _moment(app, expires)
+
+
+def _moment(app: Any, value: Any) -> datetime:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    aware: datetime = maybe_make_aware(value, app.timezone)
+    return aware
+
+
+def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any]:
+    """What Celery puts in a message's headers and has no column here; defaults are left out."""
+    options = call.options
+    headers: dict[str, Any] = {"origin": options.get("origin") or anon_nodename()}
+    soft, hard = options.get("soft_time_limit"), options.get("time_limit")
+    if soft is not None or hard is not None:
+        headers["timelimit"] = [hard, soft]
+    if options.get("ignore_result"):
+        headers["ignore_result"] = True
+    for key in _HEADERS:
+        if options.get(key):
+            headers[key] = options[key]
+    if options.get("stamped_headers"):
+        headers["stamps"] = {key: options[key] for key in options["stamped_headers"] if key in options}
+    if options.get("headers"):
+        headers["headers"] = dict(options["headers"])
+    if destination.exchange:
+        headers["exchange"], headers["routing_key"] = destination.exchange, destination.routing_key
+    if options.get("retries"):
+        headers["retries"] = options["retries"]
+    properties = _properties(options, headers.get("stamps") or ())
+    if properties:
+        headers["properties"] = properties
+    headers.update(call.extra)
+    return headers
+
+
+_NOT_A_PROPERTY = _TRANSPORT_OPTIONS.union(
+    _HEADERS,
+    ("countdown", "eta", "expires", "priority", "queue", "exchange", "routing_key", "serializer", "compression"),
+    ("headers", "ignore_result", "soft_time_limit", "time_limit", "origin", "stamps", "max_deliveries", "group_id"),
+    ("link", "link_error"),
+)
+
+
+def _properties(options: Mapping[str, Any], stamps: Iterable[str]) -> dict[str, Any]:
+    """Options that nobody knows are properties of the message, found again in `request.properties`."""
+    return {
+        key: value
+        for key, value in options.items()
+        if key not in _NOT_A_PROPERTY and key not in stamps and value is not None
+    }
+
+
+def _encode(app: Any, call: Call, body: Any, serializer: str) -> Encoded:
+    try:
+        return encode(body, serializer, call.options.get("compression") or app.conf.task_compression)
+    except EncodeError as error:
+        raise EncodeError(
+            f"The arguments of {call.name!r} cannot be written as {serializer}: {error}."
+            " Pass plain data, or choose another serializer."
+        ) from error
+
+
+# -- signals
+
+
+def _let_publishers_see(
+    app: Any, call: Call, destination: Any, headers: dict[str, Any], args: Any, kwargs: Any
+) -> tuple[dict[str, Any], Any, Any]:
+    """Show `before_task_publish` the message as Celery's protocol has it, and take what handlers changed."""
+    shown = protocol_headers(app, call, headers, args, kwargs)
+    properties = {
+        "correlation_id": call.task_id,
+        "reply_to": headers.get("reply_to") or "",
+        **headers.get("properties", {}),
+    }
+    known = frozenset(shown) - frozenset(headers.get("headers") or ())
+    body = [args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **call.embed}]
+    signals.before_task_publish.send(
+        sender=call.name,
+        body=body,
+        exchange=destination.exchange,
+        routing_key=destination.routing_key,
+        declare=[],
+        headers=shown,
+        properties=properties,
+        retry_policy=app.conf.task_publish_retry_policy,
+    )
+    changed = {**headers}
+    custom = {key: value for key, value in shown.items() if key not in known}
+    if custom:
+        changed["headers"] = custom
+    added = {k: v for k, v in properties.items() if k not in ("correlation_id", "reply_to")}
+    if added:
+        changed["properties"] = added
+    for key in _HEADERS:
+        if shown.get(key) and shown[key] != protocol_default(key):
+            changed[key] = shown[key]
+    return changed, body[0], body[1]
+
+
+def protocol_default(key: str) -> Any:
+    """What a header of the protocol says when the call said nothing."""
+    return 0 if key == "replaced_task_nesting" else None
+
+
+def protocol_headers(app: Any, call: Call, headers: Mapping[str, Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The headers of Celery's message protocol 2 for a call."""
+    eta = call.options.get("eta")
+    expires = call.options.get("expires")
+    return {
+        **(headers.get("headers") or {}),
+        "lang": "py",
+        "task": call.name,
+        "id": call.task_id,
+        "shadow": headers.get("shadow"),
+        "eta": eta.isoformat() if isinstance(eta, datetime) else eta,
+        "expires": expires.isoformat() if isinstance(expires, datetime) else expires,
+        "group": call.group_id,
+        "group_index": headers.get("group_index"),
+        "retries": headers.get("retries", 0),
+        "timelimit": headers.get("timelimit", [None, None]),
+        "root_id": str(call.root or call.id),
+        "parent_id": str(call.parent) if call.parent else None,
+        "argsrepr": headers.get("argsrepr") or saferepr(args, app.amqp.argsrepr_maxsize),
+        "kwargsrepr": headers.get("kwargsrepr") or saferepr(kwargs, app.amqp.kwargsrepr_maxsize),
+        "origin": headers["origin"],
+        "ignore_result": bool(headers.get("ignore_result")),
+        "replaced_task_nesting": headers.get("replaced_task_nesting", 0),
+        "stamped_headers": headers.get("stamped_headers"),
+        "stamps": headers.get("stamps", {}),
+    }
+
+
+def announce(app: Any, call: Call, message: Message) -> None:
+    """Send `after_task_publish`."""
+    if not signals.after_task_publish.receivers:
+        return
+    headers = json.loads(message.options or b"{}")
+    args, kwargs = _arguments(call)
+    signals.after_task_publish.send(
+        sender=call.name,
+        body=(args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **call.embed}),
+        headers=protocol_headers(app, call, headers, args, kwargs),
+        exchange=headers.get("exchange", ""),
+        routing_key=headers.get("routing_key", message.queue),
+    )

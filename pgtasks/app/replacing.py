@@ -1,0 +1,89 @@
+"""`task.replace` and `task.add_to_chord`: a running task that changes the canvas it is part of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgtasks.canvas import _chain, group, signature
+from pgtasks.exceptions import Ignore, ImproperlyConfigured
+from pgtasks.utils.functional import maybe_list
+
+__all__ = ("add_to_chord", "on_replace", "replace")
+
+
+def replace(task: Any, sig: Any) -> Any:
+    """Go on as another task or canvas, which takes this one's id, callbacks and place in a chain, group or
+    chord.
+
+    Raises `Ignore`, so nothing after the call is executed; an eager call returns the result of `sig` instead.
+    """
+    request = task.request
+    if "chord" in sig.options:
+        raise ImproperlyConfigured("A signature replacing a task must not be part of a chord")
+    if isinstance(sig, _chain) and not getattr(sig, "tasks", True):
+        raise ImproperlyConfigured("Cannot replace with an empty chain")
+    sig = _ending_in_a_task(task, sig)
+    _move_links(request, sig)
+    sig.freeze(request.id)
+    nesting = request.get("replaced_task_nesting", 0) + 1
+    sig.set(
+        chord=request.chord,
+        group_id=request.group,
+        group_index=request.group_index,
+        root_id=request.root_id,
+        replaced_task_nesting=nesting,
+    )
+    if isinstance(sig, _chain):
+        for step in maybe_list(sig.tasks) or []:
+            step.set(replaced_task_nesting=nesting)
+    # What followed in the chain keeps its ids: results handed out for it must stay true.
+    for following in reversed(request.chain or []):
+        step = signature(following, app=task.app)
+        step.set(replaced_task_nesting=nesting)
+        sig |= step
+    return task.on_replace(sig)
+
+
+def _ending_in_a_task(task: Any, sig: Any) -> Any:
+    """Put a collecting task behind a group at the end: only a single task has an id and callbacks to take
+    over.
+    """
+    if isinstance(sig, group):
+        sig |= task.app.tasks["celery.accumulate"].s(index=0)
+    if isinstance(sig, _chain) and isinstance(sig.tasks[-1], group):
+        sig.tasks = list(sig.tasks)
+        sig.tasks[-1] |= task.app.tasks["celery.accumulate"].s(index=0)
+    return sig
+
+
+def _move_links(request: Any, sig: Any) -> None:
+    for callback in maybe_list(request.callbacks) or []:
+        sig.link(callback)
+    for errback in maybe_list(request.errbacks) or []:
+        sig.link_error(errback)
+    if isinstance(sig, _chain) and "link" in sig.options:
+        # On its last task they run in time even when more is appended to the chain below.
+        sig.tasks[-1].options.setdefault("link", []).extend(maybe_list(sig.options.pop("link")))
+
+
+def on_replace(task: Any, sig: Any) -> Any:
+    """Run the replacement; overrides must return what this returns."""
+    if task.request.is_eager:
+        return sig.apply().get()
+    sig.delay()
+    raise Ignore("Replaced by new task")
+
+
+def add_to_chord(task: Any, sig: Any, lazy: bool = False) -> Any:
+    """Add a task to the header of the chord this one is in; with `lazy` the caller sends it."""
+    request = task.request
+    if not request.chord:
+        raise ValueError("Current task is not member of any chord")
+    sig.set(
+        group_id=request.group,
+        group_index=request.group_index,
+        chord=request.chord,
+        root_id=request.root_id,
+    )
+    task.backend.add_to_chord(request.group, sig.freeze())
+    return sig if lazy else sig.delay()

@@ -1,0 +1,76 @@
+"""Waiting for tasks to end, written once for threads and coroutines.
+
+A `Plan` is a generator that yields what it needs done, a `Query` to run or a `Wait` to sit out, and is sent
+the answers. The backend carries plans out with its sync or its async executor. A `Watch` says what somebody
+waits for, how long, and whom to tell meanwhile:
+
+    look at all of them -> those that ended arrive
+    none left: done -> time is up: TimeoutError -> wait until one ends -> look at that one -> ...
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Generator, Iterable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+from uuid import UUID
+
+from pgtasks.exceptions import TimeoutError
+from pgtasks.joining import Meta
+from pgtasks.message import id_of
+from pgtasks.store.sql import Query
+
+T = TypeVar("T")
+
+
+class Wait(NamedTuple):
+    """Wait until some of these tasks have ended, or `timeout_s` seconds; the answer is which have."""
+
+    keys: Collection[UUID]
+    timeout_s: float | None
+
+
+Plan: TypeAlias = Generator[Query[Any] | Wait, Any, T]
+
+
+class Watch:
+    """The tasks that somebody waits for, by key and by the id their user knows."""
+
+    def __init__(
+        self,
+        task_ids: Iterable[str],
+        timeout_s: float | None = None,
+        tick_s: float | None = None,
+        on_tick: Callable[[], Any] | None = None,
+        on_message: Callable[[Meta], Any] | None = None,
+    ) -> None:
+        self.waiting: dict[UUID, str] = {id_of(task_id): task_id for task_id in task_ids}
+        self.timeout_s = timeout_s
+        self.tick_s = tick_s
+        self.on_tick = on_tick
+        self.on_message = on_message
+        self.has_looked = False
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def next_wait(self) -> Wait:
+        """What to sit out next; raises `TimeoutError` when there is no time left."""
+        if self.on_tick is not None:
+            self.on_tick()
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError(
+                f"{self._names()} did not end within {self.timeout_s:g} s. Nothing was cancelled, so get() "
+                "may be called again. Is a worker consuming the queue?"
+            )
+        spans = [span for span in (left, self.tick_s) if span is not None]
+        return Wait(tuple(self.waiting), min(spans, default=None))
+
+    def _names(self) -> str:
+        names = list(self.waiting.values())
+        return f"Task {names[0]}" if len(names) == 1 else f"{len(names)} tasks ({names[0]}, ...)"
+
+    def arrive(self, key: UUID, meta: Meta) -> tuple[str, Meta]:
+        """Wait for this task no longer, since it has ended."""
+        if self.on_message is not None:
+            self.on_message(meta)
+        return self.waiting.pop(key), meta

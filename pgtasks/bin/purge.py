@@ -1,0 +1,64 @@
+"""`pgtasks purge`: delete all waiting tasks of queues."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from pgtasks import serialization
+from pgtasks.bin.options import COMMA_SEPARATED_LIST, CeleryCommand, CLIContext, json_option, option
+from pgtasks.exceptions import TaskRevokedError
+from pgtasks.store import tasks
+from pgtasks.utils.text import pluralize
+
+
+@click.command(cls=CeleryCommand)
+@option("-f", "--force", is_flag=True, heading="Purging Options", help="Do not ask first.")
+@option(
+    "-Q", "--queues", type=COMMA_SEPARATED_LIST, heading="Purging Options",
+    help="Queues to purge, separated by commas; all that the app declares without.",
+)  # fmt: skip
+@option(
+    "-X", "--exclude-queues", type=COMMA_SEPARATED_LIST, heading="Purging Options",
+    help="Queues not to purge, separated by commas.",
+)  # fmt: skip
+@json_option
+@click.pass_obj
+def purge(
+    obj: CLIContext, /, force: bool, queues: list[str] | None, exclude_queues: list[str] | None, as_json: bool
+) -> None:
+    """Delete all waiting tasks of queues.
+
+    There is no way back. Tasks that a worker has already taken run to their end; the others end as REVOKED.
+    """
+    names = sorted({*(queues or obj.app.amqp.queues)} - {*(exclude_queues or ())})
+    if not names:
+        return
+    headline = pluralize(len(names), "queue")
+    if not force:
+        click.confirm(
+            f"{obj.style('WARNING', fg='red')}: This will remove all tasks from {headline}: "
+            f"{', '.join(names)}.\n         There is no undo for this operation!\n\n(to skip this prompt "
+            "use the -f option)\nAre you sure you want to delete all tasks?",
+            abort=True,
+        )
+    count = _purge(obj.app, names)
+    if as_json:
+        obj.echo(json.dumps({"purged": count, "queues": names}))
+    elif count:
+        messages = pluralize(count, "message")
+        obj.echo(f"Purged {count} {messages} from {len(names)} known task {headline}.")
+    else:
+        obj.echo(f"No messages purged from {len(names)} {headline}.")
+
+
+def _purge(app: Any, queues: list[str]) -> int:
+    """Purge in steps, so that no lock is held for long."""
+    reason = serialization.encode_exception(TaskRevokedError("purged"), "json")
+    value = serialization.encode(reason, "json").body
+    total = 0
+    while count := app.database.run(tasks.purge(queues, value)):
+        total += count
+    return total

@@ -1,0 +1,272 @@
+"""`pgtasks worker`: start a worker.
+
+All options of Celery's worker are understood. Some have nothing left to do, because the database does it:
+mingle, gossip and the state database (revoked tasks and workers are rows), AMQP heartbeats (a worker's lease
+cannot be turned off), `-O fair` (tasks are always handed to free slots only).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import click
+
+from pgtasks.bin.options import (
+    COMMA_SEPARATED_LIST,
+    LOG_LEVEL,
+    CeleryDaemonCommand,
+    CLIContext,
+    option,
+)
+from pgtasks.exceptions import CeleryCommandException, SecurityError
+from pgtasks.platforms import (
+    EX_CANTCREAT,
+    EX_FAILURE,
+    LockFailed,
+    check_privileges,
+    create_pidlock,
+    detach,
+    maybe_drop_privileges,
+)
+from pgtasks.utils.nodenames import default_nodename, host_format, node_format
+from pgtasks.worker.supervisor import Worker
+
+POOLS = ("prefork", "threads", "aio", "solo", "processes")
+#: Set for the process in the background, which is started with the same arguments.
+_IN_BACKGROUND = "PGTASKS_IN_BACKGROUND"
+
+
+class Hostname(click.ParamType):  # type: ignore[type-arg]
+    """A node name; patterns are filled in."""
+
+    name = "hostname"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return host_format(default_nodename(value))
+
+
+class Concurrency(click.ParamType):  # type: ignore[type-arg]
+    """A number of tasks, or `auto`: the number of CPUs that this process may use."""
+
+    name = "concurrency"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if str(value).lower() == "auto":
+            return "auto"
+        if not str(value).isdigit():
+            self.fail(f"must be a non-negative integer or 'auto', got {value!r}", param, ctx)
+        return int(value)
+
+
+class Autoscale(click.ParamType):  # type: ignore[type-arg]
+    """The most and the fewest processes, in any order; one number alone is the most."""
+
+    name = "max,min"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        numbers = [number.strip() for number in value.split(",")]
+        if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
+            self.fail(
+                f"Expected one or two integers separated by a comma, as in 10,3; got {value!r}.", param, ctx
+            )
+        most, fewest = sorted(map(int, [*numbers, *(["0"] if len(numbers) == 1 else [])]), reverse=True)
+        return most, fewest
+
+
+class Pool(click.ParamType):  # type: ignore[type-arg]
+    """How tasks run."""
+
+    name = "|".join(POOLS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in ("gevent", "eventlet"):
+            self.fail(
+                f"There is no {value} pool. Use `-P threads`, or `-P aio` for tasks that are coroutines.",
+                param,
+                ctx,
+            )
+        if value not in POOLS:
+            self.fail(f"{value!r} is none of {', '.join(POOLS)}.", param, ctx)
+        return "prefork" if value == "processes" else str(value)
+
+
+on_worker = partial(option, heading="Worker Options")
+on_pool = partial(option, heading="Pool Options")
+on_queues = partial(option, heading="Queue Options")
+on_features = partial(option, heading="Features")
+on_beat = partial(option, heading="Embedded Beat Options")
+
+
+@click.command(cls=CeleryDaemonCommand, context_settings={"allow_extra_args": True})
+@on_worker(
+    "-n",
+    "--hostname",
+    type=Hostname(),
+    default="celery@%h",
+    help="Name of the worker. Expands %h (host), %n (name), %d (domain).",
+)
+@on_worker("-D", "--detach", is_flag=True, help="Run in the background.")
+@on_worker("-S", "--statedb", type=click.Path(), help="Not needed: revoked tasks are in the database.")
+@on_worker("-l", "--loglevel", type=LOG_LEVEL, default="WARNING", show_default=True, help="What to log.")
+@on_worker(
+    "-O",
+    "--optimization",
+    type=click.Choice(["default", "fair"]),
+    default="default",
+    help="Not needed: it is always fair.",
+)
+@on_worker(
+    "--prefetch-multiplier",
+    type=int,
+    help="Tasks claimed ahead per slot, at most.",
+)
+@on_worker(
+    "--disable-prefetch",
+    is_flag=True,
+    default=None,
+    help="Claim a task only when it can start.",
+)
+@on_pool(
+    "-c",
+    "--concurrency",
+    type=Concurrency(),
+    help="How many tasks run at a time, or 'auto': the number of CPUs.",
+)
+@on_pool(
+    "-P",
+    "--pool",
+    type=Pool(),
+    help="How tasks run: in processes, threads, coroutines, or one at a time.",
+)
+@on_pool("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
+@on_pool("--time-limit", type=float, help="Seconds after which a task's process is killed.")
+@on_pool(
+    "--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task."
+)
+@on_pool("--max-tasks-per-child", type=int, help="Tasks a process runs before it is replaced.")
+@on_pool("--max-memory-per-child", type=int, help="KiB a process may use before it is replaced.")
+@on_pool(
+    "--pool-start-method", type=click.Choice(["fork", "spawn", "forkserver"]), help="How processes are made."
+)
+@on_queues("--purge", "--discard", is_flag=True, help="Delete all waiting tasks first.")
+@on_queues("-Q", "--queues", type=COMMA_SEPARATED_LIST, help="Queues to consume, separated by commas.")
+@on_queues("-X", "--exclude-queues", type=COMMA_SEPARATED_LIST, help="Queues not to consume.")
+@on_queues("-I", "--include", type=COMMA_SEPARATED_LIST, help="Further modules to import.")
+@on_features("--without-gossip", is_flag=True, help="Not needed: there is no gossip.")
+@on_features("--without-mingle", is_flag=True, help="Not needed: there is no mingling.")
+@on_features("--without-heartbeat", is_flag=True, help="Send no heartbeat events; the lease stays.")
+@on_features("--heartbeat-interval", type=int, help="Seconds between heartbeat events.")
+@on_features("--autoscale", type=Autoscale(), help="Most and fewest processes, as in 10,3.")
+@on_beat("-B", "--beat", is_flag=True, help="Run the scheduler in this worker as well.")
+@on_beat(
+    "-s",
+    "--schedule-filename",
+    "--schedule",
+    help="File of a file-based scheduler.",
+)
+@on_beat("--scheduler", help="Scheduler class.")
+@click.pass_context
+def worker(ctx: click.Context, /, hostname: str, **options: Any) -> None:
+    """Start a worker.
+
+    \b
+    pgtasks -A proj worker -l INFO
+    pgtasks -A proj worker -Q mail,default -c 8
+    pgtasks -A proj worker -P threads -c 100
+    pgtasks -A proj worker --autoscale=10,2
+
+    TERM and INT let running tasks end; a second INT, or QUIT, does not, and their tasks go back to the queue.
+    """
+    obj: CLIContext = ctx.obj
+    if options["beat"]:
+        raise click.UsageError("A worker does not run the scheduler: start `pgtasks beat` beside it.", ctx)
+    service = {name: options[name] for name in ("detach", "pidfile", "uid", "gid", "umask", "executable")}
+    if service["detach"] and _IN_BACKGROUND not in os.environ:
+        _go_to_background(options["logfile"] and node_format(options["logfile"], hostname), service)
+    _configure(ctx, obj.app, options)
+    _prepare(obj.app, hostname, service)
+    given = {name: options[name] for name in _WORKER_OPTIONS}
+    if options["autoscale"]:  # idle children cost nothing, so all that may be needed are there from the start
+        given["concurrency"] = options["autoscale"][0]
+    ctx.exit(
+        Worker(obj.app, hostname=hostname, no_color=obj.no_color or None, quiet=obj.quiet, **given).start()
+    )
+
+
+#: What the worker is told; the others are settings, or of no effect, or the app's own.
+_WORKER_OPTIONS = (
+    "concurrency",
+    "exclude_queues",
+    "logfile",
+    "loglevel",
+    "max_memory_per_child",
+    "max_tasks_per_child",
+    "pool",
+    "purge",
+    "queues",
+    "soft_time_limit",
+    "time_limit",
+)
+_SETTINGS = {
+    "disable_prefetch": "worker_disable_prefetch",
+    "pool_start_method": "worker_pool_start_method",
+    "prefetch_multiplier": "worker_prefetch_multiplier",
+    "task_events": "worker_send_task_events",
+}
+
+
+def _configure(ctx: click.Context, app: Any, options: dict[str, Any]) -> None:
+    """Change the settings that options stand for, and those given as `-- prefetch_multiplier=8
+    broker.heartbeat=10`."""
+    for name, setting in _SETTINGS.items():
+        if options[name] is not None:
+            setattr(app.conf, setting, options[name])
+    if options["include"]:
+        app.conf.include = (*app.conf.include, *options["include"])
+    if not ctx.args:
+        return
+    try:
+        app.config_from_cmdline(ctx.args, namespace="worker")
+    except (KeyError, ValueError) as exc:
+        raise click.UsageError(
+            f"Cannot read the settings in {' '.join(ctx.args)!r}: {exc}. Write name=value, as in "
+            "prefetch_multiplier=8.",
+            ctx=ctx,
+        ) from exc
+
+
+def _go_to_background(logfile: str | None, service: dict[str, Any]) -> None:
+    """Start the same command in the background, where it finds the same directory and environment."""
+    _become(service)  # before files are made
+    detach(logfile, service["umask"])
+    os.environ[_IN_BACKGROUND] = "1"
+    python = service["executable"] or sys.executable
+    os.execv(python, [python, "-m", "pgtasks", *sys.argv[1:]])
+
+
+def _prepare(app: Any, hostname: str, service: dict[str, Any]) -> None:
+    """Become the user that is asked for, and make sure to be the only one with this pid file."""
+    _become(service)
+    try:
+        check_privileges(app.conf.accept_content)
+        if service["pidfile"]:
+            create_pidlock(node_format(service["pidfile"], hostname))
+    except LockFailed as exc:
+        raise CeleryCommandException(str(exc), EX_CANTCREAT) from exc
+    except SecurityError as exc:
+        raise CeleryCommandException(str(exc), EX_FAILURE) from exc
+
+
+def _become(service: dict[str, Any]) -> None:
+    try:
+        maybe_drop_privileges(service["uid"], service["gid"])
+    except (KeyError, PermissionError, SecurityError) as exc:
+        wanted = f"user {service['uid']!r}, group {service['gid']!r}"
+        raise CeleryCommandException(f"Cannot become {wanted}: {exc}. Only root can.", EX_FAILURE) from exc

@@ -1,0 +1,477 @@
+"""A `Signature`: what to call, with which arguments and options, as a plain dict.
+
+The dict is the wire format and is exactly Celery's, so signatures made by either library can be stored, sent and read
+by the other:
+
+    {"task": name, "args": [...], "kwargs": {...}, "options": {...}, "subtask_type": null, "immutable": false}
+
+`subtask_type` names the class that knows the rest (`chain`, `group`, `chord`, ...); `Signature.TYPES` is their
+registry and `from_dict` the way back. Nothing here talks to a database: a signature reaches the world through the app
+it is bound to, or the current app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import deepcopy
+from functools import cached_property, partial, reduce
+from itertools import chain as concat
+from typing import Any, ClassVar, Self, TypeGuard, TypeVar
+from uuid import UUID
+
+from kombu.utils.functional import maybe_list, reprcall
+
+from pgtasks._state import current_app, get_current_worker_task
+from pgtasks.canvas.stamping import StampingVisitor, collect_stamps
+from pgtasks.message import id_of, new_id
+
+SignatureClass = TypeVar("SignatureClass", bound="type[Signature]")
+
+
+class Entry:
+    """An attribute that lives in the dict, under a dotted path; None when the last key is missing."""
+
+    def __init__(self, path: str) -> None:
+        *self._parents, self._key = path.split(".")
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.__doc__ = f"The signature's {name}, as stored in the dict."
+
+    def __get__(self, sig: Any, owner: type | None = None) -> Any:
+        return self if sig is None else self._home(sig).get(self._key)
+
+    def __set__(self, sig: Any, value: Any) -> None:
+        self._home(sig)[self._key] = value
+
+    def _home(self, sig: Any) -> Any:
+        return reduce(lambda mapping, key: mapping[key], self._parents, sig)
+
+
+class Signature(dict[str, Any]):
+    """One task invocation, not yet sent: a task, arguments and options.
+
+    `task` is a task, or its name, or a dict that another signature was serialised to. Arguments given later are put
+    before these ones (`add.s(2)` called with 1 is `add(1, 2)`), unless the signature is immutable.
+    """
+
+    TYPES: ClassVar[dict[str, type[Signature]]] = {}
+
+    #: What the class is among the primitives; subclasses in user code inherit it.
+    kind: ClassVar[str] = "task"
+
+    #: The task name that routes are looked up by, where it is not the task's own.
+    route_name: str | None = None
+
+    #: Options that a later call must not change: the task's place in a group and its stamps depend on them.
+    _IMMUTABLE_OPTIONS: ClassVar[frozenset[str]] = frozenset({"group_id", "stamped_headers"})
+
+    _app: Any = None
+    _type: Any = None
+
+    id = Entry("options.task_id")
+    parent_id = Entry("options.parent_id")
+    root_id = Entry("options.root_id")
+    task = Entry("task")
+    args = Entry("args")
+    kwargs = Entry("kwargs")
+    options = Entry("options")
+    subtask_type = Entry("subtask_type")
+    immutable = Entry("immutable")
+
+    # -- making
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        options: Mapping[str, Any] | None = None,
+        type: Any = None,
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Any = None,
+        **more_options: Any,
+    ) -> None:
+        self._app = app
+        if isinstance(task, dict):
+            super().__init__(task)
+            return
+        if hasattr(task, "name"):
+            self._type = task
+            task = task.name
+        super().__init__(
+            task=task,
+            args=tuple(args or ()),
+            kwargs=kwargs or {},
+            options=dict(options or {}, **more_options),
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[SignatureClass], SignatureClass]:
+        """Decorate a subclass so that dicts with this `subtask_type` become instances of it."""
+
+        def register(subclass: SignatureClass) -> SignatureClass:
+            cls.TYPES[name or subclass.__name__] = subclass
+            return subclass
+
+        return register
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any], app: Any = None) -> Signature:
+        """Rebuild a signature of the right class from its dict."""
+        kind = d.get("subtask_type")
+        target = cls.TYPES[kind] if kind else cls
+        return Signature(d, app=app) if target is cls else target.from_dict(d, app=app)
+
+    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Self:
+        """Return a copy with these arguments put first, keyword arguments and options merged in."""
+        if args or kwargs or options:
+            args, kwargs, options = self._merge(args, kwargs, options)
+        else:
+            args, kwargs, options = self.args, self.kwargs, self.options
+        copy = Signature.from_dict(
+            {
+                "task": self.task,
+                "args": tuple(args),
+                # Shallow: arguments may be lazy or not copyable, and only the mapping itself gets changed.
+                "kwargs": dict(kwargs) if kwargs is self.kwargs else kwargs,
+                "options": deepcopy(options),
+                "subtask_type": self.subtask_type,
+                "immutable": self.immutable,
+            },
+            app=self._app,
+        )
+        copy._type = self._type
+        return copy  # type: ignore[return-value]  # the registry gives back the class that was asked for
+
+    partial = clone
+
+    def replace(self, args: Any = None, kwargs: Any = None, options: Any = None) -> Self:
+        """Return a copy in which those of the three that are given take the place of the old ones."""
+        copy = self.clone()
+        if args is not None:
+            copy.args = args
+        if kwargs is not None:
+            copy.kwargs = kwargs
+        if options is not None:
+            copy.options = options
+        return copy
+
+    def _merge(
+        self, args: Any = None, kwargs: Any = None, options: Mapping[str, Any] | None = None, force: bool = False
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Combine later arguments and options with the stored ones.
+
+        An immutable signature keeps its arguments (unless forced) but takes options. Stamps, and the options in
+        `_IMMUTABLE_OPTIONS`, stay as they are once set.
+        """
+        merged = self.options
+        if options is not None:
+            fixed = self._IMMUTABLE_OPTIONS.union(self.options.get("stamped_headers") or ())
+            later = {key: value for key, value in options.items() if key not in fixed or key not in self.options}
+            merged = {**self.options, **later}
+        if self.immutable and not force:
+            return self.args, self.kwargs, merged
+        return (
+            tuple(args) + tuple(self.args) if args else self.args,
+            dict(self.kwargs, **kwargs) if kwargs else self.kwargs,
+            merged,
+        )
+
+    # -- changing in place
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
+        """Update the execution options in place; returns the signature itself."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Say whether the signature ignores arguments that are added later."""
+        self.immutable = immutable
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> Any:
+        """Give the task its id now and return the result object that will have it.
+
+        An id that is already set stays. Sending a frozen signature twice sends one task: the second changes nothing.
+        """
+        options = self.options
+        if "task_id" not in options:
+            options["task_id"] = _id or fresh_id(root_id)
+        if root_id:
+            options["root_id"] = root_id
+        if parent_id:
+            options["parent_id"] = parent_id
+        if "reply_to" not in options:
+            options["reply_to"] = self.app.thread_oid
+        if group_id:
+            options.setdefault("group_id", group_id)
+        if chord:
+            options["chord"] = chord
+        if group_index is not None:
+            options["group_index"] = group_index
+        return self.AsyncResult(options["task_id"])
+
+    _freeze = freeze
+
+    def append_to_list_option(self, key: str, value: Any) -> Any:
+        """Add `value` to the option, which becomes a list, unless an equal one is in it; returns `value`."""
+        items = self._list_option(key)
+        if value not in items:
+            items.append(value)
+        return value
+
+    def extend_list_option(self, key: str, value: Any) -> None:
+        """Add all of `value`, one or a list, to the option, which becomes a list."""
+        self._list_option(key).extend(maybe_list(value))
+
+    def _list_option(self, key: str) -> MutableSequence[Any]:
+        items = self.options.setdefault(key, [])
+        if not isinstance(items, MutableSequence):
+            items = self.options[key] = [items]
+        return items
+
+    def link(self, callback: Any) -> Any:
+        """Call `callback` with the return value when the task succeeds; returns the callback."""
+        return self.append_to_list_option("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Call `errback` when the task fails; returns the errback."""
+        return self.append_to_list_option("link_error", errback)
+
+    def on_error(self, errback: Any) -> Self:
+        """Like `link_error`, but returns the signature itself, so that calls can be strung together."""
+        self.link_error(errback)
+        return self
+
+    def flatten_links(self) -> list[Any]:
+        """Return the signature, its callbacks, their callbacks and so on."""
+        links = maybe_list(self.options.get("link")) or []
+        return [self, *concat.from_iterable(link.flatten_links() for link in links)]
+
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Add custom headers to the task, its callbacks and errbacks; see `pgtasks.canvas.stamping`."""
+        self.stamp_links(visitor, append_stamps, **headers)
+        found = None if visitor is None else visitor.on_signature(self, **headers) or {}
+        return self.set(**self._stamp_headers(found, append_stamps, **headers))
+
+    def stamp_links(
+        self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any
+    ) -> None:
+        """Stamp the callbacks and errbacks only."""
+        for option, hook in (("link", "on_callback"), ("link_error", "on_errback")):
+            stamps = deepcopy(headers)
+            for link in maybe_list(self.options.get(option)) or []:
+                link = maybe_signature(link, app=self.app)
+                found = None if visitor is None else getattr(visitor, hook)(link, **stamps) or {}
+                # Without its own: a callback does not inherit the stamps of the task that calls it.
+                stamps = self._stamp_headers(found, append_stamps, self_headers=False, **stamps)
+                link.stamp(visitor, append_stamps, **stamps)
+
+    def _stamp_headers(
+        self,
+        visitor_headers: dict[str, Any] | None = None,
+        append_stamps: bool = False,
+        self_headers: bool = True,
+        **headers: Any,
+    ) -> dict[str, Any]:
+        own = self.options if self_headers else None
+        return collect_stamps(headers, visitor_headers, own, append=append_stamps)
+
+    # -- running
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the task here and now, as a function."""
+        args, kwargs, _ = self._merge(args, kwargs)
+        return self.type(*args, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        """Send the task, with these arguments put first."""
+        return self.apply_async(args, kwargs)
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Run the task here and now, with everything a worker does; returns an `EagerResult`."""
+        args, kwargs, options = self._merge(args, kwargs, without_nones(options))
+        return self.type.apply(args, kwargs, **options)
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, route_name: str | None = None, **options: Any
+    ) -> Any:
+        """Send the task, with these arguments put first and these options merged in; returns its result object.
+
+        A task that is not registered here is sent by name.
+        """
+        args, kwargs, options = self._merge(args, kwargs, without_nones(options))
+        return self._apply_async(args, kwargs, **options)
+
+    def __invert__(self) -> Any:
+        """Send the task and wait for what it returns: `~add.s(2, 2) == 4`."""
+        return self.apply_async().get()
+
+    # -- composing: the rules between primitives are theirs, see their classes
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        chain: Any = Signature.TYPES["chain"]
+        if is_chain(other):
+            return chain((self, *other.unchain_tasks()), app=self._app)
+        if is_group(other):
+            return chain(self, unrolled(other), app=self.app)
+        return chain(self, other, app=self._app)
+
+    def __ior__(self, other: Any) -> Any:
+        # dict has its own `|=`, which would merge the two.
+        return self | other
+
+    # -- looking
+
+    @cached_property
+    def type(self) -> Any:
+        """The task itself; KeyError when it is not registered in this app."""
+        return self._type or self.app.tasks[self["task"]]
+
+    @cached_property
+    def app(self) -> Any:
+        """The app it is bound to, or the current one."""
+        return self._app or current_app
+
+    @cached_property
+    def AsyncResult(self) -> Any:
+        """What makes the result object: the task's factory, or the app's for an unregistered task."""
+        try:
+            return self.type.AsyncResult
+        except KeyError:
+            return self.app.AsyncResult
+
+    @cached_property
+    def _apply_async(self) -> Callable[..., Any]:
+        try:
+            return self.type.apply_async  # type: ignore[no-any-return]
+        except KeyError:
+            return partial(self.app.send_task, self["task"])
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task  # type: ignore[no-any-return]
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """Show the call it stands for, with these arguments put first: `add(2, 2)`."""
+        args, kwargs, _ = self._merge(args, kwargs, force=True)
+        return reprcall(self["task"], args, kwargs)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return self.reprcall()
+
+    def __json__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[dict[str, Any]]]:
+        return signature, (dict(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        """Copy as a plain dict whose options are copied deeply and whose arguments, maybe lazy, are shared."""
+        copy = dict(self)
+        memo[id(self)] = copy
+        copy["options"] = deepcopy(self.options, memo)
+        return copy
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Any:
+    """Make a signature of a task or name, of a dict, or as a copy of another signature."""
+    if isinstance(varies, Signature):
+        return varies.clone()
+    if isinstance(varies, dict):
+        return Signature.from_dict(varies, app=kwargs.get("app"))
+    return Signature(varies, *args, **kwargs)
+
+
+def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
+    """Make sure that `d` is a signature, or None; with `app`, bind it to that app."""
+    if isinstance(d, Signature):
+        d = d.clone() if clone else d
+    elif isinstance(d, dict):
+        d = Signature.from_dict(d)
+    if d is not None and app is not None:
+        d._app = app
+    return d
+
+
+def is_chain(sig: Any) -> TypeGuard[Any]:
+    """Is it a chain?"""
+    return isinstance(sig, Signature) and sig.kind == "chain"
+
+
+def is_group(sig: Any) -> TypeGuard[Any]:
+    """Is it a group?"""
+    return isinstance(sig, Signature) and sig.kind == "group"
+
+
+def is_chord(sig: Any) -> TypeGuard[Any]:
+    """Is it a chord?"""
+    return isinstance(sig, Signature) and sig.kind == "chord"
+
+
+def is_empty_group(sig: Any) -> bool:
+    """Is it a group without members?"""
+    return is_group(sig) and isinstance(sig.tasks, (list, tuple)) and not sig.tasks
+
+
+def is_empty_chain(sig: Any) -> bool:
+    """Is it a chain of nothing?"""
+    return is_chain(sig) and not sig.tasks
+
+
+def unrolled(group: Any) -> Any:
+    """The only member of a group of one, or else the group."""
+    return group.tasks[0] if len(group.tasks) == 1 else group
+
+
+#: The first id of the canvas that is being frozen or planned: the others share its slot.
+_anchor: ContextVar[list[UUID] | None] = ContextVar("pgtasks.canvas.anchor", default=None)
+
+
+@contextmanager
+def one_slot() -> Iterator[None]:
+    """Let all ids made in the `with` block share a slot, unless it is within another such block."""
+    token = _anchor.set([]) if _anchor.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _anchor.reset(token)
+
+
+def fresh_id(root_id: str | None = None) -> str:
+    """Make a task id that shares the slot of its root: the given one, that of the task running here, or of the canvas."""
+    anchor = _anchor.get()
+    root = id_of(root_id) if root_id else _root_of_here() or (anchor[0] if anchor else None)
+    made = new_id(root)
+    if anchor == []:
+        anchor.append(made)
+    return str(made)
+
+
+def _root_of_here() -> UUID | None:
+    task = get_current_worker_task()
+    root = None if task is None else task.request.root_id or task.request.id
+    return None if root is None else id_of(root)
+
+
+def without_nones(options: dict[str, Any]) -> dict[str, Any]:
+    """Drop the options that are None: they mean "not given"."""
+    return {key: value for key, value in options.items() if value is not None}

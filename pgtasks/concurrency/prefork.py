@@ -1,0 +1,77 @@
+"""The prefork pool: many children with one slot each. The default.
+
+A child runs one task at a time in its main thread. The soft time limit is an alarm there; the hard one is the
+parent's business. After a number of tasks, or above a peak of memory, a child leaves and is replaced.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pgtasks import _state
+from pgtasks.concurrency.base import Begun, ChildOptions, Ended, Leaving, Line
+from pgtasks.exceptions import SoftTimeLimitExceeded
+from pgtasks.execution import Limits, Site, execute
+
+is_signal_safe = True
+
+
+class AlarmLimits(Limits):
+    """Time limits of a task in the main thread: an alarm for the soft one, a word to the parent for the hard one."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
+
+    def arm(self, hard_s: float | None, soft_s: float | None) -> None:
+        if hard_s:
+            self._report(hard_s)
+        if soft_s:
+            signal.signal(signal.SIGALRM, _raise_soft)
+            self._soft_s = soft_s
+            signal.setitimer(signal.ITIMER_REAL, soft_s)
+
+    def disarm(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _raise_soft(signum: int, frame: Any) -> None:
+    raise SoftTimeLimitExceeded()
+
+
+def serve(line: Line, site: Site, options: ChildOptions) -> int:
+    """Run claims one after the other until the line closes or it is time to leave."""
+    # Celery's soft time limit signal; also sent by revoke(terminate=True, signal="SIGUSR1").
+    signal.signal(signal.SIGUSR1, _raise_soft)
+    # run() makes the app of the parent this process' own.
+    site.app.set_current()
+    _state.set_default_app(site.app)
+    number = 0
+    site = site._replace(limits=AlarmLimits(lambda limit_s: line.report(Begun(number, limit_s))))
+    done = 0
+    while (taken := line.take()) is not None:
+        number, claim = taken
+        began_at = time.monotonic()
+        outcome = execute(site, claim)
+        line.report(Ended(number, outcome, time.monotonic() - began_at))
+        done += 1
+        if reason := _reason_to_leave(done, options):
+            line.report(Leaving(reason))
+            break
+    return 0
+
+
+def _reason_to_leave(done: int, options: ChildOptions) -> str | None:
+    if options.max_tasks and done >= options.max_tasks:
+        return f"it has run {done} tasks"
+    if options.max_memory_kib:
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if sys.platform == "darwin":
+            peak_kib //= 1024
+        if peak_kib > options.max_memory_kib:
+            return f"its memory reached {peak_kib} KiB"
+    return None

@@ -1,0 +1,52 @@
+"""The solo pool: tasks run in the worker's own process, one at a time. For debugging.
+
+There is no child to kill, so hard time limits are not kept, and a task that ends the process ends the worker. While a
+task runs, a thread renews the worker's lease, so that stopping in a debugger does not give the task to another worker.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pgtasks.concurrency.base import ChildOptions, Ended, Job
+from pgtasks.concurrency.prefork import AlarmLimits
+from pgtasks.execution import execute
+from pgtasks.message import Claim
+
+__all__ = ("SoloChild",)
+
+
+class SoloChild:
+    """Looks to the crew like a child with one slot, and runs what it is sent before it returns."""
+
+    is_leaving = False
+    wants_to_write = False
+
+    def __init__(self, site: Any, options: ChildOptions, take_report: Callable[[Ended], None]) -> None:
+        self.options = options
+        self.jobs: dict[int, Job] = {}
+        self.last_ended_at = time.monotonic()
+        self.pid = 0
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._site = site._replace(limits=AlarmLimits(lambda limit_s: None)) if in_main_thread else site
+        self._take_report = take_report
+
+    def send(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            began_at = time.monotonic()
+            outcome = execute(self._site, claim)
+            self.last_ended_at = time.monotonic()
+            self._take_report(Ended(0, outcome, self.last_ended_at - began_at))
+
+    def take_back(self) -> list[Claim]:
+        return []
+
+    def dismiss(self) -> None:
+        """Nothing runs when this is called."""
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """There is nobody to kill."""

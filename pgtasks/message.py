@@ -1,0 +1,186 @@
+"""The values that travel: a `Message` to run, a `Claim` on it, and what came of it, an `Outcome`.
+
+A message is written once by a producer and never changes. A claim is a message leased to one worker; its
+`delivery` number is the fence that every later write names. An outcome says what the store must do with the claim:
+
+    done   store the result, release what waits for it
+    again  run it once more when it is due (a retry)
+    back   return it to the queue as it was: never started, rejected with requeue, or its child died
+
+Ids are UUIDs of version 7 (RFC 9562): time ordered, so that indexes grow at one end, and made by the client, so that
+a repeated enqueue changes nothing. Their last ten bits are the slot of the root task, shared by every descendant.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+from uuid import UUID, uuid5
+
+SLOT_BITS = 10
+SLOT_MASK = (1 << SLOT_BITS) - 1
+
+#: Namespace of the UUIDs that stand for a user's own, non-UUID task ids.
+TASK_ID_NAMESPACE = UUID("0b7cbb9e-3c0f-5f5a-9a55-6f1d0b1f7c11")
+
+_VERSION_7 = 0x7 << 76
+_VARIANT = 0x2 << 62
+_RAND_A_MASK = 0xFFF
+_RAND_B_MASK = (1 << 62) - 1
+
+
+def new_id(root: UUID | None = None) -> UUID:
+    """Make a time-ordered task id; with `root`, one that shares the root's slot."""
+    random = int.from_bytes(os.urandom(10), "big")
+    tail = random & _RAND_B_MASK
+    if root is not None:
+        tail = (tail & ~SLOT_MASK) | slot_of(root)
+    milliseconds = time.time_ns() // 1_000_000
+    return UUID(int=(milliseconds << 80) | _VERSION_7 | ((random >> 62 & _RAND_A_MASK) << 64) | _VARIANT | tail)
+
+
+def slot_of(task_id: UUID) -> int:
+    """The slot, 0 to 1023, that says which shard and bucket hold this task and its whole tree."""
+    return task_id.int & SLOT_MASK
+
+
+def id_of(task_id: str | UUID) -> UUID:
+    """Map a task id to its key: a UUID stands for itself, any other string for one fixed UUID of version 5."""
+    if isinstance(task_id, UUID):
+        return task_id
+    try:
+        key = UUID(task_id)
+    except ValueError:
+        return uuid5(TASK_ID_NAMESPACE, task_id)
+    # Only the canonical spelling may share the row of the UUID: ids are compared as strings by their users.
+    return key if str(key) == task_id else uuid5(TASK_ID_NAMESPACE, task_id)
+
+
+def own_spelling(task_id: str, key: UUID) -> str | None:
+    """The user's spelling of an id, when the key alone does not give it back."""
+    return None if task_id == str(key) else task_id
+
+
+#: How the results of a task's predecessors become its first argument: not at all, one value, or their list.
+Inputs = Literal["none", "value", "list"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What to run, where and when.
+
+    `payload` is the serialised `[args, kwargs, embed]` of Celery's message protocol 2; a `content_type` of None
+    means JSON in UTF-8. `options` is JSON: what Celery carries in message headers and has no column of its own.
+    `due` wins over `countdown_s`, which counts from the database's clock at the enqueue. `inputs` is None for a task
+    without predecessors.
+    """
+
+    id: UUID
+    name: str
+    payload: bytes
+    content_type: str | None = None
+    content_encoding: str | None = None
+    queue: str = "celery"
+    priority: int = 0
+    due: datetime | None = None
+    countdown_s: float | None = None
+    expires: datetime | None = None
+    expires_in_s: float | None = None
+    root: UUID | None = None
+    parent: UUID | None = None
+    group_id: str | None = None
+    task_id: str | None = None
+    options: bytes | None = None
+    max_deliveries: int | None = None
+    inputs: Inputs | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """True when the task can go straight to the ready queue."""
+        return self.due is None and self.countdown_s is None and self.inputs is None
+
+
+
+
+class Claim(NamedTuple):
+    """One leased message, in the order of the columns that the `claim` statement returns.
+
+    A named tuple, not a dataclass: it is built straight from the row and crosses a pipe as one.
+    """
+
+    id: UUID
+    delivery: int
+    retries: int
+    rank: int
+    seq: int
+    #: How many of the earlier deliveries ended with the death of a worker or a child.
+    losses: int
+    #: "live", or why it must not run: "revoked", "expired", "lost" (too many deaths).
+    fate: str
+    name: str
+    queue: str
+    content_type: str | None
+    content_encoding: str | None
+    payload: bytes
+    options: bytes | None
+    root: UUID | None
+    parent: UUID | None
+    group_id: str | None
+    task_id: str | None
+    due: datetime | None
+    expires: datetime | None
+    #: None for a task without predecessors; else how it takes their results, which follow in the canvas' order.
+    inputs: str | None
+    has_successors: bool
+    input_types: list[str | None] | None
+    input_encodings: list[str | None] | None
+    input_values: list[bytes | None] | None
+
+    @property
+    def public_id(self) -> str:
+        """The id as its user knows it."""
+        return self.task_id or str(self.id)
+
+
+OutcomeKind = Literal["done", "again", "back"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one claim, ready to be settled.
+
+    `hidden` results count for the canvas and for SQL, but not for `AsyncResult` (Celery's `ignore_result`).
+    `fails` are the tasks that can never run because this one failed; they are settled with it.
+    """
+
+    id: UUID
+    delivery: int
+    kind: OutcomeKind = "done"
+    state: str = "SUCCESS"
+    value: bytes | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    traceback: bytes | None = None
+    children: bytes | None = None
+    hidden: bool = False
+    has_successors: bool = False
+    delay_s: float | None = None
+    due: datetime | None = None
+    retries: int = 0
+    losses: int = 0
+    changes: Message | None = None
+    fails: tuple[Casualty, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Casualty:
+    """A task that will never run since one it waits for failed."""
+
+    id: UUID
+    state: str
+    value: bytes
+    traceback: bytes | None = None
+    hidden: bool = False

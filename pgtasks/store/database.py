@@ -1,0 +1,290 @@
+"""The two executors: `Database` runs queries for threads, `AsyncDatabase` for coroutines.
+
+Both keep a few connections open, open them lazily, and survive what databases do: a lost connection is replaced and
+the statement sent again, with backoff and jitter. Sending again is right because every statement of the store may run
+twice: an enqueue names the id it adds, and whatever a worker writes names the claim it holds. Nothing is ever decided
+by transaction ids, which a failover can hand out twice.
+
+Every call has a deadline after which its socket is shut: TCP keepalive does not notice a server that is frozen.
+A forked child forgets its parent's connections without a word to the server and opens its own.
+
+`conn=` runs a query in the caller's own transaction instead: a psycopg connection, a SQLAlchemy connection or session,
+a Django connection or the alias of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.abc import RV, PQGen
+
+from pgtasks.store import borrow, faults, migrate
+from pgtasks.store.sql import Query
+
+T = TypeVar("T")
+
+#: Seconds after which a call on an own connection is given up and its socket cut.
+DEADLINE_S = 30.0
+#: Seconds for which a call is tried again while the database cannot be reached.
+PATIENCE_S = 5.0
+#: Connections that stay open between calls; more are opened when more threads ask at once.
+KEEP = 4
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
+
+#: Sent once per connection. READ COMMITTED is what every statement is written for, whatever a role's default says;
+#: a generic plan is the same as a planned one for statements that probe primary keys, and saves the planning. A plan
+#: made while the tables are nearly empty would scan them, and be kept until they are not: no sequential scans, then.
+_SESSION = (
+    "SELECT set_config('default_transaction_isolation', 'read committed', false),"
+    " set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),"
+    " set_config('idle_in_transaction_session_timeout', '60s', false)"
+)
+
+
+class OwnConnection(Connection[Any]):
+    """A connection whose calls end at a deadline, even when the server no longer answers."""
+
+    deadline_s: float | None = DEADLINE_S
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1) -> RV:
+        if self.deadline_s is None:
+            return super().wait(gen, interval)
+        return super().wait(_until(gen, time.monotonic() + self.deadline_s, self._cut), interval)
+
+    def _cut(self) -> psycopg.OperationalError:
+        cut_socket(self.pgconn.socket)
+        return psycopg.OperationalError(f"no answer within {self.deadline_s:g} s; the connection was cut")
+
+
+def _until(gen: PQGen[RV], deadline: float, cut: Callable[[], Exception]) -> Generator[Any, Any, RV]:
+    """Drive psycopg's own generator, checking the clock whenever it waits."""
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                raise cut()
+            wanted = gen.send(ready)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def cut_socket(fileno: int) -> None:
+    """Shut a socket down under its owner, without closing the descriptor that still belongs to it."""
+    with suppress(OSError), socket.fromfd(fileno, socket.AF_INET, socket.SOCK_STREAM) as twin:
+        twin.shutdown(socket.SHUT_RDWR)
+
+
+def connect(url: str) -> OwnConnection:
+    """Open one connection, set up as all of pgtasks' own are; raises what psycopg raises."""
+    conn = OwnConnection.connect(url, autocommit=True, **_connect_options(url))
+    conn.prepare_threshold = None if _is_pooled(url) else 5
+    conn.execute(_SESSION)
+    return conn
+
+
+def _connect_options(url: str) -> dict[str, Any]:
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    defaults = {
+        "application_name": "pgtasks",
+        "connect_timeout": 10,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 8000,
+    }
+    return {key: value for key, value in defaults.items() if key not in given}
+
+
+def _is_pooled(url: str) -> bool:
+    """Prepared statements break behind older transaction poolers; `?application_name=...pooled` asks for none."""
+    name = psycopg.conninfo.conninfo_to_dict(url).get("application_name")
+    return isinstance(name, str) and name.endswith("pooled")
+
+
+def _upgrade_at(url: str) -> None:
+    with connect(url) as conn:
+        migrate.upgrade(conn)
+
+
+def execute(conn: Connection[Any], query: Query[T]) -> T:
+    """Run one query on one connection and read its rows."""
+    with conn.cursor(binary=True) as cursor:
+        cursor.execute(query.statement.sql, query.values, prepare=conn.prepare_threshold is not None)
+        return query.read(cursor.fetchall() if cursor.description else ())
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait before try `attempt` (from 0): doubling from 50 ms to 5 s, with full jitter."""
+    return random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt)) + 0.01
+
+
+class Database:
+    """Runs queries on a few connections of its own; safe for threads and over forks.
+
+    Raises `pgtasks.exceptions.OperationalError` when the database cannot be reached for `patience_s` seconds, and
+    other errors of the same tree when it refuses; see `pgtasks.store.faults`.
+    """
+
+    def __init__(self, url: str, *, patience_s: float = PATIENCE_S) -> None:
+        self.url = url
+        self.patience_s = patience_s
+        self._lock = threading.Lock()
+        self._idle: deque[OwnConnection] = deque()
+        self._pid = os.getpid()
+        self._is_current = False
+
+    def run(self, query: Query[T], conn: Any = None) -> T:
+        """Run one query: on the caller's connection if one is given, else on an own one, tried again when that is lost."""
+        if conn is not None:
+            return borrow.run(conn, query)
+        return self._insist(lambda own: execute(own, query))
+
+    def ping(self) -> None:
+        """Make sure that the database answers and its schema fits; raises if not."""
+        self._insist(lambda own: own.execute("SELECT 1"))
+
+    def close(self) -> None:
+        """Close the idle connections; the next call opens new ones."""
+        for conn in self._forget():
+            conn.close()
+
+    def descriptors(self) -> list[int]:
+        """The sockets of idle connections, for a child to close that must not hold them open."""
+        with self._lock:
+            return [conn.fileno() for conn in self._idle if not conn.closed]
+
+    def _insist(self, call: Callable[[OwnConnection], T]) -> T:
+        deadline = time.monotonic() + self.patience_s
+        attempt = 0
+        while True:
+            try:
+                with self._connection() as conn:
+                    return call(conn)
+            except psycopg.Error as error:
+                if not faults.is_passing(error) or time.monotonic() > deadline:
+                    raise faults.translate(error, self.url) from error
+            time.sleep(backoff(attempt))
+            attempt += 1
+
+    @contextmanager
+    def _connection(self) -> Iterator[OwnConnection]:
+        """Lend an idle connection or open one; it comes back unless it broke."""
+        conn = self._take()
+        try:
+            yield conn
+        except psycopg.Error as error:
+            if faults.breaks_connection(error):
+                conn.close()
+            raise
+        finally:
+            self._give(conn)
+
+    def _take(self) -> OwnConnection:
+        if self._pid != os.getpid():
+            self._forget()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        conn = connect(self.url)
+        if not self._is_current:
+            migrate.upgrade(conn)
+            self._is_current = True
+        return conn
+
+    def _give(self, conn: OwnConnection) -> None:
+        if conn.closed or conn.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            conn.close()
+            return
+        with self._lock:
+            if len(self._idle) < KEEP:
+                self._idle.append(conn)
+                return
+        conn.close()
+
+    def _forget(self) -> list[OwnConnection]:
+        """Drop all connections; those of a parent process are just let go, they are its own to close."""
+        is_child = self._pid != os.getpid()
+        self._pid = os.getpid()
+        if is_child:
+            self._lock = threading.Lock()
+        with self._lock:
+            mine = [] if is_child else list(self._idle)
+            self._idle = deque()
+        return mine
+
+
+class AsyncDatabase:
+    """Runs queries for coroutines of one event loop, as `Database` does for threads."""
+
+    def __init__(self, url: str, *, patience_s: float = PATIENCE_S) -> None:
+        self.url = url
+        self.patience_s = patience_s
+        self._idle: deque[AsyncConnection[Any]] = deque()
+        self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._is_current = False
+
+    async def run(self, query: Query[T], conn: Any = None) -> T:
+        """Run one query: on the caller's async connection if one is given, else on an own one."""
+        if conn is not None:
+            return await borrow.arun(conn, query)
+        deadline = time.monotonic() + self.patience_s
+        attempt = 0
+        while True:
+            try:
+                return await asyncio.wait_for(self._once(query), DEADLINE_S)
+            except (psycopg.Error, TimeoutError) as error:
+                if not faults.is_passing(error) or time.monotonic() > deadline:
+                    raise faults.translate(error, self.url) from error
+            await asyncio.sleep(backoff(attempt))
+            attempt += 1
+
+    async def close(self) -> None:
+        """Close the idle connections; the next call opens new ones."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _once(self, query: Query[T]) -> T:
+        conn = await self._take()
+        is_whole = False
+        try:
+            async with conn.cursor(binary=True) as cursor:
+                await cursor.execute(
+                    query.statement.sql, query.values, prepare=conn.prepare_threshold is not None
+                )
+                value = query.read(await cursor.fetchall() if cursor.description else ())
+            is_whole = True
+            return value
+        finally:
+            if is_whole and len(self._idle) < KEEP:
+                self._idle.append(conn)
+            else:
+                await conn.close()
+
+    async def _take(self) -> AsyncConnection[Any]:
+        owner = (os.getpid(), asyncio.get_running_loop())
+        if self._owner != owner:
+            # Connections belong to the loop, and the process, that opened them.
+            self._idle.clear()
+            self._owner = owner
+        if self._idle:
+            return self._idle.pop()
+        if not self._is_current:
+            await asyncio.to_thread(_upgrade_at, self.url)
+            self._is_current = True
+        conn = await AsyncConnection.connect(self.url, autocommit=True, **_connect_options(self.url))
+        conn.prepare_threshold = None if _is_pooled(self.url) else 5
+        await conn.execute(_SESSION)
+        return conn

@@ -1,0 +1,81 @@
+"""What a database error means, decided in one place.
+
+| class | what happened | what is done |
+| --- | --- | --- |
+| passing | the connection is gone or was refused, the server starts, stops or fails over; a deadlock, a lock timeout | tried again |
+| breaks connection | as above, and a server that became read-only: this connection points at a demoted primary | replaced |
+| refused | no permission, no such database, wrong password | told at once, with what to do |
+| full | disk or memory of the server | told at once, and never with half of a statement done |
+
+After a lost connection it is unknown whether a statement took effect; the statements of the store may be sent again.
+Error classes: PostgreSQL documentation, appendix A.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors
+
+from pgtasks.exceptions import DatabaseFull, DatabaseRefused, DatabaseUnavailable, SchemaError
+from pgtasks.store.url import mask_url
+
+#: Connection exceptions, shutdowns, failovers, too many connections, and statements prepared by another session.
+_BROKEN_CLASSES = ("08", "57P", "25006", "53300", "26000")
+_AGAIN = ("40001", "40P01", "55P03", "57014")
+
+#: libpq gives no SQLSTATE for errors at connect; these say that trying again will not help.
+_FINAL_AT_CONNECT = (
+    "password authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "could not translate host name",
+    "is not permitted to log in",
+    "permission denied for database",
+    "no password supplied",
+    "Peer authentication failed",
+)
+
+
+def is_passing(error: BaseException) -> bool:
+    """True when the same statement may work a moment later."""
+    if isinstance(error, TimeoutError):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    return breaks_connection(error) and not _is_final_at_connect(error) or (error.sqlstate or "") in _AGAIN
+
+
+def breaks_connection(error: psycopg.Error) -> bool:
+    """True when the connection cannot be used again."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(_BROKEN_CLASSES)
+
+
+def _is_final_at_connect(error: psycopg.Error) -> bool:
+    return error.sqlstate is None and any(text in str(error) for text in _FINAL_AT_CONNECT)
+
+
+def translate(error: BaseException, url: str) -> Exception:
+    """Turn a driver's error into one of the project's, which says what happened and what to do."""
+    where, reason = mask_url(url), str(error).strip() or type(error).__name__
+    if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName | errors.UndefinedFunction | errors.UndefinedColumn):
+        return SchemaError(
+            f"The schema `pgtasks` at {where} does not fit this release: {reason}. Run `pgtasks db upgrade`."
+        )
+    if isinstance(error, errors.InsufficientPrivilege):
+        return DatabaseRefused(
+            f"The database role may not do that at {where}: {reason}. Grant the role the rights on the schema"
+            " `pgtasks` that docs/operations.md lists, or connect as its owner."
+        )
+    if isinstance(error, errors.DiskFull | errors.OutOfMemory):
+        return DatabaseFull(f"The database server at {where} has run out of space: {reason}. Nothing was changed.")
+    if isinstance(error, psycopg.Error) and _is_final_at_connect(error):
+        return DatabaseRefused(
+            f"The database at {where} refuses the connection: {reason}. Check PGTASKS_DATABASE_URL or broker_url."
+        )
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | TimeoutError):
+        return DatabaseUnavailable(
+            f"Cannot reach the database at {where}: {reason}. Is it running, and is the URL right?"
+        )
+    return psycopg.DatabaseError(f"The database at {where} reports: {reason}")

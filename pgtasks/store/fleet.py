@@ -1,0 +1,129 @@
+"""Verbs on workers: registration, heartbeat, taking over from the dead, waking the idle.
+
+The statements, with what they rely on, are in `fleet.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pgtasks.store.sql import Query, Row, count, load, nothing, rows
+
+_SQL = load("fleet")
+
+
+class Tick(NamedTuple):
+    """What a worker sees when it looks around."""
+
+    is_registered: bool
+    promoted: int
+    next_due_s: float | None
+    has_ready: bool
+    revoked_ids: list[UUID]
+    revoked_signals: list[str]
+
+
+class Reaped(NamedTuple):
+    """Workers that were found dead, and how many tasks went back to their queues."""
+
+    dead: list[UUID]
+    returned: int
+
+
+def enlist(
+    worker: UUID,
+    *,
+    hostname: str,
+    machine: str,
+    pid: int,
+    pool: str,
+    concurrency: int,
+    queues: Sequence[str],
+    version: str,
+    lease_s: float,
+) -> Query[None]:
+    """Register a worker process."""
+    values: dict[str, Any] = {
+        "id": worker,
+        "hostname": hostname,
+        "machine": machine,
+        "pid": pid,
+        "pool": pool,
+        "concurrency": concurrency,
+        "queues": list(queues),
+        "version": version,
+        "lease": lease_s,
+    }
+    return Query(_SQL["enlist"], values, nothing)
+
+
+def tick(worker: UUID, queues: Sequence[str], *, renew: bool, limit: int = 500) -> Query[Tick]:
+    """Renew the lease if asked to, move what is due, and look around."""
+    values = {"worker": worker, "queues": list(queues), "renew": renew, "limit": limit}
+    return Query(_SQL["tick"], values, _tick)
+
+
+def _tick(found: Sequence[Row]) -> Tick:
+    return Tick._make(found[0])
+
+
+def reap(limit: int = 500) -> Query[Reaped]:
+    """Take up to `limit` tasks back from dead workers."""
+    return Query(_SQL["reap"], {"limit": limit}, _reaped)
+
+
+def _reaped(found: Sequence[Row]) -> Reaped:
+    return Reaped._make(found[0])
+
+
+def discharge(worker: UUID) -> Query[int]:
+    """Sign a worker off; what it holds goes back uncharged. Gives how many tasks that were."""
+    return Query(_SQL["discharge"], {"worker": worker}, count)
+
+
+def disown(worker: UUID, known: Collection[UUID]) -> Query[int]:
+    """Give back what a worker holds by the tables but does not know of."""
+    return Query(_SQL["disown"], {"worker": worker, "known": list(known)}, count)
+
+
+def idle(worker: UUID, queues: Sequence[str]) -> Query[None]:
+    """Declare a worker idle, so that an enqueue wakes it."""
+    return Query(_SQL["idle"], {"worker": worker, "queues": list(queues)}, nothing)
+
+
+def busy(worker: UUID) -> Query[None]:
+    """Declare a worker busy, so that it is left alone."""
+    return Query(_SQL["busy"], {"worker": worker}, nothing)
+
+
+def nudge(workers: Iterable[UUID]) -> Query[None]:
+    """Wake some workers by name."""
+    return Query(_SQL["nudge"], {"workers": list(workers)}, nothing)
+
+
+def watch(process: UUID, ids: Collection[UUID]) -> Query[None]:
+    """Declare that a process waits for some results."""
+    return Query(_SQL["watch"], {"process": process, "ids": list(ids)}, nothing)
+
+
+def unwatch(process: UUID, ids: Collection[UUID]) -> Query[None]:
+    """Declare that a process waits for some results no longer."""
+    return Query(_SQL["unwatch"], {"process": process, "ids": list(ids)}, nothing)
+
+
+def tell(ids: Collection[UUID]) -> Query[None]:
+    """Tell those who wait for some results, when no settle did."""
+    return Query(_SQL["tell"], {"ids": list(ids)}, nothing)
+
+
+def sweep_waiters() -> Query[None]:
+    """Forget waiters that were declared long ago."""
+    return Query(_SQL["sweep_waiters"], {}, nothing)
+
+
+def workers() -> Query[Sequence[Row]]:
+    """The registered workers, as rows of the view `pgtasks.workers`."""
+    return Query(_SQL["workers"], {}, rows)
+

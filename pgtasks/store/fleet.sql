@@ -1,0 +1,139 @@
+-- Statements on workers: who lives, who is idle, whose work must be taken over.
+
+-- name: enlist
+-- Register a worker process. Its claims hold for as long as its heartbeat is younger than its lease.
+INSERT INTO pgtasks.worker (id, hostname, machine, pid, pool, concurrency, queues, version, lease)
+VALUES (%(id)s, %(hostname)s, %(machine)s, %(pid)s, %(pool)s, %(concurrency)s, %(queues)s, %(version)s,
+        %(lease)s::float8 * interval '1 second')
+
+-- name: tick
+-- What a worker does about once a second, in one statement: renew its lease when asked to, move tasks that are due to the
+-- ready queue, and look around. Any worker moves any queue's tasks. An idle tick writes nothing.
+-- Relies on scheduled_due, claim_revoked. Locks: worker row, then scheduled by due time.
+-- In: worker, its queues, renew, limit. Out: is this worker still registered; how many were moved; seconds to the next
+-- due task or NULL; is anything ready; ids and signals of its claims that were revoked.
+WITH renewed AS (
+  UPDATE pgtasks.worker SET heartbeat_at = pgtasks.clock() WHERE id = %(worker)s AND %(renew)s RETURNING id
+),
+due AS MATERIALIZED (
+  SELECT id FROM pgtasks.scheduled WHERE due <= pgtasks.clock() ORDER BY due LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+),
+moved AS (
+  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM due))
+  RETURNING id, due, queue, rank, delivery, retries, losses
+),
+promoted AS (
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
+  SELECT id, queue, rank, delivery, retries, losses FROM moved ORDER BY due
+)
+SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pgtasks.worker WHERE id = %(worker)s)),
+       (SELECT count(*) FROM moved),
+       (SELECT extract(epoch FROM min(due) - pgtasks.clock())::float8 FROM pgtasks.scheduled WHERE due > pgtasks.clock()),
+       EXISTS (SELECT FROM unnest(%(queues)b::text[]) AS q(queue)
+               WHERE EXISTS (SELECT FROM pgtasks.ready r WHERE r.queue = q.queue)),
+       ARRAY(SELECT id FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id),
+       ARRAY(SELECT revoke_signal FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id)
+
+-- name: reap
+-- Take the claims of dead workers back to their queues, up to `limit` a call, so that any live worker can go on with them.
+-- A worker is dead when its heartbeat is older than its lease, by the database's clock; deleting its row is what tells it.
+-- Claims without a worker row are orphans and go too. At-most-once tasks that may have begun get so many losses that
+-- the next claim fails them instead of running them. Two reapers at once skip each other's rows.
+-- Locks: worker rows, then claim by id. In: limit. Out: ids of dead workers, number of tasks returned.
+WITH stale AS MATERIALIZED (
+  SELECT id FROM pgtasks.worker WHERE heartbeat_at < pgtasks.clock() - lease ORDER BY id FOR UPDATE SKIP LOCKED
+),
+dead AS (
+  DELETE FROM pgtasks.worker WHERE id = ANY (ARRAY(SELECT id FROM stale)) RETURNING id
+),
+unidled AS (
+  DELETE FROM pgtasks.idle WHERE worker = ANY (ARRAY(SELECT id FROM stale))
+),
+picked AS MATERIALIZED (
+  SELECT c.id FROM pgtasks.claim c
+  WHERE c.worker = ANY (ARRAY(SELECT id FROM stale))
+     OR NOT EXISTS (SELECT FROM pgtasks.worker w WHERE w.id = c.worker)
+  ORDER BY c.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+),
+freed AS (
+  DELETE FROM pgtasks.claim WHERE id = ANY (ARRAY(SELECT id FROM picked))
+  RETURNING id, delivery, retries, losses, acked
+),
+returned AS (
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
+  SELECT f.id, m.queue, -m.priority, f.delivery, f.retries, CASE WHEN f.acked THEN 32767 ELSE f.losses + 1 END
+  FROM freed f JOIN pgtasks.message m ON m.id = f.id
+  ORDER BY f.id
+  RETURNING id
+)
+SELECT ARRAY(SELECT id FROM dead), (SELECT count(*) FROM returned)
+
+-- name: discharge
+-- Sign a worker off. Whatever it still holds goes back to the queue at once, not counted as lost.
+-- In: worker. Out: how many tasks went back.
+WITH gone AS (
+  DELETE FROM pgtasks.worker WHERE id = %(worker)s
+),
+unidled AS (
+  DELETE FROM pgtasks.idle WHERE worker = %(worker)s
+),
+freed AS (
+  DELETE FROM pgtasks.claim WHERE worker = %(worker)s RETURNING id, delivery, retries, losses, acked
+),
+returned AS (
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
+  SELECT f.id, m.queue, -m.priority, f.delivery, f.retries, CASE WHEN f.acked THEN 32767 ELSE f.losses END
+  FROM freed f JOIN pgtasks.message m ON m.id = f.id
+  RETURNING id
+)
+SELECT count(*) FROM returned
+
+-- name: disown
+-- Give back what a worker holds by the tables but does not know of: claims whose answer was lost on the way.
+-- In: worker, the ids it knows. Out: how many tasks went back.
+WITH freed AS (
+  DELETE FROM pgtasks.claim WHERE worker = %(worker)s AND id <> ALL (%(known)b::uuid[])
+  RETURNING id, delivery, retries, losses
+),
+returned AS (
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
+  SELECT f.id, m.queue, -m.priority, f.delivery, f.retries, f.losses
+  FROM freed f JOIN pgtasks.message m ON m.id = f.id
+  RETURNING id
+)
+SELECT count(*) FROM returned
+
+-- name: idle
+-- Declare that a worker has nothing to do, so that an enqueue wakes it. It must claim once more before it sleeps.
+INSERT INTO pgtasks.idle (queue, worker) SELECT unnest(%(queues)b::text[]), %(worker)s ON CONFLICT DO NOTHING
+
+-- name: busy
+-- Declare that a worker has work for a while and need not be woken.
+DELETE FROM pgtasks.idle WHERE worker = %(worker)s
+
+-- name: nudge
+-- Wake some workers by name, to look at what changed about their claims. In: workers.
+SELECT pg_notify('pgtasks_worker_' || w, '') FROM unnest(%(workers)b::uuid[]) AS w WHERE pg_notification_queue_usage() < 0.5
+
+-- name: watch
+-- Declare that this process waits for some results. It must look once more before it sleeps.
+INSERT INTO pgtasks.waiter (id, process) SELECT unnest(%(ids)b::uuid[]), %(process)s ON CONFLICT DO NOTHING
+
+-- name: unwatch
+-- Declare that this process waits for some results no longer.
+DELETE FROM pgtasks.waiter WHERE id = ANY (%(ids)b) AND process = %(process)s
+
+-- name: tell
+-- Tell the processes that wait for some results that these are there, when no settle did. In: ids.
+SELECT pg_notify('pgtasks_waiter_' || process, '')
+FROM pgtasks.waiter WHERE id = ANY (%(ids)b::uuid[]) AND pg_notification_queue_usage() < 0.5
+GROUP BY process
+
+-- name: sweep_waiters
+-- Forget waiters that were declared long ago: their process died, or will ask again.
+DELETE FROM pgtasks.waiter WHERE since < pgtasks.clock() - interval '1 hour'
+
+-- name: workers
+-- The workers that are registered, with what a health check wants to know.
+SELECT hostname, pid, pool, concurrency, queues, started_at, heartbeat_at, is_alive, is_stopping, claimed, version
+FROM pgtasks.workers ORDER BY hostname

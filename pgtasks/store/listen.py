@@ -1,0 +1,230 @@
+"""Wake-ups: a `Doorbell` hears notifications, a `Waiter` waits for results with it.
+
+Notifications only save time; nothing depends on them. Whoever waits first declares that it waits, then looks once
+more, then sleeps, and looks again by itself after 50 ms, 100 ms, ... up to a second. So a notification that is lost, or
+a pooler through which LISTEN does not work, costs a moment and never a result.
+
+One process has one doorbell for all the results that its threads wait for. There is no thread for it: one of the
+waiting threads reads the socket for all, and hands over when it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
+
+from pgtasks.store import fleet, tasks
+from pgtasks.store.database import AsyncDatabase, Database, connect
+
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.05, 1.0
+
+
+class Doorbell:
+    """A connection that only listens, on one channel; raises what psycopg raises when it breaks."""
+
+    def __init__(self, url: str, channel: str) -> None:
+        self._conn = connect(url)
+        self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+
+    def fileno(self) -> int:
+        return self._conn.fileno()
+
+    def heard(self) -> list[str]:
+        """Payloads of the notifications that have arrived, without waiting for more."""
+        self._conn.pgconn.consume_input()
+        payloads = []
+        while notification := self._conn.pgconn.notifies():
+            payloads.append(notification.extra.decode())
+        return payloads
+
+    def close(self) -> None:
+        self._conn.close()
+
+
+class _Wait:
+    """One call that waits: its ids, and whether one of them was announced."""
+
+    __slots__ = ("ids", "is_rung")
+
+    def __init__(self, ids: Collection[UUID]) -> None:
+        self.ids = frozenset(ids)
+        self.is_rung = False
+
+    def hear(self, announced: frozenset[UUID] | None) -> None:
+        if announced is None or not self.ids.isdisjoint(announced):
+            self.is_rung = True
+
+
+def _announced(payloads: Iterable[str]) -> frozenset[UUID] | None:
+    """The ids that some payloads name; None when one of them is empty, which means: look at everything."""
+    ids: set[UUID] = set()
+    for payload in payloads:
+        if not payload:
+            return None
+        with suppress(ValueError):
+            ids.update(UUID(text) for text in payload.split(","))
+    return frozenset(ids)
+
+
+class Waiter:
+    """Waits for results on behalf of every thread of this process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self.process = uuid4()
+        self._bell: Doorbell | None = None
+        self._reading = threading.Lock()
+        self._changed = threading.Condition()
+        self._waits: set[_Wait] = set()
+
+    def wait(self, ids: Collection[UUID], timeout_s: float | None) -> set[UUID]:
+        """Block until at least one of the tasks has ended; gives those that have, none when the time is over."""
+        if self._pid != os.getpid():
+            self._reset()
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        wait = _Wait(ids)
+        with self._changed:
+            self._waits.add(wait)
+        try:
+            self._listen()
+            self._database.run(fleet.watch(self.process, wait.ids))
+            return self._look_and_sleep(wait, give_up)
+        finally:
+            with self._changed:
+                self._waits.discard(wait)
+            # A failure of the wait itself is what the caller must see, not one of the tidying.
+            with suppress(Exception):
+                self._database.run(fleet.unwatch(self.process, wait.ids))
+
+    def _look_and_sleep(self, wait: _Wait, give_up: float | None) -> set[UUID]:
+        pause = _FIRST_LOOK_S
+        while True:
+            wait.is_rung = False
+            if found := set(self._database.run(tasks.ended(wait.ids))):
+                return found
+            now = time.monotonic()
+            if give_up is not None and now >= give_up:
+                return set()
+            self._sleep(wait, now + pause if give_up is None else min(now + pause, give_up))
+            pause = min(pause * 2, _LAST_LOOK_S)
+
+    def _sleep(self, wait: _Wait, until: float) -> None:
+        """Sleep until the wait is rung or the time has come, reading the doorbell if no other thread does."""
+        while not wait.is_rung and (left := until - time.monotonic()) > 0:
+            if self._reading.acquire(blocking=False):
+                try:
+                    self._read(left)
+                finally:
+                    self._reading.release()
+                    with self._changed:
+                        self._changed.notify_all()
+            else:
+                with self._changed:
+                    self._changed.wait(left)
+
+    def _read(self, timeout_s: float) -> None:
+        if self._bell is None:
+            time.sleep(min(timeout_s, _FIRST_LOOK_S))
+            return
+        readable, _, _ = select.select([self._bell], [], [], timeout_s)
+        if not readable:
+            return
+        try:
+            announced = _announced(self._bell.heard())
+        except psycopg.Error:
+            self._bell.close()
+            self._bell = None
+            announced = None
+        with self._changed:
+            for wait in self._waits:
+                wait.hear(announced)
+
+    def _listen(self) -> None:
+        """Open the doorbell, unless it is open or somebody is using it; without one, looking again is all there is."""
+        if self._bell is None and self._reading.acquire(blocking=False):
+            try:
+                with suppress(psycopg.Error):
+                    self._bell = Doorbell(self._database.url, f"pgtasks_waiter_{self.process}")
+            finally:
+                self._reading.release()
+
+
+class AsyncWaiter:
+    """Waits for results on behalf of every coroutine of one event loop."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        self._database = database
+        self.process = uuid4()
+        self._bell: Doorbell | None = None
+        self._rung: dict[_Wait, asyncio.Event] = {}
+        self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+
+    async def wait(self, ids: Collection[UUID], timeout_s: float | None) -> set[UUID]:
+        """Wait until at least one of the tasks has ended; gives those that have, none when the time is over."""
+        await self._listen()
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        wait, rung = _Wait(ids), asyncio.Event()
+        self._rung[wait] = rung
+        try:
+            await self._database.run(fleet.watch(self.process, wait.ids))
+            return await self._look_and_sleep(wait, rung, give_up)
+        finally:
+            del self._rung[wait]
+            with suppress(Exception):
+                await self._database.run(fleet.unwatch(self.process, wait.ids))
+
+    async def _look_and_sleep(self, wait: _Wait, rung: asyncio.Event, give_up: float | None) -> set[UUID]:
+        pause = _FIRST_LOOK_S
+        while True:
+            rung.clear()
+            if found := set(await self._database.run(tasks.ended(wait.ids))):
+                return found
+            left = pause if give_up is None else min(pause, give_up - time.monotonic())
+            if left <= 0:
+                return set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(rung.wait(), left)
+            pause = min(pause * 2, _LAST_LOOK_S)
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._owner != (os.getpid(), loop):
+            self._owner, self._bell, self._rung, self.process = (os.getpid(), loop), None, {}, uuid4()
+        if self._bell is not None:
+            return
+        channel = f"pgtasks_waiter_{self.process}"
+        with suppress(psycopg.Error):
+            bell = await asyncio.to_thread(Doorbell, self._database.url, channel)
+            if self._bell is None:
+                self._bell = bell
+                loop.add_reader(bell.fileno(), self._hear)
+            else:
+                bell.close()
+
+    def _hear(self) -> None:
+        bell = self._bell
+        if bell is None:
+            return
+        try:
+            announced = _announced(bell.heard())
+        except psycopg.Error:
+            asyncio.get_running_loop().remove_reader(bell.fileno())
+            bell.close()
+            self._bell = announced = None
+        for wait, rung in self._rung.items():
+            wait.hear(announced)
+            if wait.is_rung:
+                rung.set()

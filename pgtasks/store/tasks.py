@@ -1,0 +1,364 @@
+"""Verbs on tasks: each returns a `Query` for the executors of `pgtasks.store.database` to run.
+
+A task's life in verbs: `enqueue` -> `claim` -> (`ack`, `mark`) -> `settle`. Beside it: `fetch`, `forget`, `revoke`, `purge`,
+`expire`. The statements, with what they rely on, are in `tasks.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from pgtasks.message import Claim, Message, Outcome
+from pgtasks.store.sql import Query, Row, column, count, load, nothing, rows
+
+_SQL = load("tasks")
+
+_FIRST_RANK, _LAST_RANK = -32768, 32767
+
+
+class Lane(NamedTuple):
+    """Where a claim looks: one queue, from a cursor on, up to a rank."""
+
+    queue: str
+    rank: int = _FIRST_RANK
+    seq: int = 0
+    last_rank: int = _LAST_RANK
+
+
+class Stored(NamedTuple):
+    """What is known of one task; `state` is None while nothing but its message is there."""
+
+    id: UUID
+    task_id: str | None
+    name: str | None
+    state: str | None
+    content_type: str | None
+    content_encoding: str | None
+    value: bytes | None
+    traceback: bytes | None
+    children: bytes | None
+    group_id: str | None
+    parent: UUID | None
+    retries: int
+    worker: str | None
+    queue: str | None
+    done_at: datetime | None
+    is_ended: bool
+    payload_type: str | None
+    payload_encoding: str | None
+    payload: bytes | None
+    options: bytes | None
+
+
+class Successor(NamedTuple):
+    """A task that waits, directly or not, for another one."""
+
+    id: UUID
+    pred: UUID
+    task_id: str | None
+    name: str
+    inputs: str | None
+    content_type: str | None
+    content_encoding: str | None
+    payload: bytes
+    options: bytes | None
+    depth: int
+
+
+class Edge(Protocol):
+    """`succ` waits for `pred`, and finds its result at `position` of its inputs."""
+
+    @property
+    def succ(self) -> UUID: ...
+    @property
+    def pred(self) -> UUID: ...
+    @property
+    def position(self) -> int: ...
+
+
+def enqueue(messages: Sequence[Message], edges: Iterable[Edge] = ()) -> Query[None]:
+    """Add tasks, all or nothing; an id that is there already is left as it is."""
+    if len(messages) == 1 and messages[0].is_plain:
+        return Query(_SQL["enqueue_one"], _one(messages[0]), nothing)
+    edges = tuple(edges)
+    values = {name: [read(message) for message in messages] for name, read in _COLUMNS.items()}
+    values["succs"] = [edge.succ for edge in edges]
+    values["preds"] = [edge.pred for edge in edges]
+    values["positions"] = [edge.position for edge in edges]
+    return Query(_SQL["enqueue"], values, nothing)
+
+
+def _one(message: Message) -> Mapping[str, Any]:
+    return {
+        "id": message.id,
+        "priority": message.priority,
+        "root": message.root,
+        "parent": message.parent,
+        "expires": message.expires,
+        "expires_in": message.expires_in_s,
+        "name": message.name,
+        "queue": message.queue,
+        "task_id": message.task_id,
+        "group_id": message.group_id,
+        "content_type": message.content_type,
+        "content_encoding": message.content_encoding,
+        "options": message.options,
+        "payload": message.payload,
+        "max_deliveries": message.max_deliveries,
+    }
+
+
+_COLUMNS: Mapping[str, Callable[[Message], Any]] = {
+    "ids": lambda m: m.id,
+    "names": lambda m: m.name,
+    "queues": lambda m: m.queue,
+    "priorities": lambda m: m.priority,
+    "payloads": lambda m: m.payload,
+    "content_types": lambda m: m.content_type,
+    "content_encodings": lambda m: m.content_encoding,
+    "options": lambda m: m.options,
+    "dues": lambda m: m.due,
+    "countdowns": lambda m: m.countdown_s,
+    "expires": lambda m: m.expires,
+    "expires_in": lambda m: m.expires_in_s,
+    "roots": lambda m: m.root,
+    "parents": lambda m: m.parent,
+    "group_ids": lambda m: m.group_id,
+    "task_ids": lambda m: m.task_id,
+    "max_deliveries": lambda m: m.max_deliveries,
+    "inputs": lambda m: m.inputs,
+}
+
+
+class Claimed(NamedTuple):
+    """The answer to a `claim`: what was leased, and how many of the outcomes were really settled."""
+
+    claims: list[Claim]
+    settled: int
+
+
+def claim(
+    worker: UUID,
+    lanes: Sequence[Lane],
+    limit: int,
+    *,
+    max_deliveries: int,
+    hostname: str = "",
+    done: Sequence[Outcome] = (),
+) -> Query[Claimed]:
+    """Settle plain successes (`is_plain_success`) and lease up to `limit` ready tasks, lane by lane."""
+    return Query(
+        _SQL["claim"],
+        {
+            "worker": worker,
+            "hostname": hostname,
+            "ids": [o.id for o in done],
+            "deliveries": [o.delivery for o in done],
+            "values": [o.value for o in done],
+            "hidden": [o.hidden for o in done],
+            "limit": limit,
+            "max_deliveries": max_deliveries,
+            "queues": [lane.queue for lane in lanes],
+            "los": [lane.rank for lane in lanes],
+            "seqs": [lane.seq for lane in lanes],
+            "his": [lane.last_rank for lane in lanes],
+        },
+        _claimed,
+    )
+
+
+def _claimed(found: Sequence[Row]) -> Claimed:
+    settled = found[0][-1]
+    if found[0][0] is None:
+        return Claimed([], settled)
+    return Claimed([Claim._make(row[:-2]) for row in found], settled)
+
+
+def is_plain_success(outcome: Outcome) -> bool:
+    """True for an outcome that `claim` can settle on its way; all others take `settle`."""
+    return (
+        outcome.state == "SUCCESS"
+        and outcome.kind == "done"
+        and not outcome.has_successors
+        and outcome.content_type is None
+        and outcome.children is None
+    )
+
+
+def settle(worker: UUID, hostname: str, outcomes: Sequence[Outcome]) -> Query[list[UUID]]:
+    """Settle outcomes of any kind with all that follows; gives the ids that were really settled."""
+    dead = [(casualty, outcome.id) for outcome in outcomes for casualty in outcome.fails]
+    changes = [o.changes for o in outcomes if o.changes is not None]
+    return Query(
+        _SQL["settle"],
+        {
+            "worker": worker,
+            "hostname": hostname,
+            **{name: [getattr(o, field) for o in outcomes] for name, field in _OUTCOME_COLUMNS.items()},
+            "preds": [o.id for o in outcomes if o.has_successors],
+            "new_ids": [m.id for m in changes],
+            "new_payloads": [m.payload for m in changes],
+            "new_content_types": [m.content_type for m in changes],
+            "new_content_encodings": [m.content_encoding for m in changes],
+            "new_options": [m.options for m in changes],
+            "new_queues": [m.queue for m in changes],
+            "new_priorities": [m.priority for m in changes],
+            "new_expires": [m.expires for m in changes],
+            "new_expires_in": [m.expires_in_s for m in changes],
+            "dead_ids": [casualty.id for casualty, _ in dead],
+            "dead_preds": [pred for _, pred in dead],
+            "dead_states": [casualty.state for casualty, _ in dead],
+            "dead_hidden": [casualty.hidden for casualty, _ in dead],
+            "dead_values": [casualty.value for casualty, _ in dead],
+            "dead_tracebacks": [casualty.traceback for casualty, _ in dead],
+        },
+        column,
+    )
+
+
+_OUTCOME_COLUMNS = {
+    "ids": "id",
+    "deliveries": "delivery",
+    "kinds": "kind",
+    "states": "state",
+    "values": "value",
+    "content_types": "content_type",
+    "content_encodings": "content_encoding",
+    "tracebacks": "traceback",
+    "children": "children",
+    "hidden": "hidden",
+    "dues": "due",
+    "delays": "delay_s",
+    "retries": "retries",
+    "losses": "losses",
+}
+
+
+def ack(worker: UUID, claims: Sequence[Claim]) -> Query[list[UUID]]:
+    """Note that at-most-once tasks are about to begin; gives the ids that may."""
+    values = {"worker": worker, "ids": [c.id for c in claims], "deliveries": [c.delivery for c in claims]}
+    return Query(_SQL["ack"], values, column)
+
+
+def mark(
+    task_id: UUID,
+    state: str,
+    *,
+    value: bytes | None = None,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    traceback: bytes | None = None,
+    children: bytes | None = None,
+    hostname: str | None = None,
+    worker: UUID | None = None,
+    delivery: int | None = None,
+) -> Query[int]:
+    """Record the state of a task that has not ended; with `worker`, only while that worker holds it."""
+    values = {
+        "id": task_id,
+        "state": state,
+        "value": value,
+        "content_type": content_type,
+        "content_encoding": content_encoding,
+        "traceback": traceback,
+        "children": children,
+        "hostname": hostname,
+        "worker": worker,
+        "delivery": delivery,
+    }
+    return Query(_SQL["mark"], values, count)
+
+
+def store(
+    task_id: UUID,
+    state: str,
+    *,
+    value: bytes | None = None,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    traceback: bytes | None = None,
+    children: bytes | None = None,
+    hostname: str | None = None,
+) -> Query[int]:
+    """Store the end of a task from outside a worker; the first end wins and later ones count 0."""
+    values = {
+        "id": task_id,
+        "state": state,
+        "value": value,
+        "content_type": content_type,
+        "content_encoding": content_encoding,
+        "traceback": traceback,
+        "children": children,
+        "hostname": hostname,
+    }
+    return Query(_SQL["store"], values, count)
+
+
+def fetch(ids: Iterable[UUID], *, with_payload: bool = False) -> Query[dict[UUID, Stored]]:
+    """Read what is known of some tasks; unknown ids are not in the answer."""
+    return Query(_SQL["fetch"], {"ids": list(ids), "with_payload": with_payload}, _stored)
+
+
+def _stored(found: Sequence[Row]) -> dict[UUID, Stored]:
+    return {row[0]: Stored._make(row) for row in found}
+
+
+def ended(ids: Iterable[UUID]) -> Query[list[UUID]]:
+    """Which of some tasks have ended, hidden results included."""
+    return Query(_SQL["ended"], {"ids": list(ids)}, column)
+
+
+def forget(ids: Iterable[UUID]) -> Query[int]:
+    """Remove the results of some tasks."""
+    return Query(_SQL["forget"], {"ids": list(ids)}, count)
+
+
+def revoke(ids: Iterable[UUID], value: bytes, signal: str = "") -> Query[list[UUID]]:
+    """Revoke tasks; with the name of a signal, running ones are killed by it. Gives the workers to nudge."""
+    return Query(_SQL["revoke"], {"ids": list(ids), "value": value, "signal": signal}, column)
+
+
+def purge(queues: Sequence[str], value: bytes, limit: int = 10_000) -> Query[int]:
+    """Take up to `limit` waiting tasks out of some queues; repeat until it gives 0."""
+    return Query(_SQL["purge"], {"queues": list(queues), "value": value, "limit": limit}, count)
+
+
+def successors(task_id: UUID) -> Query[list[Successor]]:
+    """Every task that waits for this one, directly or not, the nearest first."""
+    return Query(_SQL["successors"], {"id": task_id}, _successors)
+
+
+def _successors(found: Sequence[Row]) -> list[Successor]:
+    return [Successor._make(row) for row in found]
+
+
+def save_group(group_id: str, members: bytes) -> Query[None]:
+    """Remember the members of a group result."""
+    return Query(_SQL["save_group"], {"id": group_id, "members": members}, nothing)
+
+
+def restore_group(group_id: str) -> Query[bytes | None]:
+    """Read the members of a saved group result, or None."""
+    return Query(_SQL["restore_group"], {"id": group_id}, _first)
+
+
+def _first(found: Sequence[Row]) -> Any:
+    return found[0][0] if found else None
+
+
+def delete_group(group_id: str) -> Query[None]:
+    """Forget a saved group result."""
+    return Query(_SQL["delete_group"], {"id": group_id}, nothing)
+
+
+def lengths(queues: Sequence[str]) -> Query[Sequence[Row]]:
+    """How many tasks wait in each queue: (queue, ready, scheduled)."""
+    return Query(_SQL["lengths"], {"queues": list(queues)}, rows)
+
+
+def expire(age_s: float, limit: int = 1000) -> Query[int]:
+    """Remove up to `limit` tasks that ended more than `age_s` seconds ago; gives how many."""
+    return Query(_SQL["expire"], {"age": age_s, "limit": limit}, count)

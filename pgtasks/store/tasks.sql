@@ -1,0 +1,505 @@
+-- Statements on tasks: from the enqueue to the result. See migrations/0001_queue.sql for the tables.
+
+-- name: enqueue_one
+-- Add one task that may run at once: the statement behind a plain `.delay()`.
+-- A second enqueue of the same id changes nothing, which makes it safe to resend when the answer to a commit was lost.
+-- It wakes one idle worker of the queue, if there is one: NOTIFY takes a lock of the whole database at commit, so a busy
+-- system sends none. Which one depends on the transaction, so a thousand enqueues in one cause one wake-up. A worker that
+-- falls asleep at this very moment is missed, and looks again by itself a little later.
+-- In: one message. Out: nothing.
+WITH added AS (
+  INSERT INTO pgtasks.message (id, priority, root, parent, expires, name, queue, task_id, group_id,
+                               content_type, content_encoding, options, payload, max_deliveries)
+  VALUES (%(id)s, %(priority)s, %(root)s, %(parent)s,
+          coalesce(%(expires)s::timestamptz, pgtasks.clock() + %(expires_in)s::float8 * interval '1 second'),
+          %(name)s, %(queue)s, %(task_id)s, %(group_id)s,
+          %(content_type)s, %(content_encoding)s, %(options)s, %(payload)s, %(max_deliveries)s)
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id, queue, priority
+),
+now AS (
+  INSERT INTO pgtasks.ready (id, queue, rank)
+  SELECT id, queue, -priority FROM added
+)
+SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+FROM (
+  SELECT worker FROM pgtasks.idle WHERE queue = %(queue)s
+  ORDER BY hashtextextended(worker::text, pg_current_xact_id()::text::bigint) LIMIT 1
+) i
+WHERE pg_notification_queue_usage() < 0.5
+
+-- name: enqueue
+-- Add any number of tasks, of any kind, with the edges between them, all or nothing.
+-- Predecessors are tasks of the same call, so none of them can have ended yet. Edges of tasks that exist are not written.
+-- The countdown of a task with predecessors counts from its release. It wakes idle workers as `enqueue_one` does, one per
+-- task at most.
+-- In: one array per column; edges as three arrays. Out: nothing.
+WITH item AS (
+  SELECT *
+  FROM unnest(%(ids)b::uuid[], %(names)b::text[], %(queues)b::text[], %(priorities)b::smallint[], %(payloads)b::bytea[],
+              %(content_types)b::text[], %(content_encodings)b::text[], %(options)b::bytea[],
+              %(dues)b::timestamptz[], %(countdowns)b::float8[], %(expires)b::timestamptz[], %(expires_in)b::float8[],
+              %(roots)b::uuid[], %(parents)b::uuid[], %(group_ids)b::text[], %(task_ids)b::text[],
+              %(max_deliveries)b::smallint[], %(inputs)b::text[])
+       WITH ORDINALITY
+       AS i(id, name, queue, priority, payload, content_type, content_encoding, options, due, countdown, expires,
+            expires_in, root, parent, group_id, task_id, max_deliveries, inputs, place)
+),
+link AS (
+  SELECT * FROM unnest(%(succs)b::uuid[], %(preds)b::uuid[], %(positions)b::int[]) AS l(succ, pred, position)
+),
+added AS (
+  INSERT INTO pgtasks.message (id, priority, max_deliveries, has_successors, inputs, root, parent, due, countdown, expires,
+                               name, queue, task_id, group_id, content_type, content_encoding, options, payload)
+  SELECT id, priority, max_deliveries, id IN (SELECT pred FROM link), inputs, root, parent,
+         CASE WHEN inputs IS NULL THEN coalesce(due, pgtasks.clock() + countdown * interval '1 second') ELSE due END,
+         countdown,
+         coalesce(expires, pgtasks.clock() + expires_in * interval '1 second'),
+         name, queue, task_id, group_id, content_type, content_encoding, options, payload
+  FROM item
+  ORDER BY place
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id, queue, priority, due
+),
+linked AS (
+  INSERT INTO pgtasks.edge (succ, pred, position)
+  SELECT l.succ, l.pred, l.position FROM link l JOIN added a ON a.id = l.succ
+  RETURNING succ
+),
+held AS (
+  INSERT INTO pgtasks.waiting (id, pending)
+  SELECT succ, count(*) FROM linked GROUP BY succ
+  RETURNING id
+),
+later AS (
+  INSERT INTO pgtasks.scheduled (id, due, rank, queue)
+  SELECT id, due, -priority, queue FROM added
+  WHERE due > pgtasks.clock() AND id NOT IN (SELECT succ FROM link)
+  RETURNING id
+),
+now AS (
+  INSERT INTO pgtasks.ready (id, queue, rank)
+  SELECT a.id, a.queue, -a.priority
+  FROM added a JOIN item i ON i.id = a.id
+  WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM link)
+  ORDER BY i.place
+)
+SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+FROM (
+  SELECT worker FROM pgtasks.idle WHERE queue = ANY (%(queues)b)
+  GROUP BY worker
+  ORDER BY hashtextextended(worker::text, pg_current_xact_id()::text::bigint) LIMIT cardinality(%(ids)b::uuid[])
+) i
+WHERE pg_notification_queue_usage() < 0.5
+
+-- name: claim
+-- The hot statement of a worker's loop: settle plain successes and lease up to `limit` ready tasks, in one round trip.
+-- Settling: deleting the claim is the fence. A claim that another worker took over, or that ended, does not match and
+-- stores nothing. Whoever waits for one of the results is told as the statement commits; a batch is small enough for its
+-- ids to fit in a notification. `settle` is for all other outcomes. The claims are found by = ANY and not by a join: the
+-- planner takes this table for empty and would read all of its index.
+-- Leasing: the most urgent first, then in the order of their return to the queue. Each lane is a queue from a cursor
+-- (lo, seq) up to rank hi: the cursor keeps the scan off the dead entries that an old snapshot holds back. A sweep is the
+-- same with the cursor at the start. Rows are locked and skipped in a materialised CTE, so never more than asked are taken,
+-- then deleted by ctid, which is safe since ready rows are never updated. An unregistered worker gets nothing.
+-- Relies on claim_pkey, result_pkey, ready_pkey, message_pkey. Locks: claim, then ready.
+-- In: worker, hostname, outcomes and lanes as arrays, limit. Out: one row per claim, each with the number of outcomes that
+-- were really settled; one row of NULLs and that number when nothing is ready.
+WITH outcome AS (
+  SELECT * FROM unnest(%(ids)b::uuid[], %(values)b::bytea[], %(hidden)b::boolean[]) AS o(id, value, hidden)
+),
+ended AS (
+  DELETE FROM pgtasks.claim
+  WHERE id = ANY (%(ids)b::uuid[]) AND worker = %(worker)s
+    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]
+  RETURNING id, claimed_at, retries, delivery
+),
+stored AS (
+  INSERT INTO pgtasks.result (id, claimed_at, retries, delivery, hidden, state, worker, value)
+  SELECT e.id, e.claimed_at, e.retries, e.delivery, o.hidden, 'SUCCESS', %(hostname)s, o.value
+  FROM outcome o JOIN ended e ON e.id = o.id
+  ON CONFLICT (id) DO NOTHING
+),
+told AS (
+  SELECT pg_notify('pgtasks_waiter_' || process, string_agg(id::text, ','))
+  FROM pgtasks.waiter WHERE id = ANY (%(ids)b::uuid[]) AND pg_notification_queue_usage() < 0.5
+  GROUP BY process
+),
+lane AS (
+  SELECT * FROM unnest(%(queues)b::text[], %(los)b::smallint[], %(seqs)b::bigint[], %(his)b::smallint[])
+                AS l(queue, lo, seq, hi)
+),
+picked AS MATERIALIZED (
+  SELECT r.at
+  FROM lane CROSS JOIN LATERAL (
+    SELECT ready.ctid AS at FROM pgtasks.ready
+    WHERE ready.queue = lane.queue AND (ready.rank, ready.seq) >= (lane.lo, lane.seq) AND ready.rank <= lane.hi
+    ORDER BY ready.rank, ready.seq
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+  ) r
+  WHERE EXISTS (SELECT FROM pgtasks.worker WHERE id = %(worker)s)
+  LIMIT %(limit)s
+),
+taken AS (
+  DELETE FROM pgtasks.ready WHERE ctid = ANY (ARRAY(SELECT at FROM picked))
+  RETURNING id, seq, rank, delivery, retries, losses
+),
+found AS MATERIALIZED (
+  SELECT m.id, t.delivery + 1 AS delivery, t.retries, t.rank, t.seq, t.losses,
+         CASE
+           WHEN EXISTS (SELECT FROM pgtasks.revoked r WHERE r.id = t.id) THEN 'revoked'
+           WHEN m.expires <= pgtasks.clock() THEN 'expired'
+           WHEN t.losses >= coalesce(m.max_deliveries, %(max_deliveries)s) THEN 'lost'
+           ELSE 'live'
+         END AS fate,
+         m.name, m.queue, m.content_type, m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id,
+         m.task_id, m.due, m.expires, m.inputs, m.has_successors
+  FROM taken t JOIN pgtasks.message m ON m.id = t.id
+),
+leased AS (
+  INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery, losses)
+  SELECT id, %(worker)s, pgtasks.clock(), retries, delivery, losses FROM found
+),
+unheld AS (
+  DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM found WHERE inputs IS NOT NULL))
+),
+unmarked AS (
+  DELETE FROM pgtasks.revoked WHERE id = ANY (ARRAY(SELECT id FROM found WHERE fate = 'revoked'))
+)
+SELECT f.*, i.types, i.encodings, i.vals, one.told, one.ended
+FROM (SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told) one
+LEFT JOIN found f ON true
+LEFT JOIN LATERAL (
+  SELECT array_agg(r.content_type ORDER BY e.position) AS types,
+         array_agg(r.content_encoding ORDER BY e.position) AS encodings,
+         array_agg(r.value ORDER BY e.position) AS vals
+  FROM pgtasks.edge e JOIN pgtasks.result r ON r.id = e.pred
+  WHERE e.succ = f.id
+) i ON f.inputs IN ('value', 'list')
+ORDER BY f.rank, f.seq
+
+-- name: settle
+-- End claimed tasks in every way there is, with all that follows from it, in one statement:
+--   done     the result is stored; successors of a success lose one predecessor and are released at none left;
+--            the tasks that can no longer run (`dead_*`) fail with it
+--   again    scheduled anew as a retry; other arguments, when it asked for them, replace the message's
+--   back     returned to the queue as it was, at once or after a delay
+-- Only rows that were really ended count, so a duplicated completion changes nothing and nothing is released twice.
+-- Locks: claim by id, then waiting by id. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
+-- In: worker, hostname, arrays of outcomes and of dead tasks. Out: the ids that were really ended.
+WITH outcome AS (
+  SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[], %(kinds)b::text[], %(states)b::text[],
+                       %(values)b::bytea[], %(content_types)b::text[], %(content_encodings)b::text[],
+                       %(tracebacks)b::bytea[], %(children)b::bytea[], %(hidden)b::boolean[],
+                       %(dues)b::timestamptz[], %(delays)b::float8[], %(retries)b::int[], %(losses)b::smallint[])
+                AS o(id, delivery, kind, state, value, content_type, content_encoding, traceback, children, hidden,
+                     due, delay, next_retries, next_losses)
+),
+owned AS MATERIALIZED (
+  SELECT id FROM pgtasks.claim
+  WHERE id = ANY (%(ids)b::uuid[]) AND worker = %(worker)s
+    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]
+  ORDER BY id
+  FOR UPDATE
+),
+let_go AS (
+  DELETE FROM pgtasks.claim WHERE id = ANY (ARRAY(SELECT id FROM owned))
+  RETURNING id, claimed_at, retries, delivery
+),
+ended AS MATERIALIZED (
+  SELECT c.claimed_at, c.retries, o.* FROM outcome o JOIN let_go c ON c.id = o.id
+),
+stored AS (
+  INSERT INTO pgtasks.result (id, claimed_at, retries, delivery, hidden, state, worker, content_type, content_encoding,
+                              value, traceback, children)
+  SELECT id, claimed_at, retries, delivery, hidden, state, %(hostname)s, content_type, content_encoding,
+         value, traceback, children
+  FROM ended WHERE kind = 'done'
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id, state
+),
+changed AS (
+  UPDATE pgtasks.message m
+  SET payload = n.payload, content_type = n.content_type, content_encoding = n.content_encoding, options = n.options,
+      queue = n.queue, priority = n.priority, inputs = NULL,
+      expires = coalesce(n.expires, pgtasks.clock() + n.expires_in * interval '1 second')
+  FROM unnest(%(new_ids)b::uuid[], %(new_payloads)b::bytea[], %(new_content_types)b::text[],
+              %(new_content_encodings)b::text[], %(new_options)b::bytea[], %(new_queues)b::text[],
+              %(new_priorities)b::smallint[], %(new_expires)b::timestamptz[], %(new_expires_in)b::float8[])
+       AS n(id, payload, content_type, content_encoding, options, queue, priority, expires, expires_in)
+  WHERE m.id = n.id AND m.id IN (SELECT id FROM ended WHERE kind = 'again')
+  RETURNING m.id, m.queue, m.priority
+),
+place AS MATERIALIZED (
+  SELECT e.id, e.next_retries AS retries, e.next_losses AS losses, e.delivery, coalesce(c.queue, m.queue) AS queue,
+         -coalesce(c.priority, m.priority) AS rank,
+         coalesce(e.due, pgtasks.clock() + e.delay * interval '1 second') AS due
+  FROM ended e JOIN pgtasks.message m ON m.id = e.id LEFT JOIN changed c ON c.id = e.id
+  WHERE e.kind <> 'done'
+),
+again AS (
+  INSERT INTO pgtasks.scheduled (id, due, retries, rank, delivery, losses, queue)
+  SELECT id, due, retries, rank, delivery, losses, queue FROM place WHERE due > pgtasks.clock()
+),
+noted AS (
+  INSERT INTO pgtasks.progress (id, state, worker, content_type, content_encoding, value, traceback, children)
+  SELECT id, state, %(hostname)s, content_type, content_encoding, value, traceback, children
+  FROM ended WHERE kind = 'again' AND NOT hidden
+  ON CONFLICT (id) DO UPDATE
+  SET at = pgtasks.clock(), state = excluded.state, worker = excluded.worker, content_type = excluded.content_type,
+      content_encoding = excluded.content_encoding, value = excluded.value, traceback = excluded.traceback,
+      children = excluded.children
+),
+dead AS (
+  DELETE FROM pgtasks.waiting w
+  USING unnest(%(dead_ids)b::uuid[], %(dead_preds)b::uuid[]) AS d(id, pred)
+  WHERE w.id = d.id AND d.pred IN (SELECT id FROM ended)
+  RETURNING w.id
+),
+failed AS (
+  INSERT INTO pgtasks.result (id, state, hidden, worker, value, traceback)
+  SELECT d.id, d.state, d.hidden, %(hostname)s, d.value, d.traceback
+  FROM unnest(%(dead_ids)b::uuid[], %(dead_states)b::text[], %(dead_hidden)b::boolean[], %(dead_values)b::bytea[],
+              %(dead_tracebacks)b::bytea[])
+       AS d(id, state, hidden, value, traceback)
+  WHERE d.id IN (SELECT id FROM dead)
+  ON CONFLICT (id) DO NOTHING
+),
+counted AS MATERIALIZED (
+  SELECT e.succ AS id, count(*)::int AS n
+  FROM pgtasks.edge e JOIN stored s ON s.id = e.pred
+  WHERE s.state = 'SUCCESS' AND e.pred = ANY (%(preds)b::uuid[])
+  GROUP BY e.succ
+),
+locked AS MATERIALIZED (
+  SELECT w.id, c.n FROM pgtasks.waiting w JOIN counted c ON c.id = w.id ORDER BY w.id FOR UPDATE OF w
+),
+lowered AS (
+  UPDATE pgtasks.waiting w SET pending = w.pending - l.n FROM locked l WHERE w.id = l.id
+  RETURNING w.id, w.pending
+),
+freed AS MATERIALIZED (
+  SELECT m.id, m.queue, m.priority, coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due
+  FROM lowered l JOIN pgtasks.message m ON m.id = l.id
+  WHERE l.pending = 0
+),
+later AS (
+  INSERT INTO pgtasks.scheduled (id, due, rank, queue)
+  SELECT id, due, -priority, queue FROM freed WHERE due > pgtasks.clock()
+),
+returned AS (
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
+  SELECT id, queue, rank, delivery, retries, losses FROM place WHERE due IS NULL OR due <= pgtasks.clock()
+  UNION ALL
+  SELECT id, queue, -priority, 0, 0, 0 FROM freed WHERE due IS NULL OR due <= pgtasks.clock()
+),
+told AS (
+  SELECT pg_notify('pgtasks_waiter_' || process, CASE WHEN count(*) <= 100 THEN string_agg(id::text, ',') ELSE '' END)
+  FROM pgtasks.waiter
+  WHERE (id = ANY (%(ids)b::uuid[]) OR id = ANY (%(dead_ids)b::uuid[])) AND pg_notification_queue_usage() < 0.5
+  GROUP BY process
+),
+woken AS (
+  SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+  FROM (
+    SELECT worker FROM pgtasks.idle
+    WHERE worker <> %(worker)s AND queue IN (SELECT queue FROM freed)
+    GROUP BY worker ORDER BY random() LIMIT (SELECT count(*) FROM freed)
+  ) i
+  WHERE pg_notification_queue_usage() < 0.5
+)
+SELECT id, (SELECT count(*) FROM told), (SELECT count(*) FROM woken) FROM ended
+
+-- name: ack
+-- Note that at-most-once tasks are about to begin: after a crash they fail instead of running twice.
+-- In: worker, ids, deliveries. Out: the ids that may begin.
+UPDATE pgtasks.claim c SET acked = true
+FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]) AS a(id, delivery)
+WHERE c.id = a.id AND c.worker = %(worker)s AND c.delivery = a.delivery
+RETURNING c.id
+
+-- name: mark
+-- Record the state of a task that has not ended: STARTED, or a user's own. With a worker, only while that worker holds
+-- the claim; without one it is anybody's word. A task that has ended keeps its result.
+-- In: id, state, value; worker and delivery or NULL. Out: 1 if it was recorded.
+WITH noted AS (
+  INSERT INTO pgtasks.progress (id, state, worker, content_type, content_encoding, value, traceback, children)
+  SELECT %(id)s, %(state)s, %(hostname)s, %(content_type)s, %(content_encoding)s, %(value)s, %(traceback)s, %(children)s
+  WHERE NOT EXISTS (SELECT FROM pgtasks.result WHERE id = %(id)s AND NOT hidden)
+    AND (%(worker)s::uuid IS NULL OR EXISTS (
+      SELECT FROM pgtasks.claim WHERE id = %(id)s AND worker = %(worker)s AND delivery = %(delivery)s))
+  ON CONFLICT (id) DO UPDATE
+  SET at = pgtasks.clock(), state = excluded.state, worker = excluded.worker, content_type = excluded.content_type,
+      content_encoding = excluded.content_encoding, value = excluded.value, traceback = excluded.traceback,
+      children = excluded.children
+  RETURNING 1
+)
+SELECT count(*) FROM noted
+
+-- name: store
+-- Store the end of a task from outside a worker, as `backend.store_result` and `mark_as_failure` do; the first end wins.
+-- In: id, state, value. Out: 1 if it was stored.
+WITH stored AS (
+  INSERT INTO pgtasks.result (id, state, worker, content_type, content_encoding, value, traceback, children)
+  VALUES (%(id)s, %(state)s, %(hostname)s, %(content_type)s, %(content_encoding)s, %(value)s, %(traceback)s, %(children)s)
+  ON CONFLICT (id) DO NOTHING
+  RETURNING 1
+)
+SELECT count(*) FROM stored
+
+-- name: fetch
+-- Read what is known of some tasks: the result, else the newest progress, else just the message. Unknown ids give no row.
+-- In: ids. Out: `Stored`.
+SELECT a.id, m.task_id, m.name, coalesce(r.state, p.state) AS state,
+       CASE WHEN r.id IS NULL THEN p.content_type ELSE r.content_type END,
+       CASE WHEN r.id IS NULL THEN p.content_encoding ELSE r.content_encoding END,
+       CASE WHEN r.id IS NULL THEN p.value ELSE r.value END,
+       CASE WHEN r.id IS NULL THEN p.traceback ELSE r.traceback END,
+       CASE WHEN r.id IS NULL THEN p.children ELSE r.children END,
+       m.group_id, m.parent, coalesce(r.retries, 0), coalesce(r.worker, p.worker), m.queue, coalesce(r.done_at, p.at),
+       r.id IS NOT NULL AS is_ended, m.content_type, m.content_encoding,
+       CASE WHEN %(with_payload)s THEN m.payload END, CASE WHEN %(with_payload)s THEN m.options END
+FROM unnest(%(ids)b::uuid[]) AS a(id)
+LEFT JOIN pgtasks.message m ON m.id = a.id
+LEFT JOIN pgtasks.result r ON r.id = a.id AND NOT r.hidden
+LEFT JOIN pgtasks.progress p ON p.id = a.id
+WHERE m.id IS NOT NULL OR r.id IS NOT NULL OR p.id IS NOT NULL
+
+-- name: ended
+-- Which of some tasks have ended, hidden results included.
+-- In: ids. Out: ids.
+SELECT id FROM pgtasks.result WHERE id = ANY (%(ids)b)
+
+-- name: forget
+-- Remove the results of some tasks; what has not ended goes on.
+-- In: ids. Out: how many were removed.
+WITH noted AS (
+  DELETE FROM pgtasks.progress WHERE id = ANY (%(ids)b) RETURNING id
+),
+emptied AS (
+  UPDATE pgtasks.result SET hidden = true, value = NULL, traceback = NULL, children = NULL
+  WHERE id = ANY (%(ids)b) AND NOT hidden
+  RETURNING id
+)
+SELECT count(*) FROM (SELECT id FROM noted UNION SELECT id FROM emptied) f
+
+-- name: revoke
+-- Revoke tasks. What nobody runs ends REVOKED now; its ready row stays, marked, for a worker to drop and to settle what
+-- waits for it. A claimed task is marked for its worker, which drops it if unstarted and kills it if `signal` names one.
+-- Locks: claim by id, then scheduled, waiting. In: ids, the encoded TaskRevokedError. Out: workers to tell.
+WITH open AS MATERIALIZED (
+  SELECT m.id, m.queue, m.priority FROM pgtasks.message m
+  WHERE m.id = ANY (%(ids)b) AND NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = m.id)
+),
+told AS (
+  UPDATE pgtasks.claim SET revoke_signal = %(signal)s WHERE id = ANY (%(ids)b) RETURNING id, worker
+),
+ended AS (
+  INSERT INTO pgtasks.result (id, state, value)
+  SELECT id, 'REVOKED', %(value)s FROM open WHERE id NOT IN (SELECT id FROM told)
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id
+),
+marked AS (
+  INSERT INTO pgtasks.revoked (id) SELECT id FROM ended ON CONFLICT (id) DO NOTHING
+),
+unscheduled AS (
+  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM ended)) RETURNING id
+),
+unheld AS (
+  DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND pending > 0 RETURNING id
+),
+moved AS (
+  INSERT INTO pgtasks.ready (id, queue, rank)
+  SELECT o.id, o.queue, -o.priority FROM open o
+  WHERE o.id IN (SELECT id FROM unscheduled UNION ALL SELECT id FROM unheld)
+)
+SELECT DISTINCT worker FROM told
+
+-- name: purge
+-- Take up to `limit` waiting tasks of some queues out of them; they end REVOKED. Those that others wait for stay, marked,
+-- for a worker to settle what follows. Repeat until it says 0.
+-- In: queues, the encoded TaskRevokedError, limit. Out: how many.
+WITH picked AS MATERIALIZED (
+  SELECT r.ctid AS at FROM pgtasks.ready r
+  WHERE r.queue = ANY (%(queues)b) AND NOT EXISTS (SELECT FROM pgtasks.revoked k WHERE k.id = r.id)
+  ORDER BY r.queue, r.rank, r.seq LIMIT %(limit)s FOR UPDATE OF r SKIP LOCKED
+),
+unready AS (
+  DELETE FROM pgtasks.ready WHERE ctid = ANY (ARRAY(SELECT at FROM picked)) RETURNING id, queue, rank
+),
+due AS MATERIALIZED (
+  SELECT id FROM pgtasks.scheduled WHERE queue = ANY (%(queues)b) ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+),
+unscheduled AS (
+  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM due)) RETURNING id, queue, rank
+),
+gone AS MATERIALIZED (
+  SELECT g.id, g.queue, g.rank, m.has_successors
+  FROM (SELECT * FROM unready UNION ALL SELECT * FROM unscheduled) g JOIN pgtasks.message m ON m.id = g.id
+),
+ended AS (
+  INSERT INTO pgtasks.result (id, state, value) SELECT id, 'REVOKED', %(value)s FROM gone
+  ON CONFLICT (id) DO NOTHING
+),
+marked AS (
+  INSERT INTO pgtasks.revoked (id) SELECT id FROM gone WHERE has_successors ON CONFLICT (id) DO NOTHING
+),
+kept AS (
+  INSERT INTO pgtasks.ready (id, queue, rank) SELECT id, queue, rank FROM gone WHERE has_successors
+)
+SELECT count(*) FROM gone
+
+-- name: successors
+-- Every task that directly or indirectly waits for one task, the nearest first, with what its error handlers need.
+-- In: id. Out: id, pred, task_id, name, inputs, payload with its types, options, depth.
+WITH RECURSIVE below AS (
+  SELECT e.succ AS id, e.pred, 1 AS depth FROM pgtasks.edge e WHERE e.pred = %(id)s
+  UNION
+  SELECT e.succ, e.pred, b.depth + 1 FROM below b JOIN pgtasks.edge e ON e.pred = b.id
+)
+SELECT DISTINCT ON (b.depth, m.id) m.id, b.pred, m.task_id, m.name, m.inputs, m.content_type, m.content_encoding,
+       m.payload, m.options, b.depth
+FROM below b JOIN pgtasks.message m ON m.id = b.id
+WHERE NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = m.id)
+ORDER BY b.depth, m.id
+
+-- name: save_group
+-- Remember the members of a group result under its id.
+INSERT INTO pgtasks.saved_group (id, members) VALUES (%(id)s, %(members)s)
+ON CONFLICT (id) DO UPDATE SET members = excluded.members, saved_at = pgtasks.clock()
+
+-- name: restore_group
+-- Read the members of a saved group result.
+SELECT members FROM pgtasks.saved_group WHERE id = %(id)s
+
+-- name: delete_group
+-- Forget a saved group result.
+DELETE FROM pgtasks.saved_group WHERE id = %(id)s
+
+-- name: lengths
+-- How many tasks wait in some queues, ready and scheduled.
+-- In: queues. Out: queue, ready, scheduled.
+SELECT q.queue, (SELECT count(*) FROM pgtasks.ready r WHERE r.queue = q.queue),
+       (SELECT count(*) FROM pgtasks.scheduled s WHERE s.queue = q.queue)
+FROM unnest(%(queues)b::text[]) AS q(queue)
+
+-- name: expire
+-- Remove tasks whose result is older than `age`, up to `limit` of them: retention in bounded steps, newest never touched.
+-- A task that others still wait for stays until they have ended. Relies on result_done_at.
+-- In: age in seconds, limit. Out: how many.
+WITH old AS MATERIALIZED (
+  SELECT r.id FROM pgtasks.result r
+  WHERE r.done_at < pgtasks.clock() - %(age)s::float8 * interval '1 second'
+    AND NOT EXISTS (
+      SELECT FROM pgtasks.edge e
+      WHERE e.pred = r.id AND NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = e.succ))
+  LIMIT %(limit)s
+  FOR UPDATE OF r SKIP LOCKED
+),
+results AS (DELETE FROM pgtasks.result WHERE id = ANY (ARRAY(SELECT id FROM old)) RETURNING id),
+messages AS (DELETE FROM pgtasks.message WHERE id = ANY (ARRAY(SELECT id FROM old))),
+states AS (DELETE FROM pgtasks.progress WHERE id = ANY (ARRAY(SELECT id FROM old))),
+edges AS (DELETE FROM pgtasks.edge WHERE succ = ANY (ARRAY(SELECT id FROM old)))
+SELECT count(*) FROM results

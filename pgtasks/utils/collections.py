@@ -1,0 +1,295 @@
+"""Mappings with a twist, by Celery's names.
+
+`ConfigurationView` is the base of an app's settings: several mappings seen as one, changes going to the
+first, where a key is found under its own name, with the namespace's prefix, or under its name in the other
+style.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from pgtasks.utils.text import match_case
+
+__all__ = (
+    "AttributeDict",
+    "AttributeDictMixin",
+    "ChainMap",
+    "ConfigurationView",
+    "DictAttribute",
+    "OrderedDict",
+    "force_mapping",
+    "lpmerge",
+)
+
+KeyConversion = Callable[[str], str]
+
+
+def force_mapping(m: Any) -> Any:
+    """Return `m` if it is a mapping, else its attributes seen as one.
+
+    Django's settings stay the lazy object they are, so `override_settings` reaches the app.
+    """
+    return m if isinstance(m, Mapping) else DictAttribute(m)
+
+
+def lpmerge(L: MutableMapping[Any, Any], R: Mapping[Any, Any]) -> MutableMapping[Any, Any]:
+    """Update `L` in place by the values of `R` that are not None."""
+    L.update((key, value) for key, value in R.items() if value is not None)
+    return L
+
+
+class AttributeDictMixin:
+    """Gives a mapping attributes for its items."""
+
+    def __getattr__(self, k: str) -> Any:
+        try:
+            return self[k]  # type: ignore[index]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {k!r}") from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+class AttributeDict(dict[str, Any], AttributeDictMixin):
+    """A dict whose items are attributes too."""
+
+
+class DictAttribute:
+    """Any object seen as a mapping of its attributes: a configuration module, for one."""
+
+    obj: Any = None
+
+    def __init__(self, obj: Any) -> None:
+        object.__setattr__(self, "obj", obj)
+
+    def __getattr__(self, key: str) -> Any:
+        return getattr(self.obj, key)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        setattr(self.obj, key, value)
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return getattr(self.obj, key)
+        except AttributeError:
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self.obj, key, value)
+
+    def __contains__(self, key: str) -> bool:
+        return hasattr(self.obj, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dir(self.obj))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return getattr(self.obj, key, default)
+
+    def setdefault(self, key: str, default: Any = None) -> None:
+        if key not in self:
+            self[key] = default
+
+    def keys(self) -> Iterator[str]:
+        return iter(self)
+
+    def values(self) -> Iterator[Any]:
+        return (getattr(self.obj, key) for key in self)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return ((key, getattr(self.obj, key)) for key in self)
+
+
+MutableMapping.register(DictAttribute)
+
+
+class ChainMap(MutableMapping[Any, Any]):
+    """Several mappings seen as one, the first one that has a key winning; writes go to the first.
+
+    Unlike `collections.ChainMap`, `add_defaults` puts mappings right behind the first one, and `bind_to`
+    registers observers of `update`.
+    """
+
+    changes: MutableMapping[Any, Any]
+    defaults: list[Any]
+    maps: list[Any]
+
+    def __init__(self, *maps: Any, key_t: KeyConversion | None = None) -> None:
+        chain = list(maps or [{}])
+        self.__dict__.update(key_t=key_t, maps=chain, changes=chain[0], defaults=chain[1:], _observers=[])
+
+    def add_defaults(self, d: Any) -> None:
+        """Add a mapping, or an object's attributes, that wins over the defaults so far."""
+        mapping = force_mapping(d)
+        self.defaults.insert(0, mapping)
+        self.maps.insert(1, mapping)
+
+    def _key(self, key: Any) -> Any:
+        convert: KeyConversion | None = self.__dict__["key_t"]
+        return convert(key) if convert else key
+
+    def __missing__(self, key: Any) -> Any:
+        raise KeyError(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        key = self._key(key)
+        for mapping in self.maps:
+            try:
+                return mapping[key]
+            except KeyError:
+                pass
+        return self.__missing__(key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.changes[self._key(key)] = value
+
+    def __delitem__(self, key: Any) -> None:
+        try:
+            del self.changes[self._key(key)]
+        except KeyError:
+            raise KeyError(f"Key not found in first mapping: {key!r}") from None
+
+    def __contains__(self, key: Any) -> bool:
+        key = self._key(key)
+        return any(key in mapping for mapping in self.maps)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(dict.fromkeys(key for mapping in reversed(self.maps) for key in mapping.keys()))  # noqa: SIM118
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __bool__(self) -> bool:
+        return any(self.maps)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.maps))})"
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def setdefault(self, key: Any, default: Any = None) -> None:
+        """Set what is not set. Returns nothing: a configuration that is not read yet stays so."""
+        if key not in self:
+            self[key] = default
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        try:
+            return self.changes.pop(self._key(key), *default)
+        except KeyError:
+            raise KeyError(f"Key not found in the first mapping: {key!r}") from None
+
+    def clear(self) -> None:
+        """Remove all changes; the defaults stay."""
+        self.changes.clear()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        given = (dict(*args),) if args else ()
+        self.changes.update(*given, **kwargs)
+        for callback in self.__dict__["_observers"]:
+            callback(*given, **kwargs)
+
+    def bind_to(self, callback: Callable[..., Any]) -> None:
+        """Call `callback` with what every `update` gets."""
+        self.__dict__["_observers"].append(callback)
+
+    @classmethod
+    def fromkeys(cls, iterable: Iterable[Any], *args: Any) -> "ChainMap":
+        return cls(dict.fromkeys(iterable, *args))
+
+    def copy(self) -> "ChainMap":
+        """Copy the changes, share the defaults."""
+        return type(self)(self.changes.copy(), *self.maps[1:])  # type: ignore[attr-defined]
+
+    def __copy__(self) -> "ChainMap":
+        return self.copy()
+
+
+_ABSENT: Any = object()
+#: Mappings whose `get` does not raise inside; one that reads its content on demand must be asked for items.
+_QUICK = frozenset((dict, DictAttribute))
+
+
+class ConfigurationView(ChainMap, AttributeDictMixin):
+    """Configuration: `changes` over `defaults`, with items as attributes.
+
+    `keys` are conversions between the names of the new and the old style, `prefix` is the namespace.
+    """
+
+    def __init__(
+        self,
+        changes: Any,
+        defaults: Sequence[Any] | None = None,
+        keys: Sequence[KeyConversion] | None = None,
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(changes, *(defaults or ()))
+        self.__dict__.update(prefix=prefix.rstrip("_") + "_" if prefix else prefix, _keys=keys, _names={})
+
+    def _to_keys(self, key: str) -> tuple[str, ...]:
+        """Return the names a setting may be found under."""
+        prefix: str | None = self.__dict__["prefix"]
+        names: tuple[str, ...] = (key,)
+        if prefix:
+            names = (match_case(key if key.startswith(prefix) else prefix + key, prefix), key)
+        return names + tuple(convert(key) for convert in self.__dict__["_keys"] or ())
+
+    def _names_of(self, key: str) -> tuple[str, ...]:
+        """`_to_keys` without repetitions, remembered: a call of a task looks at a dozen settings."""
+        known: dict[str, tuple[str, ...]] = self.__dict__["_names"]
+        names = known.get(key)
+        if names is None:
+            names = known[key] = tuple(dict.fromkeys(self._key(name) for name in self._to_keys(key)))
+        return names
+
+    def __getitem__(self, key: str) -> Any:
+        names = self._names_of(key)
+        for mapping in self.maps:
+            if type(mapping) in _QUICK:
+                for name in names:
+                    value = mapping.get(name, _ABSENT)
+                    if value is not _ABSENT:
+                        return value
+                continue
+            for name in names:
+                try:
+                    return mapping[name]
+                except KeyError:
+                    pass
+        try:
+            return self.__missing__(key)  # for subclasses that have one
+        except KeyError:
+            if self.__dict__["prefix"]:
+                raise KeyError(f"Key not found: {key!r} (with prefix: {names[0]!r})") from None
+            raise
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and any(
+            super(ConfigurationView, self).__contains__(name) for name in self._to_keys(key)
+        )
+
+    def first(self, *keys: str) -> Any:
+        """Return the first value that is not None."""
+        return next((value for value in map(self.get, keys) if value is not None), None)
+
+    def swap_with(self, other: "ConfigurationView") -> None:
+        """Become the other view, in place: somebody may hold a reference to this one."""
+        inherited = {
+            name: other.__dict__[name] for name in ("changes", "defaults", "key_t", "prefix", "_keys")
+        }
+        self.__dict__.update(inherited, maps=[inherited["changes"], *inherited["defaults"]], _names={})
+
+    def copy(self) -> "ConfigurationView":
+        copied = type(self)(
+            self.changes.copy(),  # type: ignore[attr-defined]
+            self.defaults,
+            self.__dict__["_keys"],
+            self.__dict__["prefix"],
+        )
+        copied.__dict__["key_t"] = self.__dict__["key_t"]
+        return copied

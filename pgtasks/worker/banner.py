@@ -1,0 +1,43 @@
+"""What a worker prints when it starts."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from pgtasks import __version__
+from pgtasks.store.url import mask_url
+
+_BANNER = """\
+
+ {hostname} - pgtasks {version}
+
+ {platform}
+
+ [config]
+ .> app:         {app}
+ .> database:    {database}
+ .> concurrency: {concurrency} ({pool})
+
+ [queues]
+{queues}
+"""
+
+
+def banner(worker: Any) -> str:
+    """Describe a worker: where it connects, how much it runs at a time, which queues it consumes."""
+    app = worker.app
+    text = _BANNER.format(
+        hostname=worker.hostname,
+        version=__version__,
+        platform=platform.platform(),
+        app=f"{app.main or '__main__'}:{id(app):#x}",
+        database=mask_url(app.database_url),
+        concurrency=worker.concurrency,
+        pool=worker.pool,
+        queues=app.amqp.queues.format(indent=1),
+    )
+    if str(worker.loglevel).upper() in ("INFO", "DEBUG", "20", "10"):
+        names = sorted(name for name in app.tasks if not name.startswith("celery."))
+        text += "\n [tasks]\n" + "".join(f"  . {name}\n" for name in names)
+    return text

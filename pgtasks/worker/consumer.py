@@ -1,0 +1,270 @@
+"""A worker's dealings with the database: claiming, settling, the lease, sleeping and being woken.
+
+    step    settle what ended and claim for the free slots: one round trip for plain successes, one more for the rest
+    tick    once a second: move what is due, look for anything missed, and every few seconds renew the lease
+    reap    now and then: take over from the dead
+
+Claims look from a cursor per queue and priority, so that neither a backlog nor what an old snapshot keeps dead slows
+them. What lands behind a cursor (a transaction that committed late) or under a priority not seen before is found by a
+sweep from the start, whenever a claim from the cursors finds nothing.
+
+An idle worker says so in the table `idle`, looks once more, and sleeps until it is notified or the next tick.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+
+from pgtasks.message import Claim, Outcome
+from pgtasks.store import fleet, tasks
+from pgtasks.store.database import Database
+from pgtasks.store.listen import Doorbell
+from pgtasks.utils.log import get_logger
+
+logger = get_logger("celery.worker.consumer")
+
+TICK_S = 1.0
+#: Sweeps may take a twentieth of a worker's time, however long one takes.
+SWEEP_SHARE = 20
+SWEEP_EVERY_S = 1.0
+REAP_EVERY_S = 5.0
+#: Ids of settled tasks that fit in the payload of one notification.
+MOST_PLAIN = 200
+#: A worker with work for this long need not be woken.
+BUSY_AFTER_S = 0.05
+#: Seconds after falling asleep at which a worker looks again: an enqueue that was under way at that moment did not know
+#: that somebody had to be woken.
+LOOK_AGAIN_S = (0.01, 0.05, 0.2)
+
+
+class Consumer:
+    """One worker's registration, claims and outcomes in the database."""
+
+    def __init__(self, database: Database, description: dict[str, Any], *, lease_s: float, max_deliveries: int) -> None:
+        self.database = database
+        self.lease_s = lease_s
+        self.worker = uuid4()
+        self._description = description
+        self._max_deliveries = max_deliveries
+        self._cursors: dict[tuple[str, int], int] = {}
+        self._turn = 0
+        self._bell: Doorbell | None = None
+        self._is_idle = False
+        self._is_unsure = False
+        now = time.monotonic()
+        self._swept_at = self._reaped_at = -1e9
+        self._sweep_cost_s = 0.0
+        self.renewed_at = now
+        self._ticked_at = -1e9
+        self._next_due_at: float | None = None
+        self._look_again_at: list[float] = []
+
+    @property
+    def queues(self) -> list[str]:
+        queues: list[str] = self._description["queues"]
+        return queues
+
+    # -- membership
+
+    def enlist(self) -> None:
+        """Register under a new id."""
+        self.worker = uuid4()
+        sent_at = time.monotonic()
+        self.database.run(fleet.enlist(self.worker, lease_s=self.lease_s, pid=os.getpid(), **self._description))
+        self.renewed_at = sent_at
+        self._is_idle = self._is_unsure = False
+        self._cursors.clear()
+        self._listen()
+
+    def discharge(self) -> int:
+        """Sign off; gives how many claims went back to their queues with it."""
+        return self.database.run(fleet.discharge(self.worker))
+
+    def close(self) -> None:
+        if self._bell is not None:
+            self._bell.close()
+        self.database.close()
+
+    def lease_left_s(self) -> float:
+        """Seconds until others may take over, counted from before the last renewal was sent."""
+        return self.renewed_at + self.lease_s - time.monotonic()
+
+    # -- the doorbell
+
+    def _listen(self) -> None:
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+        try:
+            self._bell = Doorbell(self.database.url, f"pgtasks_worker_{self.worker}")
+        except psycopg.Error as error:
+            logger.warning("Cannot listen for notifications, looking once a second instead: %s", error)
+
+    @property
+    def bell(self) -> Doorbell | None:
+        return self._bell
+
+    def descriptors(self) -> list[int]:
+        """Sockets that children must not inherit."""
+        return [*self.database.descriptors(), *([self._bell.fileno()] if self._bell else [])]
+
+    def hear(self) -> None:
+        """Take in notifications; a doorbell that broke is replaced by the next tick."""
+        if self._bell is None:
+            return
+        try:
+            self._bell.heard()
+        except psycopg.Error:
+            self._bell.close()
+            self._bell = None
+
+    # -- settle and claim
+
+    def step(self, outcomes: Sequence[Outcome], room: int, known: Collection[UUID]) -> list[Claim]:
+        """Settle outcomes and claim up to `room` tasks.
+
+        Raises when the database does not answer; the same outcomes may then be given again, since those that were
+        settled already do not match any more. `known` are the claims in hand, for what an answer lost on the way
+        may have added to them.
+        """
+        if self._is_unsure:
+            back = self.database.run(fleet.disown(self.worker, [*known, *(o.id for o in outcomes)]))
+            if back:
+                logger.warning("%d claims whose answer was lost on the way went back to their queues", back)
+            self._is_unsure = False
+        plain = [o for o in outcomes if tasks.is_plain_success(o)]
+        others = [o for o in outcomes if not tasks.is_plain_success(o)]
+        self._is_unsure = True
+        if others:
+            self._check(len(others), len(self.database.run(tasks.settle(self.worker, self.hostname, others))))
+            self._expect(others)
+        while len(plain) > MOST_PLAIN:
+            self._claim(plain[:MOST_PLAIN], (), 0)
+            plain = plain[MOST_PLAIN:]
+        claims = self._look(plain, room)
+        self._is_unsure = False
+        return claims
+
+    def _expect(self, outcomes: Sequence[Outcome]) -> None:
+        """Remember when the first of the retries just scheduled is due, so as not to sleep past it."""
+        for outcome in outcomes:
+            if outcome.kind != "done" and outcome.delay_s:
+                due_at = time.monotonic() + outcome.delay_s
+                self._next_due_at = due_at if self._next_due_at is None else min(self._next_due_at, due_at)
+
+    @property
+    def hostname(self) -> str:
+        hostname: str = self._description["hostname"]
+        return hostname
+
+    def _look(self, plain: Sequence[Outcome], room: int) -> list[Claim]:
+        now = time.monotonic()
+        is_sweep = not self._cursors or now - self._swept_at > max(SWEEP_EVERY_S, SWEEP_SHARE * self._sweep_cost_s)
+        claims = self._claim(plain, self._sweep() if is_sweep else self._lanes(), room) if room or plain else []
+        if claims or not room or is_sweep or now - self._swept_at < SWEEP_SHARE * self._sweep_cost_s:
+            return claims
+        return self._claim((), self._sweep(), room)
+
+    def _lanes(self) -> list[tasks.Lane]:
+        """Every queue and priority seen so far, from its cursor; the most urgent first, queues taking turns."""
+        self._turn += 1
+        ordered = sorted(self._cursors.items(), key=lambda item: (item[0][1], hash((item[0][0], self._turn))))
+        return [tasks.Lane(queue, rank, seq, rank) for (queue, rank), seq in ordered]
+
+    def _sweep(self) -> list[tasks.Lane]:
+        """Every queue from its start, queues taking turns."""
+        self._turn += 1
+        at = self._turn % len(self.queues)
+        self._swept_at = time.monotonic()
+        return [tasks.Lane(queue) for queue in (*self.queues[at:], *self.queues[:at])]
+
+    def _claim(self, plain: Sequence[Outcome], lanes: Sequence[tasks.Lane], room: int) -> list[Claim]:
+        sent_at = time.monotonic()
+        query = tasks.claim(
+            self.worker, lanes, room, max_deliveries=self._max_deliveries, hostname=self.hostname, done=plain
+        )
+        answer = self.database.run(query)
+        if sent_at <= self._swept_at:
+            self._sweep_cost_s = time.monotonic() - sent_at
+        self._check(len(plain), answer.settled)
+        for claim in answer.claims:
+            lane = claim.queue, claim.rank
+            self._cursors[lane] = max(self._cursors.get(lane, 0), claim.seq)
+        return answer.claims
+
+    def _check(self, sent: int, settled: int) -> None:
+        if settled < sent:
+            logger.warning(
+                "%d of %d results were not taken: their claims had ended or were taken over by another worker",
+                sent - settled, sent,
+            )
+
+    def ack(self, claims: Sequence[Claim]) -> set[UUID]:
+        """Note that at-most-once tasks begin; gives those that may."""
+        return set(self.database.run(tasks.ack(self.worker, claims)))
+
+    # -- once a second
+
+    def next_tick_at(self, has_room: bool) -> float:
+        """When to tick next: in a second, soon after falling asleep, or when a task is due that there is room for."""
+        usual = min((self._ticked_at + TICK_S, *self._look_again_at))
+        if has_room and self._next_due_at is not None:
+            return min(usual, max(self._next_due_at, self._ticked_at + 0.002))
+        return usual
+
+    def tick(self) -> fleet.Tick:
+        """Look around; renews the lease when a quarter of it has passed."""
+        sent_at = time.monotonic()
+        self._look_again_at = [at for at in self._look_again_at if at > sent_at]
+        renew = sent_at - self.renewed_at >= self.lease_s / 4
+        tick = self.database.run(fleet.tick(self.worker, self.queues, renew=renew))
+        if renew and tick.is_registered:
+            self.renewed_at = sent_at
+        self._ticked_at = time.monotonic()
+        self._next_due_at = None if tick.next_due_s is None else self._ticked_at + tick.next_due_s
+        if self._bell is None:
+            self._listen()
+        return tick
+
+    def tick_soon(self) -> None:
+        """Have the next tick come at once."""
+        self._look_again_at.append(time.monotonic())
+
+    def reap(self) -> None:
+        """Take the claims of dead workers back to their queues, every few seconds."""
+        now = time.monotonic()
+        if now - self._reaped_at < REAP_EVERY_S:
+            return
+        self._reaped_at = now
+        reaped = self.database.run(fleet.reap())
+        if reaped.dead or reaped.returned:
+            logger.warning(
+                "Took over %d tasks from workers that are gone%s",
+                reaped.returned, f": {', '.join(map(str, reaped.dead))}" if reaped.dead else "",
+            )
+
+    # -- idle
+
+    def rest(self) -> bool:
+        """Declare this worker idle before it sleeps; True if it must look once more first."""
+        if self._is_idle:
+            return False
+        self.database.run(fleet.idle(self.worker, self.queues))
+        self._is_idle = True
+        now = time.monotonic()
+        self._look_again_at = [now + pause for pause in LOOK_AGAIN_S]
+        return True
+
+    def rouse(self) -> None:
+        """Declare this worker busy: it looks for work by itself."""
+        if self._is_idle:
+            self._is_idle = False
+            with suppress(Exception):
+                self.database.run(fleet.busy(self.worker))

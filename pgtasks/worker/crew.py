@@ -1,0 +1,353 @@
+"""The children of a worker: who runs what, who is late, who died, who comes next.
+
+    accept(claims) -> backlog -> dispatch -> child -> outcomes
+                         ^                     |
+                         +---- taken back <----+   from a child busy for long, dying or leaving
+
+The crew decides from what it is told and from the clock; it never touches the database. What has happened to claims
+comes out as outcomes to settle, or as claims with a fate ("timeout:10", "lost"), which a child then ends with all that
+belongs to it: errbacks and signals are user code, which this process does not run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
+from pgtasks.exceptions import WorkerLostError
+from pgtasks.message import Claim, Outcome
+from pgtasks.serialization import encode, encode_exception
+from pgtasks.utils.log import get_logger
+
+logger = get_logger("celery.worker")
+process_logger = get_logger("celery.concurrency")
+
+#: How much work, in seconds, a slot should have before it: enough to cover a round trip to the database.
+AHEAD_S = 0.03
+#: Most claims that one slot has before it.
+MOST_AHEAD = 64
+#: A task that runs longer gives back what waits behind it.
+LONG_S = 0.02
+#: Seconds after which claims that no slot is free for go back to the queue.
+SURPLUS_S = 1.0
+#: A claim whose child died is run again after this many seconds, doubling with every death.
+REST_AFTER_DEATH_S = 1.0
+
+
+class CrewOptions(NamedTuple):
+    """What a crew is made of."""
+
+    serve: Serve
+    children: int
+    child: ChildOptions
+    max_deliveries: int
+
+
+class Crew:
+    """Children, the claims in their hands, and those still waiting for a free slot."""
+
+    def __init__(
+        self,
+        site: Any,
+        options: CrewOptions,
+        *,
+        is_at_most_once: Callable[[Claim], bool],
+        private_descriptors: Callable[[], Iterable[int]],
+    ) -> None:
+        self.site = site
+        self.options = options
+        self.children: list[Child] = []
+        self.backlog: deque[Claim] = deque()
+        self._outcomes: list[Outcome] = []
+        self._is_at_most_once = is_at_most_once
+        self._private_descriptors = private_descriptors
+        self._mean_s: float | None = None
+        self._surplus_since: float | None = None
+        self._is_dismissed = False
+        self._condemned: dict[int, str] = {}
+        self.ended = 0
+
+    # -- size
+
+    @property
+    def slots(self) -> int:
+        return self.options.children * self.options.child.slots
+
+    def muster(self) -> None:
+        """Start the children that are missing."""
+        while not self._is_dismissed and len(self.children) < self.options.children:
+            self.children.append(
+                Child(self.options.serve, self.site, self.options.child, self._close_private_descriptors)
+            )
+
+    def _close_private_descriptors(self) -> None:
+        """In a new child: let go of what is this process' own."""
+        others = [descriptor for child in self.children for descriptor in child.descriptors()]
+        for descriptor in (*self._private_descriptors(), *others):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    # -- work
+
+    def in_hand(self) -> list[Claim]:
+        """Every claim this worker holds and has not settled."""
+        running = [job.claim for child in self.children for job in child.jobs.values()]
+        return [*self.backlog, *running]
+
+    def busy(self) -> int:
+        return len(self.backlog) + sum(len(child.jobs) for child in self.children)
+
+    def room(self) -> int:
+        """How many more claims can be put to use soon."""
+        return max(0, self.slots * self._ahead() - self.busy())
+
+    def is_starving(self) -> bool:
+        """True when a slot has nothing to run."""
+        return not self.backlog and any(
+            len(child.jobs) < child.options.slots for child in self.children if not child.is_leaving
+        )
+
+    def _ahead(self) -> int:
+        if not self._mean_s:
+            return 1 if self._mean_s is None else MOST_AHEAD
+        return max(1, min(MOST_AHEAD, int(AHEAD_S / self._mean_s)))
+
+    def accept(self, claims: Iterable[Claim]) -> None:
+        """Take claims to run, behind those that wait already."""
+        self.backlog.extend(claims)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Hand the backlog to the children that have least to do."""
+        ahead = self._ahead()
+        for child in sorted(self.children, key=lambda child: len(child.jobs)):
+            if not self.backlog:
+                break
+            if child.is_leaving or self._is_stuck(child):
+                continue
+            free = child.options.slots * ahead - len(child.jobs)
+            if free > 0:
+                share = max(1, -(-len(self.backlog) // len(self.children))) if ahead > 1 else free
+                count = min(free, share, len(self.backlog))
+                child.send([self.backlog.popleft() for _ in range(count)])
+
+    def _is_stuck(self, child: Child) -> bool:
+        """True when every slot of a child is in a task that has been running for long."""
+        if len(child.jobs) < child.options.slots:
+            return False
+        since = max(child.last_ended_at, min(job.sent_at for job in child.jobs.values()))
+        return time.monotonic() - since > LONG_S
+
+    def rebalance(self) -> None:
+        """Take back what waits behind long tasks, for a free slot to run."""
+        for child in self.children:
+            if len(child.jobs) > child.options.slots and self._is_stuck(child):
+                self.backlog.extendleft(reversed(child.take_back()))
+        if self.backlog:
+            self.dispatch()
+
+    def give_back_surplus(self) -> None:
+        """Return what no slot has been free for in a while: another worker may have one."""
+        now = time.monotonic()
+        if not self.backlog:
+            self._surplus_since = None
+        elif self._surplus_since is None:
+            self._surplus_since = now
+        elif now - self._surplus_since > SURPLUS_S:
+            self.return_backlog()
+
+    def return_backlog(self) -> None:
+        """Return everything that waits for a slot to the queue, uncharged."""
+        self._outcomes.extend(returned(claim) for claim in self.backlog)
+        self.backlog.clear()
+        self._surplus_since = None
+
+    # -- what the children say
+
+    def listen(self, child: Child) -> None:
+        """Take in what a child reports, and its death if that is what there is."""
+        reports = child.receive()
+        if reports is None:
+            self._bury(child)
+            return
+        for report in reports:
+            if isinstance(report, Ended):
+                self._ended(report)
+            elif isinstance(report, Leaving):
+                self.backlog.extendleft(reversed(child.take_back()))
+                process_logger.info("Child process %s leaves: %s", child.pid, report.reason)
+        if self.backlog:
+            self.dispatch()
+
+    def _ended(self, report: Ended) -> None:
+        self.ended += 1
+        self._outcomes.append(report.outcome)
+        ran_s = report.ran_s
+        self._mean_s = ran_s if self._mean_s is None else self._mean_s + 0.2 * (ran_s - self._mean_s)
+
+    def take_outcomes(self) -> list[Outcome]:
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def put_back(self, outcomes: Iterable[Outcome]) -> None:
+        """Keep outcomes that could not be settled, for another try."""
+        self._outcomes[:0] = outcomes
+
+    @property
+    def has_outcomes(self) -> int:
+        """How many outcomes wait to be settled."""
+        return len(self._outcomes)
+
+    def is_crowded(self) -> bool:
+        """True when claims wait behind something, so that it is worth looking again soon."""
+        return bool(self.backlog) or any(len(child.jobs) > child.options.slots for child in self.children)
+
+    def hold(self) -> None:
+        """Start nothing more: what was sent and not begun comes back to wait here."""
+        for child in self.children:
+            self.backlog.extendleft(reversed(child.take_back()))
+
+    def _bury(self, child: Child) -> None:
+        """A child has gone: keep what it had not begun, and decide what becomes of what it was running."""
+        self.children.remove(child)
+        self.backlog.extendleft(reversed(child.take_back()))
+        running = list(child.jobs.values())
+        status = child.bury()
+        verdict = self._condemned.pop(child.pid, None)
+        for job in running:
+            self._mourn(job, child, status, verdict)
+        self.muster()
+        self.dispatch()
+
+    def _mourn(self, job: Job, child: Child, status: int, verdict: str | None) -> None:
+        claim = job.claim
+        if claim.fate != "live":
+            # Even ending it killed a child. What is left is to end it without any user code.
+            self._outcomes.append(failed(claim, f"The process that was to end the task died too ({claim.fate})"))
+        elif verdict is not None and (verdict.startswith("terminated") or job.kill_at is not None):
+            self.backlog.appendleft(claim._replace(fate=verdict))
+        else:
+            self._lose(claim, child, status)
+
+    def _lose(self, claim: Claim, child: Child, status: int) -> None:
+        losses = claim.losses + 1
+        reason = f"Worker exited prematurely: {_described(status)} Job: {claim.public_id}."
+        at_most_once = self._is_at_most_once(claim)
+        process_logger.error(
+            "Process %s with %s[%s] ended: %s It %s.",
+            child.pid, claim.name, claim.public_id, _described(status),
+            "is at most once and has failed" if at_most_once
+            else f"has failed for good after {losses} such deaths" if losses >= self.options.max_deliveries
+            else "will be run again",
+        )
+        if at_most_once or losses >= self.options.max_deliveries:
+            self.backlog.appendleft(claim._replace(fate=f"lost:{reason}"))
+            return
+        rest_s = REST_AFTER_DEATH_S * 2 ** (losses - 1) - REST_AFTER_DEATH_S
+        self._outcomes.append(
+            Outcome(
+                id=claim.id,
+                delivery=claim.delivery,
+                kind="back",
+                retries=claim.retries,
+                losses=losses,
+                delay_s=rest_s or None,
+            )
+        )
+
+    # -- time and force
+
+    def next_deadline(self) -> float | None:
+        """When, by the monotonic clock, the next hard time limit is up."""
+        return min((job.kill_at for child in self.children for job in child.jobs.values() if job.kill_at), default=None)
+
+    def enforce_time_limits(self) -> None:
+        """Kill children whose task is past its hard time limit."""
+        now = time.monotonic()
+        for child in self.children:
+            for job in child.jobs.values():
+                if job.kill_at is not None and job.kill_at <= now and child.pid not in self._condemned:
+                    self.condemn(child, f"timeout:{job.limit_s:g}")
+
+    def condemn(self, child: Child, verdict: str, signum: int = signal.SIGKILL) -> None:
+        """Kill a child on purpose; its running task gets this fate."""
+        self._condemned[child.pid] = verdict
+        child.kill(signum)
+
+    def revoke(self, claim_id: Any, signal_name: str) -> None:
+        """Drop a revoked claim if no slot has started it; kill the one that runs it if a signal is named."""
+        for claim in self.backlog:
+            if claim.id == claim_id and claim.fate == "live":
+                self.backlog.remove(claim)
+                self.backlog.appendleft(claim._replace(fate="revoked"))
+                self.dispatch()
+                return
+        for child in self.children:
+            job = next((job for job in child.jobs.values() if job.claim.id == claim_id), None)
+            if job is None or job.claim.fate != "live":
+                continue
+            taken_back = child.take_back()
+            if any(claim.id == claim_id for claim in taken_back):
+                taken_back = [c._replace(fate="revoked") if c.id == claim_id else c for c in taken_back]
+            elif signal_name and child.options.slots == 1 and child.pid not in self._condemned:
+                self.condemn(child, f"terminated:{signal_name}", _signal_number(signal_name))
+            self.backlog.extendleft(reversed(taken_back))
+            self.dispatch()
+            return
+
+    # -- the end
+
+    def recall(self) -> None:
+        """Take back all that has not been started and return it to the queue."""
+        for child in self.children:
+            self.backlog.extendleft(reversed(child.take_back()))
+        self.return_backlog()
+
+    def dismiss(self) -> None:
+        """Let every child go when it has ended its task; none is replaced."""
+        self._is_dismissed = True
+        for child in self.children:
+            child.dismiss()
+
+    def kill(self) -> list[Job]:
+        """Kill every child at once; gives what they were running."""
+        self._is_dismissed = True
+        jobs = []
+        for child in self.children:
+            self.backlog.extendleft(reversed(child.take_back()))
+            child.kill()
+            jobs.extend(child.jobs.values())
+        for child in self.children:
+            child.bury()
+        self.children.clear()
+        return jobs
+
+
+def returned(claim: Claim) -> Outcome:
+    """Back to the queue as it was."""
+    return Outcome(id=claim.id, delivery=claim.delivery, kind="back", retries=claim.retries, losses=claim.losses)
+
+
+def failed(claim: Claim, reason: str) -> Outcome:
+    """A failure stored without any user code: no errbacks, no signals."""
+    body = encode(encode_exception(WorkerLostError(reason))).body
+    return Outcome(
+        id=claim.id, delivery=claim.delivery, state="FAILURE", value=body, has_successors=claim.has_successors
+    )
+
+
+def _signal_number(name: str) -> int:
+    number = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", signal.SIGTERM)
+    return int(number)
+
+
+def _described(status: int) -> str:
+    if status < 0:
+        return f"signal {-status} ({signal.Signals(-status).name})."
+    return f"exitcode {status}."
+

@@ -1,0 +1,539 @@
+"""The worker: one process that looks after children, and never runs a task itself.
+
+    start:  logging, task modules, signals -> children -> register -> banner
+    loop:   hear children -> settle and claim -> hand out -> sleep on pipes, the doorbell, signals and timers
+    stop:   warm (TERM, INT)  return what was not begun, wait for what was, sign off
+            cold (QUIT, INT twice)  kill what runs, return it, sign off
+            soft (worker_soft_shutdown_timeout)  warm for so long, then cold
+
+Since no task code runs here, a task that never yields or dies cannot delay the heartbeat. When the database does not
+answer, the worker goes on trying; it starts nothing new after half its lease and stops its children at the end of it,
+since by then another worker may have taken over.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import platform
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from pgtasks import __version__, signals
+from pgtasks.concurrency.base import ChildOptions
+from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
+from pgtasks.execution import Site
+from pgtasks.message import Claim
+from pgtasks.store import fleet, tasks
+from pgtasks.store.database import Database, backoff
+from pgtasks.utils.log import get_logger
+from pgtasks.utils.nodenames import default_nodename
+from pgtasks.worker.banner import banner
+from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
+from pgtasks.worker.crew import Crew, CrewOptions, failed, returned
+
+logger = get_logger("celery.worker")
+received_logger = get_logger("celery.worker.strategy")
+
+EX_OK, EX_FAILURE = 0, 1
+#: Outcomes wait this long for company while every slot has work, so that one round trip settles many.
+GATHER_S = 0.005
+GATHER_MOST = 64
+#: Seconds between steps of retention, and within one that found much to remove.
+EXPIRE_EVERY_S, EXPIRE_AGAIN_S = 60.0, 0.5
+#: Longest sleep of the loop.
+NAP_S = 1.0
+
+#: Pools by the names that Celery gives them: the module, and whether slots are children or within one child.
+POOLS: dict[str, tuple[str, bool]] = {
+    "prefork": ("pgtasks.concurrency.prefork", True),
+    "processes": ("pgtasks.concurrency.prefork", True),
+    "threads": ("pgtasks.concurrency.thread", False),
+    "aio": ("pgtasks.concurrency.aio", False),
+    "solo": ("pgtasks.concurrency.solo", False),
+}
+
+
+class Worker:
+    """A worker of one app; `start` runs it until it is told to stop and gives the exit status."""
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        hostname: str | None = None,
+        concurrency: int | str | None = None,
+        pool: str | None = None,
+        queues: Iterable[str] | None = None,
+        exclude_queues: Iterable[str] | None = None,
+        loglevel: int | str | None = "WARNING",
+        logfile: str | None = None,
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        no_color: bool | None = None,
+        redirect_stdouts: bool | None = None,
+        quiet: bool = False,
+        purge: bool = False,
+        installs_signal_handlers: bool = True,
+    ) -> None:
+        conf = app.conf
+        self.app = app
+        self.hostname = default_nodename(hostname)
+        self.pool = pool or conf.worker_pool or "prefork"
+        self.concurrency = _concurrency(concurrency or conf.worker_concurrency)
+        self.loglevel = loglevel
+        self.logfile = logfile
+        self.max_tasks_per_child = max_tasks_per_child or conf.worker_max_tasks_per_child
+        self.max_memory_per_child = max_memory_per_child or conf.worker_max_memory_per_child
+        self.colorize = None if no_color is None else not no_color
+        self.redirect_stdouts = conf.worker_redirect_stdouts if redirect_stdouts is None else redirect_stdouts
+        self.quiet = quiet
+        self.purge = purge
+        self.exitcode = EX_OK
+        self._installs_signal_handlers = installs_signal_handlers
+        app.amqp.queues.select(queues)
+        app.amqp.queues.deselect(exclude_queues)
+        if time_limit is not None:
+            conf.task_time_limit = time_limit
+        if soft_time_limit is not None:
+            conf.task_soft_time_limit = soft_time_limit
+        self._wishes: list[int] = []
+        self._is_stopping = self._must_stop_now = False
+        self._stop_by: float | None = None
+        self._gathering_since: float | None = None
+        self._busy_since: float | None = None
+        self._expire_at = time.monotonic() + EXPIRE_AGAIN_S
+
+    @property
+    def queues(self) -> list[str]:
+        return list(self.app.amqp.queues.consume_from)
+
+    # -- start
+
+    def start(self) -> int:
+        """Run until told to stop; gives the exit status."""
+        self._prepare()
+        try:
+            self._open()
+            signals.worker_ready.send(sender=self)
+            logger.info("%s ready.", self.hostname)
+            self._run()
+        except (WorkerShutdown, WorkerTerminate) as stop:
+            self.exitcode = stop.code if isinstance(stop.code, int) else EX_OK
+        finally:
+            self._close()
+        return self.exitcode
+
+    def stop(self) -> None:
+        """Ask for a warm shutdown, from any thread."""
+        self._wish(signal.SIGTERM)
+
+    def _prepare(self) -> None:
+        app = self.app
+        app.set_current()
+        app.set_default()
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options={})
+        app.log.setup(
+            self.loglevel, self.logfile,
+            redirect_stdouts=self.redirect_stdouts,
+            redirect_level=app.conf.worker_redirect_stdouts_level,
+            colorize=self.colorize,
+            hostname=self.hostname,
+        )  # fmt: skip
+        app.loader.init_worker()
+        app.finalize()
+        signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
+        signals.worker_init.send(sender=self)
+        if not self.queues:
+            raise ImproperlyConfigured("No queue is left to consume. Check -Q, -X and task_queues.")
+        if not self.quiet:
+            # To the real stdout: logging may have taken the other one over.
+            print(banner(self), file=sys.__stdout__, flush=True)  # noqa: T201
+
+    def _open(self) -> None:
+        """Open everything in the order that keeps children clean: they are forked before connections exist."""
+        app, conf = self.app, self.app.conf
+        self._selector = selectors.DefaultSelector()
+        self._alarm, self._alarm_bell = socket.socketpair()
+        for end in (self._alarm, self._alarm_bell):
+            end.setblocking(False)
+        # A worker waits out the database's absence in its own loop, where it can mind its lease.
+        url = app.database_url
+        Database(url).ping()
+        self.consumer = Consumer(
+            Database(url, patience_s=0),
+            {
+                "hostname": self.hostname,
+                "machine": platform.node(),
+                "pool": self.pool,
+                "concurrency": self.concurrency,
+                "queues": self.queues,
+                "version": __version__,
+            },
+            lease_s=float(conf.worker_lease),
+            max_deliveries=int(conf.task_max_deliveries),
+        )
+        self.consumer.enlist()
+        if self.purge:
+            self._purge()
+        self._assemble()
+        self._watch(self._alarm_bell.fileno(), self._hear_alarm)
+        if self._installs_signal_handlers:
+            self._install_signal_handlers()
+        self._expires_s = self.app.backend.expires
+
+    def _assemble(self) -> None:
+        """Make the crew for the current registration."""
+        serve, are_children = _pool(self.pool)
+        self.crew = Crew(
+            Site(self.app, self.consumer.worker, self.hostname),
+            CrewOptions(
+                serve=serve,
+                children=self.concurrency if are_children else 1,
+                child=ChildOptions(
+                    slots=1 if are_children else self.concurrency,
+                    max_tasks=self.max_tasks_per_child,
+                    max_memory_kib=self.max_memory_per_child,
+                ),
+                max_deliveries=int(self.app.conf.task_max_deliveries),
+            ),
+            is_at_most_once=self._is_at_most_once,
+            private_descriptors=self._private_descriptors,
+        )
+        self.crew.muster()
+
+    def _private_descriptors(self) -> list[int]:
+        return [
+            *self.consumer.descriptors(),
+            self._alarm.fileno(),
+            self._alarm_bell.fileno(),
+            self._selector.fileno(),  # type: ignore[attr-defined]  # epoll and kqueue have one
+        ]
+
+    def _is_at_most_once(self, claim: Claim) -> bool:
+        task = self.app.tasks.get(claim.name)
+        return task is not None and task.acks_late is False
+
+    def _purge(self) -> None:
+        from pgtasks.app.control import purge
+
+        count = purge(self.app, self.queues)
+        logger.warning("purge: Erased %d messages from the queues.", count)
+
+    # -- the loop
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self._is_finished():
+            try:
+                self._turn()
+                attempt = 0
+            except OperationalError as error:
+                if attempt == 0:
+                    logger.error("Lost the database, trying again until it is back: %s", error)
+                self._endure(backoff(attempt))
+                attempt += 1
+
+    def _is_finished(self) -> bool:
+        if self._must_stop_now:
+            return True
+        if self._stop_by is not None and time.monotonic() > self._stop_by:
+            self._stop_by, self._must_stop_now = None, True
+            return True
+        return self._is_stopping and not self.crew.busy() and not self.crew.has_outcomes
+
+    def _turn(self) -> None:
+        """One turn of the loop: settle, claim, tick, then sleep until something happens."""
+        self._mind_children()
+        if self._is_time_to_step():
+            self._step()
+        elif not self.crew.busy() and not self._is_stopping and self.consumer.rest():
+            # Somebody may have enqueued just before this worker was known to be idle.
+            self._step()
+        self._maintain()
+        self._sleep(self._next_event_at() - time.monotonic())
+
+    def _mind_children(self) -> None:
+        crew = self.crew
+        crew.enforce_time_limits()
+        crew.rebalance()
+        if not self._is_stopping:
+            crew.give_back_surplus()
+        self._follow_children()
+
+    def _is_time_to_step(self) -> bool:
+        crew = self.crew
+        if not crew.has_outcomes:
+            return self._claims_now
+        now = time.monotonic()
+        self._gathering_since = self._gathering_since or now
+        return (
+            self._claims_now
+            or crew.is_starving()
+            or not crew.busy()
+            or crew.has_outcomes >= GATHER_MOST
+            or now - self._gathering_since >= GATHER_S
+        )
+
+    _claims_now = True
+
+    def _step(self) -> None:
+        """Settle what ended, claim for the room there is, hand it out."""
+        crew, consumer = self.crew, self.consumer
+        outcomes = crew.take_outcomes()
+        self._gathering_since = None
+        room = 0 if self._is_stopping else crew.room()
+        try:
+            claims = consumer.step(outcomes, room, [claim.id for claim in crew.in_hand()])
+        except OperationalError:
+            crew.put_back(outcomes)
+            raise
+        # Where there was more than room for, there may be more.
+        self._claims_now = bool(claims) and len(claims) == room
+        if claims:
+            self._receive(claims)
+        self._note_load()
+
+    def _receive(self, claims: list[Claim]) -> None:
+        at_most_once = [claim for claim in claims if claim.fate == "live" and self._is_at_most_once(claim)]
+        if at_most_once:
+            allowed = self.consumer.ack(at_most_once)
+            claims = [claim for claim in claims if claim.id in allowed or claim not in at_most_once]
+        if received_logger.isEnabledFor(20):
+            for claim in claims:
+                context = {"id": claim.public_id, "name": claim.name, "args": "", "kwargs": "", "eta": claim.due}
+                received_logger.info("Task %(name)s[%(id)s] received", context, extra={"data": context})
+        if signals.task_received.receivers:
+            for claim in claims:
+                signals.task_received.send(sender=self.consumer, request=claim)
+        self.crew.accept(claims)
+        self._follow_children()
+
+    def _note_load(self) -> None:
+        """A worker that has been busy for a while looks for work by itself and need not be woken."""
+        if not self.crew.busy():
+            self._busy_since = None
+        elif self._busy_since is None:
+            self._busy_since = time.monotonic()
+        elif time.monotonic() - self._busy_since > BUSY_AFTER_S:
+            self.consumer.rouse()
+
+    def _maintain(self) -> None:
+        """What must be done from time to time."""
+        now = time.monotonic()
+        if now >= self.consumer.next_tick_at(self.crew.room() > 0):
+            tick = self.consumer.tick()
+            if not tick.is_registered:
+                self._rejoin()
+                return
+            for claim_id, signal_name in zip(tick.revoked_ids, tick.revoked_signals, strict=True):
+                self.crew.revoke(claim_id, signal_name)
+            if tick.promoted or tick.has_ready:
+                self._claims_now = True
+            self.consumer.reap()
+        if now >= self._expire_at and self._expires_s:
+            removed = self.consumer.database.run(tasks.expire(self._expires_s))
+            self._expire_at = now + (EXPIRE_AGAIN_S if removed else EXPIRE_EVERY_S)
+            if not removed:
+                self.consumer.database.run(fleet.sweep_waiters())
+
+    def _next_event_at(self) -> float:
+        now = time.monotonic()
+        if self._claims_now and self.crew.room() and not self._is_stopping:
+            return now
+        times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room() > 0)]
+        if self._gathering_since is not None:
+            times.append(self._gathering_since + GATHER_S)
+        if self.crew.has_outcomes and not self.crew.busy():
+            times.append(now)
+        deadline = self.crew.next_deadline()
+        times.extend(at for at in (deadline, self._stop_by) if at is not None)
+        if self.crew.is_crowded():
+            times.append(now + 0.02)
+        return min(times)
+
+    def _sleep(self, timeout_s: float) -> None:
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            key.data()
+
+    def _watch(self, descriptor: int, react: Callable[[], None]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, react)
+
+    def _follow_children(self) -> None:
+        """Keep the selector in step with the children and the doorbell, which come and go."""
+        wanted: dict[int, tuple[int, Callable[[], None]]] = {}
+        for child in self.crew.children:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.wants_to_write else 0)
+            wanted[child.fileno()] = (events, child.hear_with(self.crew.listen))
+        if self.consumer.bell is not None:
+            wanted[self.consumer.bell.fileno()] = (selectors.EVENT_READ, self._hear_doorbell)
+        known = {key.fd: key for key in list(self._selector.get_map().values())}
+        for descriptor, key in known.items():
+            if descriptor not in wanted and descriptor != self._alarm_bell.fileno():
+                self._selector.unregister(key.fileobj)
+        for descriptor, (events, react) in wanted.items():
+            if descriptor in known and known[descriptor].data != react:
+                # A new child has got the number of one that is gone, which the kernel has forgotten by itself.
+                self._selector.unregister(descriptor)
+                del known[descriptor]
+            if descriptor not in known:
+                self._selector.register(descriptor, events, react)
+            elif known[descriptor].events != events:
+                self._selector.modify(descriptor, events, react)
+
+    def _hear_doorbell(self) -> None:
+        self.consumer.hear()
+        self._claims_now = True
+        # It may have been about a task that is due soon, or about a claim that was revoked.
+        self.consumer.tick_soon()
+
+    # -- when the database is away
+
+    def _endure(self, pause_s: float) -> None:
+        """Let running tasks run while the database does not answer, for as long as the lease allows."""
+        left_s = self.consumer.lease_left_s()
+        if left_s <= 0:
+            self._rejoin()
+            return
+        if left_s < self.consumer.lease_s / 2:
+            self.crew.hold()
+        self._follow_children()
+        until = time.monotonic() + min(pause_s, max(left_s, 0.01))
+        while (wait_s := until - time.monotonic()) > 0 and not self._must_stop_now:
+            self._sleep(wait_s)
+        self._claims_now = True
+
+    def _rejoin(self) -> None:
+        """The lease is lost: others may run what this worker runs. Stop all of it and start over under a new id."""
+        logger.error("%s lost its lease: its tasks go to other workers, and it starts over.", self.hostname)
+        self.crew.kill()
+        self.crew.take_outcomes()
+        self.consumer.enlist()
+        self._assemble()
+        self._follow_children()
+        self._claims_now = True
+
+    # -- signals and the end
+
+    def _install_signal_handlers(self) -> None:
+        term = signal.SIGQUIT if os.environ.get("REMAP_SIGTERM") == "SIGQUIT" else signal.SIGTERM
+        meanings = {
+            signal.SIGTERM: term,
+            signal.SIGINT: signal.SIGINT,
+            signal.SIGQUIT: signal.SIGQUIT,
+            signal.SIGHUP: signal.SIGHUP,
+        }
+        for signum, meaning in meanings.items():
+            signal.signal(signum, lambda _signum, _frame, meaning=meaning: self._wish(meaning))
+        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
+
+    def _wish(self, signum: int) -> None:
+        self._wishes.append(signum)
+        try:
+            self._alarm.send(b"!")
+        except OSError:
+            pass  # full: the loop has enough to wake up for
+
+    def _hear_alarm(self) -> None:
+        while True:
+            try:
+                if not self._alarm_bell.recv(4096):
+                    break
+            except BlockingIOError:
+                break
+        while self._wishes:
+            self._heed(self._wishes.pop(0))
+
+    def _heed(self, signum: int) -> None:
+        """Begin the shutdown that a signal asks for; a second SIGINT turns a warm one cold."""
+        if signum == signal.SIGHUP:
+            self._restarts = True
+        is_cold = signum == signal.SIGQUIT or (signum == signal.SIGINT and self._is_stopping)
+        how = "Cold" if is_cold else "Warm"
+        if self._is_stopping and not is_cold:
+            return
+        name = "SIGINT" if signum == signal.SIGINT else signal.Signals(signum).name
+        print(f"\nworker: {how} shutdown (MainProcess)", file=sys.__stdout__, flush=True)  # noqa: T201
+        if not self._is_stopping:
+            signals.worker_shutting_down.send(
+                sender=self.hostname, sig=name, how=how, exitcode=EX_FAILURE if is_cold else EX_OK
+            )
+        self._begin_to_stop()
+        if is_cold:
+            self._stop_cold()
+
+    _restarts = False
+
+    def _begin_to_stop(self) -> None:
+        self._is_stopping = True
+        self._claims_now = False
+        self.crew.recall()
+        self.consumer.rouse()
+
+    def _stop_cold(self) -> None:
+        conf = self.app.conf
+        self.exitcode = EX_FAILURE
+        grace_s = float(conf.worker_soft_shutdown_timeout or 0)
+        is_idle = not self.crew.busy() and not conf.worker_enable_soft_shutdown_on_idle
+        if grace_s > 0 and self._stop_by is None and not is_idle:
+            logger.warning("Initiating Soft Shutdown, terminating in %s seconds", grace_s)
+            self._stop_by = time.monotonic() + grace_s
+        else:
+            self._must_stop_now = True
+
+    def _close(self) -> None:
+        """Leave nothing behind: end the children, settle what they said, give the rest back."""
+        if not hasattr(self, "crew"):
+            return
+        killed = [job.claim for job in self.crew.kill()] if self._must_stop_now else self._release_children()
+        outcomes = self.crew.take_outcomes()
+        for claim in [*killed, *self.crew.backlog]:
+            at_most_once = claim.fate == "live" and claim in killed and self._is_at_most_once(claim)
+            outcomes.append(
+                failed(claim, "The worker was stopped while the task was running") if at_most_once else returned(claim)
+            )
+        try:
+            self.consumer.step(outcomes, 0, [])
+            self.consumer.discharge()
+        except OperationalError as error:
+            logger.error("Could not sign off; others take over when the lease has run out: %s", error)
+        signals.worker_shutdown.send(sender=self)
+        self.app.loader.shutdown_worker()
+        self.consumer.close()
+        self._selector.close()
+        if self._restarts:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+    def _release_children(self) -> list[Claim]:
+        """Let the children end by themselves, as they have nothing left to do; those that do not are killed."""
+        self.crew.dismiss()
+        deadline = time.monotonic() + 5
+        while self.crew.children and time.monotonic() < deadline:
+            self._follow_children()
+            self._sleep(0.1)
+        return [job.claim for job in self.crew.kill()]
+
+
+def _concurrency(wanted: int | str | None) -> int:
+    if wanted in (None, "auto", 0):
+        return os.cpu_count() or 1
+    return int(wanted)  # type: ignore[arg-type]
+
+
+def _pool(name: str) -> tuple[Any, bool]:
+    try:
+        module, are_children = POOLS[name]
+    except KeyError:
+        raise ImproperlyConfigured(
+            f"No pool {name!r} here. There are: {', '.join(POOLS)}."
+            " (gevent and eventlet: use aio for coroutines, or threads.)"
+        ) from None
+    return import_module(module).serve, are_children

@@ -1,0 +1,51 @@
+"""Canvases are composed as Celery composes them, down to the JSON."""
+
+import celery
+import celery.canvas
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pgtasks import canvas
+from tests.canvas import recipes
+from tests.canvas.recipes import Library, canvases, outcome, tasks
+
+CELERY_APP = celery.Celery("oracle", broker="memory://", backend="cache+memory://", set_as_current=False)
+theirs = Library(celery.canvas, CELERY_APP)
+ours = Library(canvas, recipes.App())
+
+many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def assert_same(recipe):
+    assert outcome(ours, recipe) == outcome(theirs, recipe)
+
+
+@many
+@given(canvases())
+def test_a_composed_canvas_has_the_type_json_and_repr_that_celery_gives_it(recipe):
+    assert_same(recipe)
+
+
+@many
+@given(canvases(linked=False))
+def test_a_canvas_read_back_from_json_is_the_one_that_celery_reads_back(recipe):
+    assert_same(("round_trip", recipe))
+
+
+@many
+@given(canvases(lazily=False), canvases(lazily=False))
+def test_what_was_read_back_composes_as_celery_composes_it(left, right):
+    assert_same(("bar", ("round_trip", left), ("round_trip", right)))
+
+
+@many
+@given(canvases())
+def test_freezing_writes_the_ids_where_celery_writes_them(recipe):
+    assert_same(("freeze", recipe))
+
+
+@many
+@given(canvases(), st.booleans())
+def test_stamps_land_where_celery_puts_them(recipe, append):
+    assert_same(("stamp", recipe, append))

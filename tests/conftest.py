@@ -1,0 +1,72 @@
+"""Fixtures for every test. The ones about databases:
+
+database_url        a database with the current schema and empty tables; PGTASKS_DATABASE_URL is set to it, so that
+                    apps without a broker and subprocesses use it
+conn                an autocommit psycopg connection to it
+empty_database_url  a database of the test's own, without the schema
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support import postgres
+
+_numbers = count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # No test may touch a database of the person who runs it.
+    for name in ("PGTASKS_DATABASE_URL", "DATABASE_URL"):
+        os.environ.pop(name, None)
+    os.environ["PGTASKS_HOME"] = "/dev/null/pgtasks"  # nothing can be made below it
+    if getattr(config.option, "numprocesses", None):
+        config.stash[_server_url] = postgres.start_server()
+
+
+_server_url = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist which server its parent has started."""
+    node.workerinput["server_url"] = node.config.stash[_server_url]
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a server on which databases may be made."""
+    workerinput = getattr(request.config, "workerinput", None)
+    return workerinput["server_url"] if workerinput else postgres.start_server()
+
+
+@pytest.fixture(scope="session")
+def _database(server_url: str) -> Iterator[str]:
+    template = postgres.make_template(server_url)
+    with postgres.new_database(server_url, f"pgtasks_test_{os.getpid()}", template) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    postgres.empty(_database)
+    monkeypatch.setenv("PGTASKS_DATABASE_URL", _database)
+    return _database
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        yield conn
+
+
+@pytest.fixture
+def empty_database_url(server_url: str) -> Iterator[str]:
+    with postgres.new_database(server_url, f"pgtasks_empty_{os.getpid()}_{next(_numbers)}") as url:
+        yield url
