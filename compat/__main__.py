@@ -5,8 +5,9 @@
     python -m compat --only celery --record           record Celery's transcripts in golden/
     python -m compat --report                         and write docs/compatibility.md
 
-Celery runs live where redis-server and Celery are installed; elsewhere its recorded transcripts are compared with. The exit
-status is 1 when a program differs in a way that deviations.toml does not declare.
+Celery runs live where redis-server is installed; elsewhere its recorded transcripts are compared with. pgtasks runs on the
+database given, whose schema `pgtasks` is dropped before each program, or on a throw-away server. The exit status is 1 when
+a program differs in a way that deviations.toml does not declare.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from compat import report
 from compat.implementations import Implementation, has_redis, pgtasks, real_celery
 from compat.transcripts import GOLDEN, Program, Transcript, programs, run
 from compat.verdicts import Verdict, accepted_path, declarations, difference, judge
+from pgtasks.store.embedded import ensure_running
 
 VERSION_FILE = GOLDEN / "RECORDED-ON"
 
@@ -36,9 +38,7 @@ def main() -> int:
             if celery is None:
                 raise SystemExit("--only celery needs redis-server on the PATH")
             return _celery_only(selected, celery, options.record, options.repeat)
-        if not options.database_url:
-            raise SystemExit("pgtasks needs a database: give --database-url or set PGTASKS_DATABASE_URL")
-        subject = pgtasks(options.pgtasks_python, options.database_url)
+        subject = pgtasks(options.pgtasks_python, options.database_url or ensure_running(ephemeral=True))
         verdicts = {program: _compare(program, celery, subject, options.accept) for program in selected}
     if options.report:
         oracle = celery.version + ", run live" if celery else VERSION_FILE.read_text().strip() + ", recorded"
@@ -104,7 +104,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="write docs/compatibility.md")
     parser.add_argument("--celery-python", default=sys.executable, metavar="PATH")
     parser.add_argument("--pgtasks-python", default=sys.executable, metavar="PATH")
-    parser.add_argument("--database-url", default=os.environ.get("PGTASKS_DATABASE_URL"), metavar="URL")
+    parser.add_argument("--database-url", default=os.environ.get("COMPAT_DATABASE_URL"), metavar="URL")
     options = parser.parse_args()
     if options.report and options.programs:
         parser.error("--report describes all programs; do not select some")

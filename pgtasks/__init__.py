@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kombu.utils.uuid import uuid
 
     from pgtasks._state import current_app, current_task
+    from pgtasks.aliases import install_as_celery
     from pgtasks.app.base import Celery
     from pgtasks.app.sharing import bugreport, shared_task
     from pgtasks.app.task import Task
@@ -39,6 +40,7 @@ __all__ = (
     "current_app",
     "current_task",
     "group",
+    "install_as_celery",
     "maybe_signature",
     "shared_task",
     "signature",
@@ -67,6 +69,7 @@ _HOMES = {
     "kombu.common": ("Broadcast",),
     "kombu.utils.uuid": ("uuid",),
     "pgtasks._state": ("current_app", "current_task"),
+    "pgtasks.aliases": ("install_as_celery",),
     "pgtasks.app.sharing": ("bugreport", "shared_task"),
     "pgtasks.app.base": ("Celery",),
     "pgtasks.app.task": ("Task",),

@@ -9,7 +9,6 @@ that only exist because Postgres is underneath are children of `CeleryError` or 
       SecurityError
       TaskPredicate               Ignore, Reject, Retry: how a task says what should become of it
       TaskError                   QueueNotFound, NotRegistered, TimeoutError, ChordError, ...
-      LeaseLost                   this worker no longer owns the task
     BackendError                  BackendGetMetaError, BackendStoreError
     OperationalError (kombu)      DatabaseUnavailable
     SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated
@@ -55,7 +54,6 @@ __all__ = (
     "ImproperlyConfigured",
     "IncompleteStream",
     "InvalidTaskError",
-    "LeaseLost",
     "MaxRetriesExceededError",
     "NotConfigured",
     "NotRegistered",
@@ -176,10 +174,6 @@ class DatabaseRefused(DatabaseUnavailable):
 
 class DatabaseFull(DatabaseUnavailable):
     """The database server has run out of disk or memory."""
-
-
-class LeaseLost(CeleryError):
-    """The task was given to another worker in the meantime: what this one says about it no longer counts."""
 
 
 # -- what a task can raise to say what should become of it ------------------------------------------------

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,8 +22,9 @@ from pgtasks import signals, states
 from pgtasks.app import trace
 from pgtasks.app.context import Context
 from pgtasks.app.linked import call_errbacks, publish_callbacks
-from pgtasks.app.publish import Call, compose
-from pgtasks.canvas.plan import shaped
+from pgtasks.app.publish import Call, announce, collecting, compose, compose_plan
+from pgtasks.canvas.nodes import Edge, shaped
+from pgtasks.canvas.plan import plan
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import (
     ChordError,
@@ -36,7 +38,7 @@ from pgtasks.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from pgtasks.message import Casualty, Claim, Outcome
+from pgtasks.message import Batch, Casualty, Claim, Outcome
 from pgtasks.serialization import accepted, decode, encode_exception
 from pgtasks.store import tasks
 from pgtasks.utils.log import get_logger
@@ -55,9 +57,9 @@ class Limits:
     def disarm(self) -> None:
         """The task's own code is over: nothing may be raised any more."""
 
-    def translate(self, cancelled: BaseException) -> BaseException:
-        """The exception that a cancellation of the task stands for."""
-        return cancelled
+    def translate(self) -> Exception | None:
+        """The exception that a cancellation of the running coroutine stands for, if it was a limit's."""
+        return None
 
 
 class Site(NamedTuple):
@@ -122,6 +124,8 @@ def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], _Settling] 
         return _condemn(site, claim, task, request, effects)
     _arm_time_limits(site, task, request)
     request["resubmit"] = effects.resubmit
+    request["become"] = effects.become
+    request["join"] = effects.join if claim.has_successors and claim.group_id else None
     return task, request, effects
 
 
@@ -245,7 +249,9 @@ class _Settling(trace.Effects):
         self.row: Mapping[str, Any] | None = None
         self.is_hidden = False
         self.casualties: tuple[Casualty, ...] = ()
+        self.follow_ups: list[Batch] = []
         self.again: Any = None
+        self.is_gone = False
 
     def started(self, task: Any, request: Context) -> None:
         backend = self.site.app.backend
@@ -273,9 +279,41 @@ class _Settling(trace.Effects):
                     f" {backend.serializer}: {error}. Return plain data, or set result_serializer."
                 ) from error
 
+    def cancelled(self, cancelled: BaseException) -> Exception | None:
+        return self.site.limits.translate()
+
     def resubmit(self, sig: Any) -> None:
         """Take a retry, which becomes part of this attempt's outcome instead of a message of its own."""
         self.again = sig
+
+    def become(self, sig: Any) -> None:
+        """Go on as another canvas, whose last task takes this one's id and so its place among the others."""
+        app, claim = self.site.app, self.claim
+        planned = plan(sig)
+        calls, messages = compose_plan(app, planned)
+        new = {message.id: message for message in messages}
+        mine = new.pop(claim.id)
+        preds = [edge.pred for edge in planned.edges if edge.succ == claim.id]
+        queries = [tasks.replace(self.site.worker, claim.delivery, mine, preds)]
+        if new:
+            queries.append(tasks.enqueue(list(new.values()), planned.edges))
+        app.database.run_together(*queries)
+        for call, message in zip(calls, messages, strict=True):
+            announce(app, call, message)
+        self.is_gone = True
+
+    def join(self, sig: Any, lazy: bool) -> Any:
+        """Add a task to the header of the chord that this one is in."""
+        app = self.site.app
+        planned = plan(sig)
+        calls, messages = compose_plan(app, planned)
+        (member,) = planned.ends
+        # The edge from the new member is written by join_chord; here it only says that somebody waits for it.
+        edges = [*planned.edges, Edge(member, self.claim.id, 0)]
+        app.database.run_together(tasks.join_chord(self.claim.id, member), tasks.enqueue(messages, edges))
+        for call, message in zip(calls, messages, strict=True):
+            announce(app, call, message)
+        return sig if lazy else planned.result
 
     def retried(self, task: Any, request: Context, retry: Retry, einfo: ExceptionInfo, store: bool) -> None:
         self.site.limits.disarm()
@@ -286,8 +324,53 @@ class _Settling(trace.Effects):
         self.site.limits.disarm()
         self.is_hidden = not store
         self.row = self._error_row(exc, request, str(einfo.traceback))
-        self.casualties = _casualties(self.site, self.claim, exc, einfo.traceback)
-        _call_errbacks(self.site.app, request, exc, einfo.traceback)
+        self._spread(request, exc, einfo.traceback)
+
+    def _spread(self, request: Any, exc: BaseException, traceback: Any) -> None:
+        """Fail what waits for this task and call the errbacks; those that are tasks go with the outcome."""
+        self.casualties = self._fell(exc, traceback)
+        self._call_errbacks(request, exc, traceback)
+
+    def _call_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
+        if not request.errbacks:
+            return
+
+        @contextmanager
+        def sending() -> Iterator[None]:
+            with collecting() as batches:
+                yield
+            self.follow_ups.extend(batches)
+
+        try:
+            call_errbacks(self.site.app, request, exc, traceback, sending)
+        except Exception:
+            logger.exception("An errback of task %s raised; the task has failed all the same.", request.id)
+
+    def _fell(self, exc: BaseException, traceback: Any) -> tuple[Casualty, ...]:
+        """Say how the tasks end that can never run since this one failed, and call the errbacks of chord bodies.
+
+        The rest of a chain fails with the same error, a chord's body with ChordError; the members of a body that is a
+        group with the same error; a callback does not happen.
+        """
+        site, claim = self.site, self.claim
+        if not claim.has_successors:
+            return ()
+        errors: dict[UUID, tuple[str, BaseException]] = {claim.id: (claim.public_id, exc)}
+        casualties = []
+        for successor in site.app.database.run(tasks.successors(claim.id)):
+            if successor.pred not in errors:
+                continue
+            failed_id, error = errors[successor.pred]
+            options = json.loads(successor.options) if successor.options else {}
+            role, public_id = options.get("role"), successor.task_id or str(successor.id)
+            if role == "body" and not isinstance(error, ChordError):
+                error, cause = ChordError(f"Dependency {failed_id} raised {error!r}"), error
+                error.__cause__ = cause
+            errors[successor.id] = (public_id, error)
+            if role in ("body", "member"):
+                self._call_errbacks(_context_of(site, successor, public_id), error, traceback)
+            casualties.append(_casualty(site, successor, error, role))
+        return tuple(casualties)
 
     def _error_row(self, exc: BaseException, request: Any, traceback: str | None) -> Mapping[str, Any]:
         backend = self.site.app.backend
@@ -297,6 +380,8 @@ class _Settling(trace.Effects):
     def conclude(self, attempt: trace.Attempt) -> Outcome:
         """Make the outcome of an attempt."""
         self.site.limits.disarm()
+        if self.is_gone:
+            return Outcome(id=self.claim.id, delivery=self.claim.delivery, kind="gone")
         state = attempt.state
         if state == states.REJECTED:
             return self._rejected(attempt.retval)
@@ -306,7 +391,7 @@ class _Settling(trace.Effects):
             return self._ended(state)
         # IGNORED, and whatever else was not decided: over, without a result that anybody sees.
         self.is_hidden, self.row = True, None
-        self.casualties = _casualties(self.site, self.claim, attempt.retval, None)
+        self.casualties = self._fell(attempt.retval, None)
         return self._ended(state or states.IGNORED)
 
     def _ended(self, state: str) -> Outcome:
@@ -323,6 +408,7 @@ class _Settling(trace.Effects):
             hidden=self.is_hidden,
             has_successors=claim.has_successors,
             fails=self.casualties,
+            follow_ups=tuple(self.follow_ups),
         )
 
     def _retry(self) -> Outcome:
@@ -429,8 +515,7 @@ def _refuse(
     effects = _Settling(site, claim)
     context = Context(request or {}, id=claim.public_id, called_directly=False)
     effects.row = effects._error_row(error, None, None)
-    effects.casualties = _casualties(site, claim, error, None)
-    _call_errbacks(site.app, context, error, None)
+    effects._spread(context, error, None)
     return effects._ended(states.FAILURE)
 
 
@@ -470,41 +555,6 @@ def _revoke(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], fat
     return fail(site, claim, task, request, TaskRevokedError(fate), state=states.REVOKED, announce=announce)
 
 
-def _call_errbacks(app: Any, request: Any, exc: BaseException, traceback: Any) -> None:
-    if not request.errbacks:
-        return
-    try:
-        call_errbacks(app, request, exc, traceback)
-    except Exception:
-        logger.exception("An errback of task %s raised; the task has failed all the same.", request.id)
-
-
-def _casualties(site: Site, claim: Claim, exc: BaseException, traceback: Any) -> tuple[Casualty, ...]:
-    """Say how the tasks end that can never run since this one failed, and call the errbacks of chord bodies.
-
-    The rest of a chain fails with the same error, a chord's body with ChordError; the members of a body that is a
-    group with the same error; a callback does not happen.
-    """
-    if not claim.has_successors:
-        return ()
-    errors: dict[UUID, tuple[str, BaseException]] = {claim.id: (claim.public_id, exc)}
-    casualties = []
-    for successor in site.app.database.run(tasks.successors(claim.id)):
-        if successor.pred not in errors:
-            continue
-        failed_id, error = errors[successor.pred]
-        options = json.loads(successor.options) if successor.options else {}
-        role, public_id = options.get("role"), successor.task_id or str(successor.id)
-        if role == "body" and not isinstance(error, ChordError):
-            error, cause = ChordError(f"Dependency {failed_id} raised {error!r}"), error
-            error.__cause__ = cause
-        errors[successor.id] = (public_id, error)
-        if role in ("body", "member"):
-            _call_errbacks(site.app, _context_of(site, successor, public_id), error, traceback)
-        casualties.append(_casualty(site, successor, error, role))
-    return tuple(casualties)
-
-
 def _context_of(site: Site, successor: tasks.Successor, public_id: str) -> Context:
     try:
         _, _, embed = decode(
@@ -512,7 +562,7 @@ def _context_of(site: Site, successor: tasks.Successor, public_id: str) -> Conte
         )
     except Exception:
         embed = {}
-    return Context(id=public_id, errbacks=(embed or {}).get("errbacks"), called_directly=False)
+    return Context(id=public_id, task=successor.name, errbacks=(embed or {}).get("errbacks"), called_directly=False)
 
 
 def _casualty(site: Site, successor: tasks.Successor, error: BaseException, role: str | None) -> Casualty:

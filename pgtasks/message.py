@@ -6,6 +6,7 @@ A message is written once by a producer and never changes. A claim is a message 
     done   store the result, release what waits for it
     again  run it once more when it is due (a retry)
     back   return it to the queue as it was: never started, rejected with requeue, or its child died
+    gone   nothing: the task has settled itself, in a transaction of its own
 
 Ids are UUIDs of version 7 (RFC 9562): time ordered, so that indexes grow at one end, and made by the client, so that
 a repeated enqueue changes nothing. Their last ten bits are the slot of the root task, shared by every descendant.
@@ -17,7 +18,7 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid5
 
 SLOT_BITS = 10
@@ -145,7 +146,10 @@ class Claim(NamedTuple):
         return self.task_id or str(self.id)
 
 
-OutcomeKind = Literal["done", "again", "back"]
+#: Messages that are enqueued together, and the edges between them.
+Batch = tuple[tuple[Message, ...], tuple[Any, ...]]
+
+OutcomeKind = Literal["done", "again", "back", "gone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,8 @@ class Outcome:
     losses: int = 0
     changes: Message | None = None
     fails: tuple[Casualty, ...] = ()
+    #: Enqueued with the outcome, in one transaction: the error handlers that are tasks.
+    follow_ups: tuple[Batch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Fixtures for every test. The ones about databases:
 
-database_url        a database with the current schema and empty tables; PGTASKS_DATABASE_URL is set to it, so that
-                    apps without a broker and subprocesses use it
+database_url        a database with the current schema and empty tables; PGTASKS_DATABASE_URL names it
+                    too, for subprocesses and for apps without a broker
 conn                an autocommit psycopg connection to it
 empty_database_url  a database of the test's own, without the schema
 """

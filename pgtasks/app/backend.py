@@ -26,7 +26,7 @@ from kombu.utils.url import maybe_sanitize_url
 from pgtasks import states
 from pgtasks._state import get_current_app
 from pgtasks.app.codec import ResultCodec
-from pgtasks.app.waiting import Plan, Wait, Watch
+from pgtasks.app.waiting import Plan, Watch, acarry_out, carry_out
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import TaskRevokedError, TimeoutError
 from pgtasks.joining import Arrival, Meta, result_from_tuple
@@ -89,25 +89,10 @@ class Backend(ResultCodec):
     # -- carrying out plans
 
     def _run(self, plan: Plan[T]) -> T:
-        answer: Any = None
-        while True:
-            try:
-                step = plan.send(answer)
-            except StopIteration as end:
-                return cast(T, end.value)
-            answer = self._waiter.wait(*step) if isinstance(step, Wait) else self.app.database.run(step)
+        return carry_out(plan, self.app.database.run, self._waiter.wait)
 
     async def _arun(self, plan: Plan[T]) -> T:
-        answer: Any = None
-        while True:
-            try:
-                step = plan.send(answer)
-            except StopIteration as end:
-                return cast(T, end.value)
-            if isinstance(step, Wait):
-                answer = await self._awaiter.wait(*step)
-            else:
-                answer = await self.app.adatabase.run(step)
+        return await acarry_out(plan, self.app.adatabase.run, self._awaiter.wait)
 
     @cached_property
     def _waiter(self) -> Waiter:
@@ -279,17 +264,24 @@ class Backend(ResultCodec):
         """Iterate over `(id, meta)` as tasks end; raises `TimeoutError` when time is up before the last."""
         self._ensure_not_eager()
         watch = Watch(task_ids, timeout, interval if on_interval else None, on_interval, on_message)
-        while watch.waiting:
-            yield from self._run(self._arrivals(watch))
+        yield from self._run(self._arrivals(watch))
+        if watch.waiting:
+            with self._waiter.holding(tuple(watch.waiting)):
+                while watch.waiting:
+                    yield from self._run(self._arrivals(watch))
 
     async def aget_many(
         self, task_ids: Iterable[str], timeout: float | None = None
     ) -> AsyncIterator[Arrival]:
         self._ensure_not_eager()
         watch = Watch(task_ids, timeout)
-        while watch.waiting:
-            for arrival in await self._arun(self._arrivals(watch)):
-                yield arrival
+        for arrival in await self._arun(self._arrivals(watch)):
+            yield arrival
+        if watch.waiting:
+            async with self._awaiter.holding(tuple(watch.waiting)):
+                while watch.waiting:
+                    for arrival in await self._arun(self._arrivals(watch)):
+                        yield arrival
 
     def iter_native(self, result: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
         return cast(Iterator[tuple[str, Any]], result.iter_native(**kwargs))

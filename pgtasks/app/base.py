@@ -288,6 +288,10 @@ class Celery(Configured, Parts):
         """Write a planned canvas, its tasks and their order, in one statement."""
         publish.enqueue_plan(self, plan, connection)
 
+    async def aenqueue_plan(self, plan: Any, connection: Any = None) -> None:
+        """`enqueue_plan` for coroutines."""
+        await publish.aenqueue_plan(self, plan, connection)
+
     def signature(self, *args: Any, **kwargs: Any) -> Signature:
         """A call as a value, bound to this app."""
         kwargs["app"] = self

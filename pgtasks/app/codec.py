@@ -96,7 +96,7 @@ class ResultCodec:
             "status": state,
             "result": self.exception_to_python(value) if state in states.EXCEPTION_STATES else value,
             "traceback": None if stored.traceback is None else stored.traceback.decode("utf-8", "replace"),
-            "children": None if stored.children is None else json.loads(stored.children),
+            "children": _children_of(stored),
             "date_done": self._date_done(stored),
             "name": stored.name,
             "worker": stored.worker,
@@ -134,6 +134,14 @@ class ResultCodec:
         stamped = options.get("stamped_headers") or []
         stamps = {name: value for name, value in (options.get("stamps") or {}).items() if name in stamped}
         return {"args": args, "kwargs": kwargs, **({"stamped_headers": stamped, **stamps} if stamps else {})}
+
+
+def _children_of(stored: Stored) -> list[Any] | None:
+    """The tasks that this one called and those that followed it, as tuples; None while it has not ended."""
+    if not stored.is_ended:
+        return None if stored.children is None else cast(list[Any], json.loads(stored.children))
+    called = json.loads(stored.children) if stored.children is not None else []
+    return [*called, *([[task_id, None], None] for task_id in stored.released)]
 
 
 def _known_compression(name: str | None) -> str | None:

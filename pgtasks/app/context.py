@@ -62,6 +62,10 @@ class Context:
     replaced_task_nesting: int = 0
     #: Takes the signature of a retry. Where it is None, a retry is published like any other call.
     resubmit: Callable[[Any], None] | None = None
+    #: Takes the signature that replaces this task, under its id. Where it is None, that is published like any call.
+    become: Callable[[Any], None] | None = None
+    #: Takes the signature of a new member of the chord this task is in. None when it is in none.
+    join: Callable[[Any, bool], Any] | None = None
     root_id: str | None = None
     shadow: str | None = None
     taskset: str | None = None

@@ -23,8 +23,10 @@ def find_app(
     """
     try:
         found = symbol_by_name(app, imp=imp)
-    except AttributeError:  # the last part is a module that the one before it has not imported
-        found = imp(app)
+    except AttributeError:
+        if ":" in app:
+            raise
+        found = imp(app)  # the last part is a module that the one before it has not imported
     if not isinstance(found, ModuleType) or ":" in app:
         return found
     for name in _ATTRIBUTES:

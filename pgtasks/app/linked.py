@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -35,7 +37,13 @@ def _descent(app: Any, request: Any) -> dict[str, Any]:
     return {"parent_id": request.id, "root_id": request.root_id or request.id, "priority": priority}
 
 
-def call_errbacks(app: Any, request: Any, exc: BaseException, traceback: Any) -> None:
+def call_errbacks(
+    app: Any,
+    request: Any,
+    exc: BaseException,
+    traceback: Any,
+    sending: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> None:
     """Call the errbacks of a failed task.
 
     One that takes `(request, exc, traceback)` is called here and now; one that takes the id of the failed
@@ -58,7 +66,8 @@ def call_errbacks(app: Any, request: Any, exc: BaseException, traceback: Any) ->
     if app.conf.task_always_eager or (request.delivery_info or {}).get("is_eager", False):
         errbacks.apply((request.id,), **options)
     else:
-        errbacks.apply_async((request.id,), **options)
+        with sending():
+            errbacks.apply_async((request.id,), **options)
 
 
 def _takes_the_exception(errback: Any) -> bool:

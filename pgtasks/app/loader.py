@@ -95,10 +95,7 @@ class BaseLoader:
 
     def import_default_modules(self) -> list[Any]:
         """Run the autodiscoveries, import what the imports and include settings name; raise their errors."""
-        for _, response in signals.import_modules.send(sender=self.app):
-            # Logging is not set up yet, so an error that is only logged would be lost.
-            if isinstance(response, Exception):
-                raise response
+        signals.import_modules.send_or_raise(sender=self.app)
         return [self.import_task_module(module) for module in self.default_modules]
 
     @cached_property

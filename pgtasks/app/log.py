@@ -183,9 +183,9 @@ class Logging:
         """Put a `LoggingProxy` in the place of `sys.stdout` and `sys.stderr`; returns it."""
         proxy = LoggingProxy(logger, loglevel)
         if stdout:
-            sys.stdout = proxy  # type: ignore[assignment]
+            sys.stdout = proxy
         if stderr:
-            sys.stderr = proxy  # type: ignore[assignment]
+            sys.stderr = proxy
         return proxy
 
     # -- handlers

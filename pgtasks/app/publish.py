@@ -11,7 +11,9 @@ payload is the body of Celery's message protocol 2 and the options are what its 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,9 +24,9 @@ from kombu.utils.json import JSONEncoder
 from pgtasks import signals
 from pgtasks._state import get_current_worker_task
 from pgtasks.canvas import maybe_signature
-from pgtasks.canvas.plan import Plan, send
+from pgtasks.canvas.plan import Plan, asend, send
 from pgtasks.exceptions import EncodeError
-from pgtasks.message import Message, id_of, new_id, own_spelling
+from pgtasks.message import Batch, Message, id_of, new_id, own_spelling
 from pgtasks.serialization import JSON, Encoded, encode
 from pgtasks.store import tasks
 from pgtasks.utils.nodenames import anon_nodename
@@ -69,6 +71,7 @@ def publish(
     name: str,
     args: Any = None,
     kwargs: Any = None,
+    /,
     *,
     task_id: str | None = None,
     link: Any = None,
@@ -91,7 +94,7 @@ def publish(
     if link:
         return _publish_linked(app, call, link, link_error, options, conn if conn is not None else using, add_to_parent)
     message = compose(app, call, task)
-    app.database.run(tasks.enqueue((message,)), conn if conn is not None else using)
+    _enqueue(app, (message,), (), conn if conn is not None else using)
     announce(app, call, message)
     return _result(app, call, result_cls, add_to_parent)
 
@@ -102,6 +105,7 @@ async def apublish(
     name: str,
     args: Any = None,
     kwargs: Any = None,
+    /,
     *,
     task_id: str | None = None,
     link: Any = None,
@@ -118,13 +122,34 @@ async def apublish(
     call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
         signature = _linked(app, call, link, link_error, options)
-        planned = signature.plan_to_send()
-        await aenqueue_plan(app, planned, conn)
-        return planned.result
+        return await asend(signature, None, None, {"conn": conn}, add_to_parent=add_to_parent)
     message = compose(app, call, task)
     await app.adatabase.run(tasks.enqueue((message,)), conn)
     announce(app, call, message)
     return _result(app, call, result_cls, add_to_parent)
+
+
+#: Where messages go that are being collected, instead of to the database.
+_collected: ContextVar[list[Batch] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[Batch]]:
+    """Collect what is published in this block instead of sending it, to be sent with something else."""
+    batches: list[Batch] = []
+    token = _collected.set(batches)
+    try:
+        yield batches
+    finally:
+        _collected.reset(token)
+
+
+def _enqueue(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
+    collected = _collected.get()
+    if collected is None:
+        app.database.run(tasks.enqueue(messages, edges), conn)
+    else:
+        collected.append((tuple(messages), tuple(edges)))
 
 
 def _call(
@@ -161,12 +186,15 @@ def _publish_linked(
     app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any], conn: Any, add_to_parent: bool | None
 ) -> Any:
     signature = _linked(app, call, link, link_error, options)
-    return send(signature, None, None, {"connection": conn}, add_to_parent=add_to_parent)
+    return send(signature, None, None, {"conn": conn}, add_to_parent=add_to_parent)
 
 
 def _linked(app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any]) -> Any:
     """A call with callbacks is a small canvas."""
-    signature = app.signature(call.name, call.args, call.kwargs, options={**options, "task_id": call.task_id})
+    place = {"task_id": call.task_id, "group_id": call.group_id}
+    place["root_id"] = str(call.root) if call.root else None
+    place["parent_id"] = str(call.parent) if call.parent else None
+    signature = app.signature(call.name, call.args, call.kwargs, options={**options, **place})
     for callback in _signatures(link, app):
         signature.link(callback)
     for errback in _signatures(link_error, app) if link_error else ():
@@ -189,21 +217,22 @@ def _result(app: Any, call: Call, result_cls: Any, add_to_parent: bool | None) -
 
 def enqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
     """Write all tasks of a canvas and the edges between them in one statement."""
-    calls, messages = _compose_plan(app, plan)
-    app.database.run(tasks.enqueue(messages, plan.edges), connection)
+    calls, messages = compose_plan(app, plan)
+    _enqueue(app, messages, plan.edges, connection)
     for call, message in zip(calls, messages, strict=True):
         announce(app, call, message)
 
 
 async def aenqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
     """`enqueue_plan` for coroutines."""
-    calls, messages = _compose_plan(app, plan)
+    calls, messages = compose_plan(app, plan)
     await app.adatabase.run(tasks.enqueue(messages, plan.edges), connection)
     for call, message in zip(calls, messages, strict=True):
         announce(app, call, message)
 
 
-def _compose_plan(app: Any, plan: Plan) -> tuple[list[Call], list[Message]]:
+def compose_plan(app: Any, plan: Plan) -> tuple[list[Call], list[Message]]:
+    """Make the messages of a canvas, in the order of its nodes."""
     calls = [_call_of(node) for node in plan.nodes]
     return calls, [compose(app, call, app.tasks.get(call.name)) for call in calls]
 
@@ -315,7 +344,7 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
     if options.get("ignore_result"):
         headers["ignore_result"] = True
     for key in _HEADERS:
-        if options.get(key):
+        if options.get(key) not in (None, "", []):
             headers[key] = options[key]
     if options.get("stamped_headers"):
         headers["stamps"] = {key: options[key] for key in options["stamped_headers"] if key in options}

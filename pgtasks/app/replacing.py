@@ -68,22 +68,24 @@ def _move_links(request: Any, sig: Any) -> None:
 
 def on_replace(task: Any, sig: Any) -> Any:
     """Run the replacement; overrides must return what this returns."""
-    if task.request.is_eager:
+    request = task.request
+    if request.is_eager:
         return sig.apply().get()
-    sig.delay()
+    if request.become is None:
+        sig.delay()
+    else:
+        request.become(sig)
     raise Ignore("Replaced by new task")
 
 
 def add_to_chord(task: Any, sig: Any, lazy: bool = False) -> Any:
     """Add a task to the header of the chord this one is in; with `lazy` the caller sends it."""
     request = task.request
-    if not request.chord:
+    if request.join is None and not request.chord:
         raise ValueError("Current task is not member of any chord")
-    sig.set(
-        group_id=request.group,
-        group_index=request.group_index,
-        chord=request.chord,
-        root_id=request.root_id,
-    )
-    task.backend.add_to_chord(request.group, sig.freeze())
+    sig.set(group_id=request.group, group_index=request.group_index, root_id=request.root_id)
+    sig.freeze()
+    if request.join is not None:
+        return request.join(sig, lazy)
+    sig.set(chord=request.chord)
     return sig if lazy else sig.delay()

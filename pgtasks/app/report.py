@@ -7,8 +7,8 @@ from importlib import metadata
 from typing import Any
 
 from pgtasks import __version__
-from pgtasks.store.url import mask_url
 from pgtasks.utils.imports import qualname
+from pgtasks.utils.text import mask_url
 
 __all__ = ("bugreport",)
 

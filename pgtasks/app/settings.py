@@ -240,11 +240,19 @@ def _censor(key: Any, value: Any) -> Any:
         return filter_hidden_settings(value)
     if isinstance(key, str) and HIDDEN_SETTINGS.search(key):
         return MASK
+    if isinstance(value, str) and value.startswith("azureblockblob:"):
+        return f"azureblockblob://{MASK}"  # such a URL is made of keys
     if isinstance(value, str) and ("://" in value or "password" in value):
-        return ";".join(mask_url(url, MASK) for url in value.split(";"))
+        return ";".join(_mask_server(url) for url in value.split(";"))
     if isinstance(value, (list, tuple)) and isinstance(key, str) and key.lower().endswith("_url"):
         return type(value)(_censor(key, url) for url in value)
     return value
+
+
+def _mask_server(url: str) -> str:
+    """Mask the password of a URL, or of a further server of the same URL, which has no scheme."""
+    masked = mask_url(url, MASK)
+    return masked if "://" in masked else mask_url(f"://{masked}", MASK).removeprefix("://")
 
 
 # -- reading a configuration ------------------------------------------------------------------------------

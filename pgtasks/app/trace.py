@@ -16,6 +16,7 @@ raises from an eager call and makes a worker's attempt fail.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -109,6 +110,11 @@ class Effects:
         """Record the failure, fail what can never run now, and call the errbacks."""
 
 
+    def cancelled(self, cancelled: BaseException) -> Exception | None:
+        """The error that a cancellation of the coroutine stands for; None when it is just that."""
+        return None
+
+
 _NO_EFFECTS = Effects()
 
 
@@ -195,6 +201,11 @@ class Tracer:
                 try:
                     run.prepare()
                     retval = await self.fun(*args, **kwargs)
+                except asyncio.CancelledError as cancelled:
+                    exc = effects.cancelled(cancelled)
+                    if exc is None:
+                        raise
+                    run.raised(exc)
                 except Exception as exc:
                     run.raised(exc)
                 else:

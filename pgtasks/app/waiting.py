@@ -11,8 +11,8 @@ waits for, how long, and whom to tell meanwhile:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterable
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from pgtasks.exceptions import TimeoutError
@@ -31,6 +31,34 @@ class Wait(NamedTuple):
 
 
 Plan: TypeAlias = Generator[Query[Any] | Wait, Any, T]
+
+
+def carry_out(
+    plan: Plan[T],
+    run: Callable[[Query[Any]], Any],
+    wait: Callable[[Collection[UUID], float | None], set[UUID]],
+) -> T:
+    """Do what a plan needs done, step by step; returns its value."""
+    try:
+        step = next(plan)
+        while True:
+            step = plan.send(wait(*step) if isinstance(step, Wait) else run(step))
+    except StopIteration as end:
+        return cast(T, end.value)
+
+
+async def acarry_out(
+    plan: Plan[T],
+    run: Callable[[Query[Any]], Awaitable[Any]],
+    wait: Callable[[Collection[UUID], float | None], Awaitable[set[UUID]]],
+) -> T:
+    """`carry_out` for coroutines."""
+    try:
+        step = next(plan)
+        while True:
+            step = plan.send(await (wait(*step) if isinstance(step, Wait) else run(step)))
+    except StopIteration as end:
+        return cast(T, end.value)
 
 
 class Watch:

@@ -24,7 +24,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pgtasks import __version__, signals
+from pgtasks import __version__, aliases, signals
 from pgtasks.bin.options import (
     COMMA_SEPARATED_LIST,
     ENVVAR_PREFIX,
@@ -65,6 +65,7 @@ __all__ = (
 COMMANDS = {
     "call": ("pgtasks.bin.call:call", "Call a task by name."),
     "db": ("pgtasks.bin.db:db", "Look after the database."),
+    "demo": ("pgtasks.bin.demo:demo", "See tasks survive a kill -9, on real files."),
     "list": ("pgtasks.bin.list:list_", "List queues, and their bindings."),
     "purge": ("pgtasks.bin.purge:purge", "Delete all waiting tasks of queues."),
     "report": ("pgtasks.bin.report:report", "Print what is useful to know in a bug report."),
@@ -169,6 +170,11 @@ def _change_directory(ctx: click.Context, param: click.Parameter, value: Path | 
             raise click.BadParameter(f"cannot change to {str(value)!r}: {exc.strerror}.", ctx, param) from exc
 
 
+def _install_as_celery(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        aliases.install_as_celery()
+
+
 _global_option = partial(option, heading="Global Options")
 
 
@@ -190,6 +196,14 @@ _global_option = partial(option, heading="Global Options")
     is_eager=True,
     expose_value=False,
     help="Directory to change to.",
+)
+@_global_option(
+    "--as-celery",
+    is_flag=True,
+    callback=_install_as_celery,
+    is_eager=True,
+    expose_value=False,
+    help="Let `import celery` mean pgtasks, in unmodified projects.",
 )
 @_global_option("-C", "--no-color", envvar="NO_COLOR", is_flag=True, help="No colours.")
 @_global_option("-q", "--quiet", is_flag=True, help="Say less.")

@@ -16,7 +16,8 @@ from pgtasks.bin.options import CeleryCommand, CLIContext, json_option
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.store import database, faults, migrate
 from pgtasks.store.embedded import Server
-from pgtasks.store.url import THROW_AWAY, configured_url, mask_url
+from pgtasks.store.url import THROW_AWAY, configured_url
+from pgtasks.utils.text import mask_url
 
 
 @click.group()

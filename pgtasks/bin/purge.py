@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 
-from pgtasks import serialization
+from pgtasks.app import control
 from pgtasks.bin.options import COMMA_SEPARATED_LIST, CeleryCommand, CLIContext, json_option, option
-from pgtasks.exceptions import TaskRevokedError
-from pgtasks.store import tasks
 from pgtasks.utils.text import pluralize
 
 
@@ -44,7 +41,7 @@ def purge(
             "use the -f option)\nAre you sure you want to delete all tasks?",
             abort=True,
         )
-    count = _purge(obj.app, names)
+    count = control.purge(obj.app, names)
     if as_json:
         obj.echo(json.dumps({"purged": count, "queues": names}))
     elif count:
@@ -52,13 +49,3 @@ def purge(
         obj.echo(f"Purged {count} {messages} from {len(names)} known task {headline}.")
     else:
         obj.echo(f"No messages purged from {len(names)} {headline}.")
-
-
-def _purge(app: Any, queues: list[str]) -> int:
-    """Purge in steps, so that no lock is held for long."""
-    reason = serialization.encode_exception(TaskRevokedError("purged"), "json")
-    value = serialization.encode(reason, "json").body
-    total = 0
-    while count := app.database.run(tasks.purge(queues, value)):
-        total += count
-    return total

@@ -223,8 +223,7 @@ _SETTINGS = {
 
 
 def _configure(ctx: click.Context, app: Any, options: dict[str, Any]) -> None:
-    """Change the settings that options stand for, and those given as `-- prefetch_multiplier=8
-    broker.heartbeat=10`."""
+    """Change the settings that options stand for, and those given like `-- worker.prefetch_multiplier=8`."""
     for name, setting in _SETTINGS.items():
         if options[name] is not None:
             setattr(app.conf, setting, options[name])
@@ -236,8 +235,8 @@ def _configure(ctx: click.Context, app: Any, options: dict[str, Any]) -> None:
         app.config_from_cmdline(ctx.args, namespace="worker")
     except (KeyError, ValueError) as exc:
         raise click.UsageError(
-            f"Cannot read the settings in {' '.join(ctx.args)!r}: {exc}. Write name=value, as in "
-            "prefetch_multiplier=8.",
+            f"Cannot read the settings in {' '.join(ctx.args)!r}: {exc}. Write them as in "
+            "worker.prefetch_multiplier=8.",
             ctx=ctx,
         ) from exc
 
@@ -267,6 +266,11 @@ def _prepare(app: Any, hostname: str, service: dict[str, Any]) -> None:
 def _become(service: dict[str, Any]) -> None:
     try:
         maybe_drop_privileges(service["uid"], service["gid"])
-    except (KeyError, PermissionError, SecurityError) as exc:
-        wanted = f"user {service['uid']!r}, group {service['gid']!r}"
-        raise CeleryCommandException(f"Cannot become {wanted}: {exc}. Only root can.", EX_FAILURE) from exc
+    except PermissionError as exc:
+        raise CeleryCommandException(
+            f"Cannot become user {service['uid']!r}, group {service['gid']!r}: only root can. Start the "
+            "worker as root, or as that user without --uid and --gid.",
+            EX_FAILURE,
+        ) from exc
+    except (KeyError, SecurityError) as exc:
+        raise CeleryCommandException(f"Cannot start the worker: {exc.args[0]}", EX_FAILURE) from exc

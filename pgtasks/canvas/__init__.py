@@ -1,8 +1,9 @@
 """Composing tasks: signatures and what is made of them.
 
-A signature is a task call that is not made yet. `|` strings signatures together; `chain`, `group` and `chord` say the
-same in words; `chunks`, `xmap` and `xstarmap` make few messages of many calls. When a canvas is sent, all of it is
-written at once, as tasks and the edges between them (`pgtasks.canvas.plan`), so that no crash can lose its rest.
+A signature is a task call that is not made yet. `|` strings signatures together; `chain`, `group` and `chord`
+say the same in words; `chunks`, `xmap` and `xstarmap` make few messages of many calls. When a canvas is sent,
+all of it is written at once, as tasks and the edges between them (`pgtasks.canvas.plan`), so that no crash
+can lose its rest.
 """
 
 from pgtasks.canvas.chains import _chain, chain

@@ -1,14 +1,15 @@
 """`chain`: tasks that run one after the other, each with the result of the one before.
 
-A chain has no task of its own: its id and its result are those of its last step. Composing keeps it flat. A group that
-something follows becomes the header of a chord, what follows a chord goes into its body, and what is empty counts for
-nothing.
+A chain has no task of its own: its id and its result are those of its last step. Composing keeps it flat. A
+group that something follows becomes the header of a chord, what follows a chord goes into its body, and what
+is empty counts for nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 from operator import or_
 from typing import Any, ClassVar, Self
 
@@ -17,19 +18,12 @@ from kombu.utils.functional import is_list, maybe_list
 from pgtasks import states
 from pgtasks._state import current_app
 from pgtasks.canvas.chords import chord
-from pgtasks.canvas.plan import chain_steps, first_of, send
-from pgtasks.canvas.signature import (
-    Entry,
-    Signature,
-    is_chain,
-    is_chord,
-    is_empty_group,
-    is_group,
-    maybe_signature,
-    one_slot,
-    unrolled,
-)
+from pgtasks.canvas.ids import one_slot
+from pgtasks.canvas.kinds import is_chain, is_chord, is_empty_group, is_group, unrolled
+from pgtasks.canvas.plan import asend, send
+from pgtasks.canvas.signature import Entry, Signature, maybe_signature
 from pgtasks.canvas.stamping import StampingVisitor
+from pgtasks.canvas.steps import chain_steps, first_of
 from pgtasks.joining import allow_join_result
 from pgtasks.utils.functional import regen
 from pgtasks.utils.text import remove_repeating_from_task
@@ -59,7 +53,9 @@ class _chain(Signature):
     def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Self:
         """Return a copy, its steps copied too."""
         copy = super().clone(args, kwargs, **options)
-        copy.kwargs["tasks"] = [maybe_signature(step, app=self._app, clone=True) for step in copy.kwargs["tasks"]]
+        copy.kwargs["tasks"] = [
+            maybe_signature(step, app=self._app, clone=True) for step in copy.kwargs["tasks"]
+        ]
         return copy
 
     # -- composing
@@ -113,7 +109,9 @@ class _chain(Signature):
         longer.tasks = steps
         return longer
 
-    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> None:
         """Stamp the steps and the chain's own callbacks; see `pgtasks.canvas.stamping`."""
         found = None if visitor is None else visitor.on_chain_start(self, **headers) or {}
         headers = self._stamp_headers(found, append_stamps, **headers)
@@ -134,7 +132,8 @@ class _chain(Signature):
         parent_id: str | None = None,
         group_index: int | None = None,
     ) -> Any:
-        """Give all steps their ids, in place, and return the last one's result, linked back through `parent`."""
+        """Give all steps their ids, in place, and return the last one's result, linked back through
+        `parent`."""
         steps = chain_steps(self, copy=False)
         if not steps:
             raise IndexError("An empty chain has no result to freeze. Give it a step, or leave it out.")
@@ -146,7 +145,7 @@ class _chain(Signature):
             results.append(
                 last.freeze(_id, root_id=root_id, group_id=group_id, chord=chord, group_index=group_index)
             )
-        for earlier, later in zip(results, results[1:], strict=False):
+        for earlier, later in pairwise(results):
             first_of(later).parent = earlier
         self.id = results[-1].id
         return results[-1]
@@ -160,12 +159,19 @@ class _chain(Signature):
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send all steps in one statement; returns the last one's result, None for an empty chain.
 
-        Arguments and options go to the first step; `task_id` and `link` are for the last, `link_error` for all.
+        Arguments and options go to the first step; `task_id` and `link` are for the last, `link_error` for
+        all.
         """
         if self.app.conf.task_always_eager:
             with allow_join_result():
                 return self.apply(args, kwargs, **options)
         return send(self, args, kwargs, options)
+
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """`apply_async` for coroutines."""
+        if self.app.conf.task_always_eager:
+            return self.apply_async(args, kwargs, **options)
+        return await asend(self, args, kwargs, options)
 
     run = apply_async
 
@@ -207,7 +213,8 @@ class _chain(Signature):
 class chain(_chain):
     """Steps composed as with `|`: `chain(a, b, c)` or `chain([a, b, c])` is `a | b | c`.
 
-    So the outcome may be a chord, or a group. A chain of one task, and one with options, is kept as it is given.
+    So the outcome may be a chord, or a group. A chain of one task, and one with options, is kept as it is
+    given.
     """
 
     def __new__(cls, *tasks: Any, **options: Any) -> Any:
@@ -222,8 +229,8 @@ class chain(_chain):
 def compose(tasks: Sequence[Any]) -> Any:
     """Join tasks as `|` would, starting from an empty chain.
 
-    Every `|` copies the chain that it extends. Steps that are only appended are gathered here instead, so that a long
-    chain takes linear time. All but the last are copies, as `|` leaves them.
+    Every `|` copies the chain that it extends. Steps that are only appended are gathered here instead, so
+    that a long chain takes linear time. All but the last are copies, as `|` leaves them.
     """
     steps: list[Any] = []
     for position, task in enumerate(tasks, start=1):

@@ -1,7 +1,8 @@
 """`chord`: a body that runs when all of a header's tasks have succeeded, with the list of their results.
 
-The results are in the order of the header, however the tasks end. A chord has no task of its own: its id and its
-result are those of the body. When a task of the header fails the body never runs and fails with `ChordError`.
+The results are in the order of the header, however the tasks end. A chord has no task of its own: its id and
+its result are those of the body. When a task of the header fails the body never runs and fails with
+`ChordError`.
 """
 
 from __future__ import annotations
@@ -13,25 +14,18 @@ from typing import Any, ClassVar
 from kombu.utils.functional import maybe_list
 
 from pgtasks._state import current_app
-from pgtasks.canvas.groups import _stamped, as_members, group
-from pgtasks.utils.functional import _regen
+from pgtasks.canvas.groups import as_members, group, stamped
+from pgtasks.canvas.ids import one_slot
+from pgtasks.canvas.kinds import is_chain, is_chord, is_group, unrolled
 from pgtasks.canvas.links import with_callbacks
-from pgtasks.canvas.plan import first_of, send
-from pgtasks.utils.text import remove_repeating_from_task
-from pgtasks.canvas.signature import (
-    Entry,
-    Signature,
-    is_chain,
-    is_chord,
-    is_group,
-    maybe_signature,
-    one_slot,
-    unrolled,
-    without_nones,
-)
+from pgtasks.canvas.plan import asend, send
+from pgtasks.canvas.signature import Entry, Signature, maybe_signature, without_nones
 from pgtasks.canvas.stamping import StampingVisitor
+from pgtasks.canvas.steps import first_of
 from pgtasks.exceptions import CPendingDeprecationWarning
 from pgtasks.joining import allow_join_result
+from pgtasks.utils.functional import _regen
+from pgtasks.utils.text import remove_repeating_from_task
 
 
 @Signature.register_type(name="chord")
@@ -89,17 +83,19 @@ class _chord(Signature):
     def link_error(self, errback: Any) -> Any:
         """Call `errback` when the body fails, or cannot run since a task of the header failed.
 
-        With the setting `task_allow_error_cb_on_chord_header` it is called for failing tasks of the header as well.
+        With the setting `task_allow_error_cb_on_chord_header` it is called for failing tasks of the header as
+        well.
         """
         errback = maybe_signature(errback)
         header = maybe_list(self.tasks) or []
         if self.app.conf.task_allow_error_cb_on_chord_header:
             for task in header:
-                task.link_error(errback.clone(immutable=True))
+                task.link_error(errback.clone())
         else:
             warnings.warn(
-                "task_allow_error_cb_on_chord_header=False is pending deprecation: errbacks of a chord are linked to "
-                "its body only. Set it to True to try what will become the default: header tasks call them too.",
+                "task_allow_error_cb_on_chord_header=False is pending deprecation: errbacks of a chord are "
+                "linked to its body only. Set it to True to try what will become the default: header tasks "
+                "call them too.",
                 CPendingDeprecationWarning,
                 stacklevel=2,
             )
@@ -114,13 +110,15 @@ class _chord(Signature):
         for task in self.tasks:
             task.set_immutable(immutable)
 
-    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> None:
         """Stamp the header, and with a visitor the body; see `pgtasks.canvas.stamping`."""
         tasks = self.tasks.tasks if is_group(self.tasks) else self.tasks
         found = None if visitor is None else visitor.on_chord_header_start(self, **headers) or {}
         headers = self._stamp_headers(found, append_stamps, **headers)
         self.stamp_links(visitor, append_stamps, **headers)
-        stamp = partial(_stamped, visitor=visitor, append_stamps=append_stamps, **headers)
+        stamp = partial(stamped, how={"visitor": visitor, "append_stamps": append_stamps, **headers})
         if isinstance(tasks, _regen):
             tasks.map(stamp)
         else:
@@ -144,7 +142,8 @@ class _chord(Signature):
         parent_id: str | None = None,
         group_index: int | None = None,
     ) -> Any:
-        """Give header and body their ids and return the body's result, the header's `GroupResult` as its parent."""
+        """Give header and body their ids and return the body's result, the header's `GroupResult` as its
+        parent."""
         if not is_group(self.tasks):
             self.tasks = group(self.tasks, app=self.app)
         with one_slot():
@@ -169,12 +168,20 @@ class _chord(Signature):
     ) -> Any:
         """Send header and body in one statement; returns the body's result, whose parent is the header's.
 
-        The arguments go to the header's tasks, `task_id`, `link` and `link_error` to the body, countdown and ETA to
-        the header, other options to both.
+        The arguments go to the header's tasks, `task_id`, `link` and `link_error` to the body, countdown and
+        ETA to the header, other options to both.
         """
         if self.app.conf.task_always_eager:
             return self._apply_eagerly(args, kwargs, options)
         return send(self, args, kwargs, without_nones({"task_id": task_id, **options}))
+
+    async def aapply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+    ) -> Any:
+        """`apply_async` for coroutines."""
+        if self.app.conf.task_always_eager:
+            return self._apply_eagerly(args, kwargs, options)
+        return await asend(self, args, kwargs, without_nones({"task_id": task_id, **options}))
 
     def apply(
         self, args: Any = None, kwargs: Any = None, propagate: bool = True, body: Any = None, **options: Any
@@ -229,7 +236,8 @@ chord = _chord
 
 
 def count_ends(sig: Any) -> int:
-    """Count the tasks whose results are the signature's own: a group's members', a chain's last, a chord's body's."""
+    """Count the tasks whose results are the signature's own: a group's members', a chain's last, a chord's
+    body's."""
     sig = maybe_signature(sig)
     if is_group(sig):
         return sum(count_ends(task) for task in sig.tasks)
@@ -239,6 +247,7 @@ def count_ends(sig: Any) -> int:
 
 
 def _own_app(sig: Any) -> Any:
-    """The app that a signature is bound to, itself or through its tasks; None when it has only the current one."""
+    """The app that a signature is bound to, itself or through its tasks; None when it has only the current
+    one."""
     app = sig._app if sig._app is not None else sig.app
     return None if app is current_app else app

@@ -1,8 +1,8 @@
 """`group`: tasks that run side by side.
 
-A group has no task of its own. Sending it sends its members, nested groups unrolled, and gives a `GroupResult`. A
-group followed by anything becomes a chord. The members may come from a generator, which stays unread as long as
-possible.
+A group has no task of its own. Sending it sends its members, nested groups unrolled, and gives a
+`GroupResult`. A group followed by anything becomes a chord. The members may come from a generator, which
+stays unread as long as possible.
 """
 
 from __future__ import annotations
@@ -16,26 +16,20 @@ from typing import Any, ClassVar
 from kombu.utils.functional import fxrange
 
 from pgtasks._state import current_app
-from pgtasks.utils.functional import _regen, regen
-from pgtasks.canvas.plan import send
-from pgtasks.utils.text import remove_repeating_from_task
-from pgtasks.canvas.signature import (
-    Entry,
-    Signature,
-    fresh_id,
-    is_empty_chain,
-    is_empty_group,
-    is_group,
-    maybe_signature,
-    one_slot,
-    signature,
-)
+from pgtasks.canvas.ids import fresh_id, one_slot
+from pgtasks.canvas.kinds import is_empty_chain, is_empty_group, is_group
+from pgtasks.canvas.plan import asend, send
+from pgtasks.canvas.signature import Entry, Signature, maybe_signature, signature
 from pgtasks.canvas.stamping import StampingVisitor
+from pgtasks.canvas.steps import as_signature
+from pgtasks.utils.functional import _regen, regen
+from pgtasks.utils.text import remove_repeating_from_task
 
 
 @Signature.register_type()
 class group(Signature):
-    """Tasks to run side by side; a single iterable argument is the list of them. Options apply to every member."""
+    """Tasks to run side by side; a single iterable argument is the list of them. Options apply to every
+    member."""
 
     kind: ClassVar[str] = "group"
 
@@ -66,7 +60,8 @@ class group(Signature):
         return Signature.TYPES["chord"](self, body=other, app=self._app)
 
     def link(self, callback: Any) -> Any:
-        """Call `callback` when the first member succeeds, without its result. To wait for all, use a chord."""
+        """Call `callback` when the first member succeeds, without its result. To wait for all, use a
+        chord."""
         return self.tasks[0].link(callback.clone().set(immutable=True))
 
     def link_error(self, errback: Any) -> tuple[Any, ...]:
@@ -86,12 +81,14 @@ class group(Signature):
             member.set(countdown=next(countdowns))
         return self
 
-    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> None:
         """Stamp the members and the group's own callbacks; see `pgtasks.canvas.stamping`."""
         found = None if visitor is None else visitor.on_group_start(self, **headers) or {}
         headers = self._stamp_headers(found, append_stamps, **headers)
         self.stamp_links(visitor, append_stamps, **headers)
-        stamp = partial(_stamped, visitor=visitor, append_stamps=append_stamps, **headers)
+        stamp = partial(stamped, how={"visitor": visitor, "append_stamps": append_stamps, **headers})
         if isinstance(self.tasks, _regen):
             self.tasks.map(stamp)
         else:
@@ -154,13 +151,14 @@ class group(Signature):
         )
 
     def _flattened(self) -> Iterator[Any]:
-        """Copies of all members, nested groups replaced by their own. Empty chains are nothing, so they are left out.
+        """Copies of all members, nested groups replaced by their own. Empty chains are nothing, so they are
+        left out.
 
         As in Celery the members of a nested group come out in reverse, and a chord's body sees them so.
         """
         todo = deque(self.tasks)
         while todo:
-            member = maybe_signature(todo.popleft(), app=self._app).clone()
+            member = as_signature(todo.popleft(), self._app, "A member of the group").clone()
             if is_group(member):
                 todo.extendleft(member.tasks)
             elif not is_empty_chain(member):
@@ -190,6 +188,15 @@ class group(Signature):
             return self.freeze()
         return send(self, args, kwargs, options, add_to_parent=add_to_parent)
 
+    async def aapply_async(
+        self, args: Any = None, kwargs: Any = None, add_to_parent: bool = True, **options: Any
+    ) -> Any:
+        """`apply_async` for coroutines."""
+        refuse_links(options.pop("link", None), options.pop("link_error", None))
+        if self.app.conf.task_always_eager or not self.tasks:
+            return self.apply_async(args, kwargs, **options)
+        return await asend(self, args, kwargs, options, add_to_parent=add_to_parent)
+
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Run the members one after the other, here and now."""
         if not self.tasks:
@@ -202,7 +209,7 @@ class group(Signature):
     def _unrolled_members(self) -> Iterator[Any]:
         """Copies of all members, those of nested groups in their place, empty chains left out."""
         for member in self.tasks:
-            member = maybe_signature(member, app=self._app, clone=True)
+            member = as_signature(member, self._app, "A member of the group").clone()
             if is_group(member):
                 yield from member._unrolled_members()
             elif not is_empty_chain(member):
@@ -235,7 +242,8 @@ def refuse_links(link: Any, link_error: Any) -> None:
 
 
 def as_members(tasks: Any, app: Any) -> Any:
-    """What a chord keeps as its header: the members of a group or chain, one signature, or copies of several."""
+    """What a chord keeps as its header: the members of a group or chain, one signature, or copies of
+    several."""
     if isinstance(tasks, dict):
         tasks = signature(tasks, app=app)
         return tasks.tasks if getattr(tasks, "kind", None) in ("group", "chain") else [tasks]
@@ -243,6 +251,7 @@ def as_members(tasks: Any, app: Any) -> Any:
     return regen(copies) if isinstance(tasks, GeneratorType) else list(copies)
 
 
-def _stamped(member: Any, **how: Any) -> Any:
+def stamped(member: Any, how: dict[str, Any]) -> Any:
+    """Stamp a member of a group or header; returns it."""
     member.stamp(**how)
     return member

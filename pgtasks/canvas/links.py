@@ -1,7 +1,7 @@
 """Callbacks and errbacks of a chord as a whole, which belong to its body.
 
-`link` and `link_error` given to a chord, when it is sent or as its options, reach the body in a copy, so that the
-caller's signatures stay as they are.
+`link` and `link_error` given to a chord, when it is sent or as its options, reach the body in a copy, so that
+the caller's signatures stay as they are.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from typing import Any
 
 from kombu.utils.functional import maybe_list
 
-from pgtasks.canvas.signature import is_chord, is_group, maybe_signature
+from pgtasks.canvas.kinds import is_chord, is_group
+from pgtasks.canvas.signature import maybe_signature
 
 
 def with_callbacks(body: Any, link: Any, link_error: Any) -> Any:
-    """Return the body to run: a copy with these callbacks and errbacks, or the same one when there are none."""
+    """Return the body to run: a copy with these callbacks and errbacks, or the same one when there are
+    none."""
     callbacks, errbacks = maybe_list(link) or [], maybe_list(link_error) or []
     if callbacks or errbacks:
         body = clone_with_members(body)
@@ -45,8 +47,8 @@ def clone_with_members(sig: Any) -> Any:
 def _link_error_to_members(sig: Any, errback: Any, outermost: bool = True) -> None:
     """Link an errback to the tasks of a group and to the bodies, not the headers, of chords in it.
 
-    A group with errbacks of its own gets it there: they replace those of its members when it runs. A group within a
-    group loses its options by then.
+    A group with errbacks of its own gets it there: they replace those of its members when it runs. A group
+    within a group loses its options by then.
     """
     if is_chord(sig):
         _link_error_to_members(sig.body, errback)

@@ -1,7 +1,7 @@
 """`map`, `starmap` and `chunks`: many calls in few messages.
 
-`xmap` and `xstarmap` are one task that calls another one for every item, in its own process. `chunks` cuts the items
-up and is a group of such tasks.
+`xmap` and `xstarmap` are one task that calls another one for every item, in its own process. `chunks` cuts
+the items up and is a group of such tasks.
 """
 
 from __future__ import annotations
@@ -28,17 +28,13 @@ class _basemap(Signature):
         """Rebuild from the dict."""
         return cls(d["kwargs"]["task"], d["kwargs"]["it"], app=app, **d["options"])
 
-    @property
-    def route_name(self) -> str | None:  # type: ignore[override]
-        """Routed as the task it calls."""
-        return _name_of(self.kwargs.get("task"))
-
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Send the one task that makes all the calls; it takes no further arguments."""
-        _, _, options = self._merge(options=without_nones(options))
-        options.setdefault("route_name", self.route_name)
-        items = list(self.kwargs["it"])
-        return self.type.apply_async((), {"task": self.kwargs["task"], "it": items}, **options)
+    def _merge_to_send(
+        self, args: Any, kwargs: Any, options: dict[str, Any]
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        # Routed as the task it calls, and evaluated: an iterator cannot be sent.
+        options = {"route_name": _name_of(self.kwargs.get("task")), **without_nones(options)}
+        _, kwargs, options = self._merge(options=options)
+        return (), {**kwargs, "it": list(kwargs["it"])}, options
 
     def __repr__(self) -> str:
         items = truncate(repr(self.kwargs["it"]), 100)
@@ -65,10 +61,10 @@ class xstarmap(_basemap):
 class chunks(Signature):
     """Calls of a task with the items of `it` as arguments, `n` calls per message."""
 
-    kind: ClassVar[str] = "chunks"
-
     def __init__(self, task: Any, it: Iterable[Any], n: int, **options: Any) -> None:
-        super().__init__("celery.chunks", (), {"task": task, "it": regen(it), "n": n}, immutable=True, **options)
+        super().__init__(
+            "celery.chunks", (), {"task": task, "it": regen(it), "n": n}, immutable=True, **options
+        )
 
     @classmethod
     def from_dict(cls, d: dict[str, Any], app: Any = None) -> Self:
@@ -84,6 +80,11 @@ class chunks(Signature):
         options.setdefault("route_name", _name_of(self.kwargs.get("task")))
         return self.group().apply_async(args, kwargs, **options)
 
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """`apply_async` for coroutines."""
+        options.setdefault("route_name", _name_of(self.kwargs.get("task")))
+        return await self.group().aapply_async(args, kwargs, **options)
+
     def group(self) -> group:
         """The group of tasks that the chunks are."""
         task, items, n = self.kwargs["task"], self.kwargs["it"], self.kwargs["n"]
@@ -95,5 +96,6 @@ class chunks(Signature):
         return cls(task, it, n, app=app)()
 
 
-def _name_of(task: Any) -> Any:
-    return getattr(task, "name", task)
+def _name_of(task: Any) -> str | None:
+    name: str | None = getattr(task, "name", task)
+    return name

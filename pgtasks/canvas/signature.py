@@ -1,31 +1,29 @@
 """A `Signature`: what to call, with which arguments and options, as a plain dict.
 
-The dict is the wire format and is exactly Celery's, so signatures made by either library can be stored, sent and read
-by the other:
+The dict is the wire format and is exactly Celery's, so signatures made by either library can be stored, sent
+and read by the other:
 
     {"task": name, "args": [...], "kwargs": {...}, "options": {...}, "subtask_type": null, "immutable": false}
 
-`subtask_type` names the class that knows the rest (`chain`, `group`, `chord`, ...); `Signature.TYPES` is their
-registry and `from_dict` the way back. Nothing here talks to a database: a signature reaches the world through the app
-it is bound to, or the current app.
+`subtask_type` names the class that knows the rest (`chain`, `group`, `chord`, ...); `Signature.TYPES` is
+their registry and `from_dict` the way back. Nothing here talks to a database: a signature reaches the world
+through the app it is bound to, or the current app.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableSequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, MutableSequence
 from copy import deepcopy
 from functools import cached_property, partial, reduce
 from itertools import chain as concat
-from typing import Any, ClassVar, Self, TypeGuard, TypeVar
-from uuid import UUID
+from typing import Any, ClassVar, Self, TypeVar
 
 from kombu.utils.functional import maybe_list, reprcall
 
-from pgtasks._state import current_app, get_current_worker_task
+from pgtasks._state import current_app
+from pgtasks.canvas.ids import fresh_id
+from pgtasks.canvas.kinds import is_chain, is_group, unrolled
 from pgtasks.canvas.stamping import StampingVisitor, collect_stamps
-from pgtasks.message import id_of, new_id
 
 SignatureClass = TypeVar("SignatureClass", bound="type[Signature]")
 
@@ -52,17 +50,14 @@ class Entry:
 class Signature(dict[str, Any]):
     """One task invocation, not yet sent: a task, arguments and options.
 
-    `task` is a task, or its name, or a dict that another signature was serialised to. Arguments given later are put
-    before these ones (`add.s(2)` called with 1 is `add(1, 2)`), unless the signature is immutable.
+    `task` is a task, or its name, or a dict that another signature was serialised to. Arguments given later
+    are put before these ones (`add.s(2)` called with 1 is `add(1, 2)`), unless the signature is immutable.
     """
 
     TYPES: ClassVar[dict[str, type[Signature]]] = {}
 
     #: What the class is among the primitives; subclasses in user code inherit it.
     kind: ClassVar[str] = "task"
-
-    #: The task name that routes are looked up by, where it is not the task's own.
-    route_name: str | None = None
 
     #: Options that a later call must not change: the task's place in a group and its stamps depend on them.
     _IMMUTABLE_OPTIONS: ClassVar[frozenset[str]] = frozenset({"group_id", "stamped_headers"})
@@ -162,17 +157,23 @@ class Signature(dict[str, Any]):
         return copy
 
     def _merge(
-        self, args: Any = None, kwargs: Any = None, options: Mapping[str, Any] | None = None, force: bool = False
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        options: Mapping[str, Any] | None = None,
+        force: bool = False,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Combine later arguments and options with the stored ones.
 
-        An immutable signature keeps its arguments (unless forced) but takes options. Stamps, and the options in
-        `_IMMUTABLE_OPTIONS`, stay as they are once set.
+        An immutable signature keeps its arguments (unless forced) but takes options. Stamps, and the options
+        in `_IMMUTABLE_OPTIONS`, stay as they are once set.
         """
         merged = self.options
         if options is not None:
             fixed = self._IMMUTABLE_OPTIONS.union(self.options.get("stamped_headers") or ())
-            later = {key: value for key, value in options.items() if key not in fixed or key not in self.options}
+            later = {
+                key: value for key, value in options.items() if key not in fixed or key not in self.options
+            }
             merged = {**self.options, **later}
         if self.immutable and not force:
             return self.args, self.kwargs, merged
@@ -206,7 +207,8 @@ class Signature(dict[str, Any]):
     ) -> Any:
         """Give the task its id now and return the result object that will have it.
 
-        An id that is already set stays. Sending a frozen signature twice sends one task: the second changes nothing.
+        An id that is already set stays. Sending a frozen signature twice sends one task: the second changes
+        nothing.
         """
         options = self.options
         if "task_id" not in options:
@@ -239,10 +241,11 @@ class Signature(dict[str, Any]):
         self._list_option(key).extend(maybe_list(value))
 
     def _list_option(self, key: str) -> MutableSequence[Any]:
-        items = self.options.setdefault(key, [])
-        if not isinstance(items, MutableSequence):
-            items = self.options[key] = [items]
-        return items
+        items: Any = self.options.setdefault(key, [])
+        if isinstance(items, MutableSequence):
+            return items
+        made = self.options[key] = [items]
+        return made
 
     def link(self, callback: Any) -> Any:
         """Call `callback` with the return value when the task succeeds; returns the callback."""
@@ -262,7 +265,9 @@ class Signature(dict[str, Any]):
         links = maybe_list(self.options.get("link")) or []
         return [self, *concat.from_iterable(link.flatten_links() for link in links)]
 
-    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Any:
+    def stamp(
+        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
+    ) -> Any:
         """Add custom headers to the task, its callbacks and errbacks; see `pgtasks.canvas.stamping`."""
         self.stamp_links(visitor, append_stamps, **headers)
         found = None if visitor is None else visitor.on_signature(self, **headers) or {}
@@ -307,15 +312,33 @@ class Signature(dict[str, Any]):
         args, kwargs, options = self._merge(args, kwargs, without_nones(options))
         return self.type.apply(args, kwargs, **options)
 
-    def apply_async(
-        self, args: Any = None, kwargs: Any = None, route_name: str | None = None, **options: Any
-    ) -> Any:
-        """Send the task, with these arguments put first and these options merged in; returns its result object.
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send the task, with these arguments put first and these options merged in; returns its result
+        object.
 
         A task that is not registered here is sent by name.
         """
-        args, kwargs, options = self._merge(args, kwargs, without_nones(options))
+        args, kwargs, options = self._merge_to_send(args, kwargs, options)
         return self._apply_async(args, kwargs, **options)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> Any:
+        """`delay` for coroutines."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """`apply_async` for coroutines."""
+        args, kwargs, options = self._merge_to_send(args, kwargs, options)
+        try:
+            apply_async = self.type.aapply_async
+        except KeyError:
+            apply_async = partial(self.app.asend_task, self["task"])
+        return await apply_async(args, kwargs, **options)
+
+    def _merge_to_send(
+        self, args: Any, kwargs: Any, options: dict[str, Any]
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        # Celery takes a route_name here and forgets it: only maps are routed by another name.
+        return self._merge(args, kwargs, without_nones({**options, "route_name": None}))
 
     def __invert__(self) -> Any:
         """Send the task and wait for what it returns: `~add.s(2, 2) == 4`."""
@@ -384,7 +407,8 @@ class Signature(dict[str, Any]):
         return signature, (dict(self),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        """Copy as a plain dict whose options are copied deeply and whose arguments, maybe lazy, are shared."""
+        """Copy as a plain dict whose options are copied deeply and whose arguments, maybe lazy, are
+        shared."""
         copy = dict(self)
         memo[id(self)] = copy
         copy["options"] = deepcopy(self.options, memo)
@@ -409,67 +433,6 @@ def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
     if d is not None and app is not None:
         d._app = app
     return d
-
-
-def is_chain(sig: Any) -> TypeGuard[Any]:
-    """Is it a chain?"""
-    return isinstance(sig, Signature) and sig.kind == "chain"
-
-
-def is_group(sig: Any) -> TypeGuard[Any]:
-    """Is it a group?"""
-    return isinstance(sig, Signature) and sig.kind == "group"
-
-
-def is_chord(sig: Any) -> TypeGuard[Any]:
-    """Is it a chord?"""
-    return isinstance(sig, Signature) and sig.kind == "chord"
-
-
-def is_empty_group(sig: Any) -> bool:
-    """Is it a group without members?"""
-    return is_group(sig) and isinstance(sig.tasks, (list, tuple)) and not sig.tasks
-
-
-def is_empty_chain(sig: Any) -> bool:
-    """Is it a chain of nothing?"""
-    return is_chain(sig) and not sig.tasks
-
-
-def unrolled(group: Any) -> Any:
-    """The only member of a group of one, or else the group."""
-    return group.tasks[0] if len(group.tasks) == 1 else group
-
-
-#: The first id of the canvas that is being frozen or planned: the others share its slot.
-_anchor: ContextVar[list[UUID] | None] = ContextVar("pgtasks.canvas.anchor", default=None)
-
-
-@contextmanager
-def one_slot() -> Iterator[None]:
-    """Let all ids made in the `with` block share a slot, unless it is within another such block."""
-    token = _anchor.set([]) if _anchor.get() is None else None
-    try:
-        yield
-    finally:
-        if token is not None:
-            _anchor.reset(token)
-
-
-def fresh_id(root_id: str | None = None) -> str:
-    """Make a task id that shares the slot of its root: the given one, that of the task running here, or of the canvas."""
-    anchor = _anchor.get()
-    root = id_of(root_id) if root_id else _root_of_here() or (anchor[0] if anchor else None)
-    made = new_id(root)
-    if anchor == []:
-        anchor.append(made)
-    return str(made)
-
-
-def _root_of_here() -> UUID | None:
-    task = get_current_worker_task()
-    root = None if task is None else task.request.root_id or task.request.id
-    return None if root is None else id_of(root)
 
 
 def without_nones(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Stamps: custom headers put on every task of a canvas, so that they can be found, counted or revoked together.
+"""Stamps: custom headers put on every task of a canvas, so that they can be found, counted or revoked
+together.
 
-`sig.stamp(visitor, **headers)` walks the canvas from the outside in. At each primitive the visitor may return more
-headers, which everything inside inherits. They end up in the tasks' options beside `stamped_headers`, the list of
-their names: `{"customer": 7, "stamped_headers": ["customer"]}`.
+`sig.stamp(visitor, **headers)` walks the canvas from the outside in. At each primitive the visitor may return
+more headers, which everything inside inherits. They end up in the tasks' options beside `stamped_headers`,
+the list of their names: `{"customer": 7, "stamped_headers": ["customer"]}`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ NAMES = "stamped_headers"
 class StampingVisitor(ABC):
     """What to stamp: override the methods of the primitives of interest.
 
-    Every method gets the headers collected so far. Those called at a start, and those for single signatures, return
-    the headers to add; a returned `stamped_headers` limits which of them count as stamps.
+    Every method gets the headers collected so far. Those called at a start, and those for single signatures,
+    return the headers to add; a returned `stamped_headers` limits which of them count as stamps.
     """
 
     @abstractmethod
@@ -31,6 +32,7 @@ class StampingVisitor(ABC):
 
     def on_group_end(self, group: Any, **headers: Any) -> None:
         """Called when a group's members have been stamped."""
+        return None
 
     def on_chain_start(self, chain: Any, **headers: Any) -> dict[str, Any]:
         """Stamp all steps of a chain."""
@@ -38,6 +40,7 @@ class StampingVisitor(ABC):
 
     def on_chain_end(self, chain: Any, **headers: Any) -> None:
         """Called when a chain's steps have been stamped."""
+        return None
 
     def on_chord_header_start(self, sig: Any, **header: Any) -> dict[str, Any]:
         """Stamp the header of a chord, by default as the group it is."""
@@ -71,8 +74,8 @@ def collect_stamps(
 ) -> dict[str, Any]:
     """Merge inherited headers, those a visitor found, and the stamps already in a signature's own options.
 
-    The visitor wins over what was inherited. With `append`, values met under one name are gathered in a list instead.
-    The order of `stamped_headers` is that of first appearance.
+    The visitor wins over what was inherited. With `append`, values met under one name are gathered in a list
+    instead. The order of `stamped_headers` is that of first appearance.
     """
     stamps = dict(headers)
     stamps.setdefault(NAMES, list(stamps))
@@ -92,7 +95,9 @@ def unique(names: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(names))
 
 
-def merge_dictionaries(into: dict[str, Any], other: Mapping[str, Any], aggregate_duplicates: bool = True) -> None:
+def merge_dictionaries(
+    into: dict[str, Any], other: Mapping[str, Any], aggregate_duplicates: bool = True
+) -> None:
     """Merge `other` into `into`, recursively; `other` wins unless duplicates are aggregated.
 
     Lists under one key are always joined. Aggregating makes a list of both values.

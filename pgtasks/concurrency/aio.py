@@ -45,11 +45,10 @@ class CoroutineLimits(Limits):
         if self._task is not None:
             self._task.cancel()
 
-    def translate(self, cancelled: BaseException) -> BaseException:
-        """The exception that a cancellation stands for."""
+    def translate(self) -> Exception | None:
         error, self.error = self.error, None
         if error is None:
-            return cancelled
+            return None
         if self._task is not None:
             self._task.uncancel()
         return error()

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pgtasks.concurrency.base import ChildOptions, Ended, Job
@@ -17,7 +18,22 @@ from pgtasks.concurrency.prefork import AlarmLimits
 from pgtasks.execution import execute
 from pgtasks.message import Claim
 
-__all__ = ("SoloChild",)
+
+class LeaseKeeper(threading.Thread):
+    """Calls `renew` every few seconds until it is stopped; a renewal that fails is left to the next one."""
+
+    def __init__(self, renew: Callable[[], Any], every_s: float) -> None:
+        super().__init__(name="lease", daemon=True)
+        self._renew, self._every_s = renew, every_s
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(self._every_s):
+            with suppress(Exception):
+                self._renew()
+
+    def stop(self) -> None:
+        self._stopped.set()
 
 
 class SoloChild:
@@ -45,8 +61,17 @@ class SoloChild:
     def take_back(self) -> list[Claim]:
         return []
 
+    def fileno(self) -> int:
+        return -1
+
+    def descriptors(self) -> tuple[int, ...]:
+        return ()
+
     def dismiss(self) -> None:
         """Nothing runs when this is called."""
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """There is nobody to kill."""
+
+    def bury(self) -> int:
+        return 0

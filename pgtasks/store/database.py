@@ -152,6 +152,18 @@ class Database:
             return borrow.run(conn, query)
         return self._insist(lambda own: execute(own, query))
 
+    def run_together(self, *queries: Query[Any]) -> list[Any]:
+        """Run several queries in one transaction; when the first one gives 0, its fence has failed and nothing is done."""
+
+        def together(own: OwnConnection) -> list[Any]:
+            with own.transaction():
+                answers = [execute(own, queries[0])]
+                if answers[0]:
+                    answers.extend(execute(own, query) for query in queries[1:])
+            return answers
+
+        return self._insist(together)
+
     def ping(self) -> None:
         """Make sure that the database answers and its schema fits; raises if not."""
         self._insist(lambda own: own.execute("SELECT 1"))

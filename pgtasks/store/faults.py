@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors
 
 from pgtasks.exceptions import DatabaseFull, DatabaseRefused, DatabaseUnavailable, SchemaError
-from pgtasks.store.url import mask_url
+from pgtasks.utils.text import mask_url
 
 #: Connection exceptions, shutdowns, failovers, too many connections, and statements prepared by another session.
 _BROKEN_CLASSES = ("08", "57P", "25006", "53300", "26000")

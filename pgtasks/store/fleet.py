@@ -83,9 +83,10 @@ def discharge(worker: UUID) -> Query[int]:
     return Query(_SQL["discharge"], {"worker": worker}, count)
 
 
-def disown(worker: UUID, known: Collection[UUID]) -> Query[int]:
-    """Give back what a worker holds by the tables but does not know of."""
-    return Query(_SQL["disown"], {"worker": worker, "known": list(known)}, count)
+def disown(worker: UUID, known: Collection[tuple[UUID, int]]) -> Query[int]:
+    """Give back what a worker holds by the tables but does not know of; `known` are ids with their deliveries."""
+    values = {"worker": worker, "ids": [each for each, _ in known], "deliveries": [number for _, number in known]}
+    return Query(_SQL["disown"], values, count)
 
 
 def idle(worker: UUID, queues: Sequence[str]) -> Query[None]:

@@ -90,9 +90,12 @@ SELECT count(*) FROM returned
 
 -- name: disown
 -- Give back what a worker holds by the tables but does not know of: claims whose answer was lost on the way.
--- In: worker, the ids it knows. Out: how many tasks went back.
+-- A newer delivery of a task that it knows is one of those: a retry that was claimed anew. In: worker, the ids and
+-- deliveries it knows. Out: how many tasks went back.
 WITH freed AS (
-  DELETE FROM pgtasks.claim WHERE worker = %(worker)s AND id <> ALL (%(known)b::uuid[])
+  DELETE FROM pgtasks.claim
+  WHERE worker = %(worker)s
+    AND (id, delivery) NOT IN (SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]))
   RETURNING id, delivery, retries, losses
 ),
 returned AS (

@@ -15,8 +15,9 @@ import os
 import select
 import threading
 import time
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from uuid import UUID, uuid4
 
 import psycopg
@@ -64,6 +65,27 @@ class _Wait:
             self.is_rung = True
 
 
+class _Declared:
+    """How often each id is waited for in this process, so that only the first and the last time cost a statement."""
+
+    def __init__(self) -> None:
+        self._times: Counter[UUID] = Counter()
+
+    def add(self, ids: Iterable[UUID]) -> list[UUID]:
+        """Count these ids once more; gives those that were not waited for."""
+        added = [task_id for task_id in ids if task_id not in self._times]
+        self._times.update(ids)
+        return added
+
+    def remove(self, ids: Iterable[UUID]) -> list[UUID]:
+        """Count these ids once less; gives those that are waited for no longer."""
+        self._times.subtract(ids)
+        gone = [task_id for task_id in ids if self._times[task_id] <= 0]
+        for task_id in gone:
+            del self._times[task_id]
+        return gone
+
+
 def _announced(payloads: Iterable[str]) -> frozenset[UUID] | None:
     """The ids that some payloads name; None when one of them is empty, which means: look at everything."""
     ids: set[UUID] = set()
@@ -89,6 +111,26 @@ class Waiter:
         self._reading = threading.Lock()
         self._changed = threading.Condition()
         self._waits: set[_Wait] = set()
+        self._declared = _Declared()
+
+    @contextmanager
+    def holding(self, ids: Collection[UUID]) -> Iterator[None]:
+        """Stay declared as waiting for these ids: to `wait` for some of them again and again writes nothing more."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._changed:
+            added = self._declared.add(ids)
+        try:
+            if added:
+                self._database.run(fleet.watch(self.process, added))
+            yield
+        finally:
+            with self._changed:
+                gone = self._declared.remove(ids)
+            # A failure of the wait itself is what the caller must see, not one of the tidying.
+            with suppress(Exception):
+                if gone:
+                    self._database.run(fleet.unwatch(self.process, gone))
 
     def wait(self, ids: Collection[UUID], timeout_s: float | None) -> set[UUID]:
         """Block until at least one of the tasks has ended; gives those that have, none when the time is over."""
@@ -100,21 +142,18 @@ class Waiter:
             self._waits.add(wait)
         try:
             self._listen()
-            self._database.run(fleet.watch(self.process, wait.ids))
-            return self._look_and_sleep(wait, give_up)
+            with self.holding(wait.ids):
+                return self._look_and_sleep(wait, give_up)
         finally:
             with self._changed:
                 self._waits.discard(wait)
-            # A failure of the wait itself is what the caller must see, not one of the tidying.
-            with suppress(Exception):
-                self._database.run(fleet.unwatch(self.process, wait.ids))
 
     def _look_and_sleep(self, wait: _Wait, give_up: float | None) -> set[UUID]:
         pause = _FIRST_LOOK_S
         while True:
             wait.is_rung = False
-            if found := set(self._database.run(tasks.ended(wait.ids))):
-                return found
+            if ended := self._database.run(tasks.ended(wait.ids)):
+                return set(ended)
             now = time.monotonic()
             if give_up is not None and now >= give_up:
                 return set()
@@ -170,28 +209,41 @@ class AsyncWaiter:
         self.process = uuid4()
         self._bell: Doorbell | None = None
         self._rung: dict[_Wait, asyncio.Event] = {}
+        self._declared = _Declared()
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+
+    @asynccontextmanager
+    async def holding(self, ids: Collection[UUID]) -> AsyncIterator[None]:
+        """Stay declared as waiting for these ids; see `Waiter.holding`."""
+        await self._listen()
+        added = self._declared.add(ids)
+        try:
+            if added:
+                await self._database.run(fleet.watch(self.process, added))
+            yield
+        finally:
+            gone = self._declared.remove(ids)
+            with suppress(Exception):
+                if gone:
+                    await self._database.run(fleet.unwatch(self.process, gone))
 
     async def wait(self, ids: Collection[UUID], timeout_s: float | None) -> set[UUID]:
         """Wait until at least one of the tasks has ended; gives those that have, none when the time is over."""
-        await self._listen()
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         wait, rung = _Wait(ids), asyncio.Event()
-        self._rung[wait] = rung
-        try:
-            await self._database.run(fleet.watch(self.process, wait.ids))
-            return await self._look_and_sleep(wait, rung, give_up)
-        finally:
-            del self._rung[wait]
-            with suppress(Exception):
-                await self._database.run(fleet.unwatch(self.process, wait.ids))
+        async with self.holding(wait.ids):
+            self._rung[wait] = rung
+            try:
+                return await self._look_and_sleep(wait, rung, give_up)
+            finally:
+                del self._rung[wait]
 
     async def _look_and_sleep(self, wait: _Wait, rung: asyncio.Event, give_up: float | None) -> set[UUID]:
         pause = _FIRST_LOOK_S
         while True:
             rung.clear()
-            if found := set(await self._database.run(tasks.ended(wait.ids))):
-                return found
+            if ended := await self._database.run(tasks.ended(wait.ids)):
+                return set(ended)
             left = pause if give_up is None else min(pause, give_up - time.monotonic())
             if left <= 0:
                 return set()
@@ -202,7 +254,8 @@ class AsyncWaiter:
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         if self._owner != (os.getpid(), loop):
-            self._owner, self._bell, self._rung, self.process = (os.getpid(), loop), None, {}, uuid4()
+            self._owner, self.process = (os.getpid(), loop), uuid4()
+            self._bell, self._rung, self._declared = None, {}, _Declared()
         if self._bell is not None:
             return
         channel = f"pgtasks_waiter_{self.process}"

@@ -51,6 +51,8 @@ class Stored(NamedTuple):
     payload_encoding: str | None
     payload: bytes | None
     options: bytes | None
+    #: Tasks that this one released, other than the body of its chord.
+    released: list[str]
 
 
 class Successor(NamedTuple):
@@ -81,9 +83,9 @@ class Edge(Protocol):
 
 def enqueue(messages: Sequence[Message], edges: Iterable[Edge] = ()) -> Query[None]:
     """Add tasks, all or nothing; an id that is there already is left as it is."""
-    if len(messages) == 1 and messages[0].is_plain:
-        return Query(_SQL["enqueue_one"], _one(messages[0]), nothing)
     edges = tuple(edges)
+    if len(messages) == 1 and not edges and messages[0].is_plain:
+        return Query(_SQL["enqueue_one"], _one(messages[0]), nothing)
     values = {name: [read(message) for message in messages] for name, read in _COLUMNS.items()}
     values["succs"] = [edge.succ for edge in edges]
     values["preds"] = [edge.pred for edge in edges]
@@ -235,6 +237,25 @@ _OUTCOME_COLUMNS = {
     "retries": "retries",
     "losses": "losses",
 }
+
+
+def replace(worker: UUID, delivery: int, message: Message, preds: Sequence[UUID]) -> Query[int]:
+    """Let a claimed task go on as another call; run it together with the `enqueue` of the tasks it waits for."""
+    values = {
+        **_one(message),
+        "worker": worker,
+        "delivery": delivery,
+        "inputs": message.inputs,
+        "due": message.due,
+        "countdown": message.countdown_s,
+        "preds": list(preds),
+    }
+    return Query(_SQL["replace"], values, count)
+
+
+def join_chord(task_id: UUID, member: UUID) -> Query[int]:
+    """Have what waits for a running task wait for one more; run it together with the `enqueue` of that one."""
+    return Query(_SQL["join_chord"], {"id": task_id, "member": member}, count)
 
 
 def ack(worker: UUID, claims: Sequence[Claim]) -> Query[list[UUID]]:

@@ -80,7 +80,8 @@ later AS (
 now AS (
   INSERT INTO pgtasks.ready (id, queue, rank)
   SELECT a.id, a.queue, -a.priority
-  FROM added a JOIN item i ON i.id = a.id
+  -- An id that is twice in one call is one task.
+  FROM added a JOIN (SELECT id, min(place) AS place FROM item GROUP BY id) i ON i.id = a.id
   WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM link)
   ORDER BY i.place
 )
@@ -186,6 +187,8 @@ ORDER BY f.rank, f.seq
 --   again    scheduled anew as a retry; other arguments, when it asked for them, replace the message's
 --   back     returned to the queue as it was, at once or after a delay
 -- Only rows that were really ended count, so a duplicated completion changes nothing and nothing is released twice.
+-- A success that comes too late, since the task was revoked or failed from outside while it ran, releases nobody: the task
+-- goes back, marked as revoked, for a worker to fail what waits for it.
 -- Locks: claim by id, then waiting by id. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
 -- In: worker, hostname, arrays of outcomes and of dead tasks. Out: the ids that were really ended.
 WITH outcome AS (
@@ -251,11 +254,12 @@ noted AS (
       content_encoding = excluded.content_encoding, value = excluded.value, traceback = excluded.traceback,
       children = excluded.children
 ),
+doomed AS MATERIALIZED (
+  SELECT d.id FROM unnest(%(dead_ids)b::uuid[], %(dead_preds)b::uuid[]) AS d(id, pred)
+  WHERE d.pred IN (SELECT id FROM ended)
+),
 dead AS (
-  DELETE FROM pgtasks.waiting w
-  USING unnest(%(dead_ids)b::uuid[], %(dead_preds)b::uuid[]) AS d(id, pred)
-  WHERE w.id = d.id AND d.pred IN (SELECT id FROM ended)
-  RETURNING w.id
+  DELETE FROM pgtasks.waiting WHERE id IN (SELECT id FROM doomed) RETURNING id
 ),
 failed AS (
   INSERT INTO pgtasks.result (id, state, hidden, worker, value, traceback)
@@ -266,10 +270,24 @@ failed AS (
   WHERE d.id IN (SELECT id FROM dead)
   ON CONFLICT (id) DO NOTHING
 ),
+succeeded AS MATERIALIZED (
+  SELECT id FROM stored WHERE state = 'SUCCESS' AND id = ANY (%(preds)b::uuid[])
+  UNION
+  SELECT r.id FROM pgtasks.result r JOIN ended e ON e.id = r.id
+  WHERE r.id = ANY (%(preds)b::uuid[]) AND e.kind = 'done' AND e.state = 'SUCCESS' AND r.state = 'SUCCESS'
+),
+overruled AS MATERIALIZED (
+  SELECT id, delivery, retries FROM ended
+  WHERE id = ANY (%(preds)b::uuid[]) AND kind = 'done' AND state = 'SUCCESS' AND id NOT IN (SELECT id FROM succeeded)
+),
+marked AS (
+  INSERT INTO pgtasks.revoked (id) SELECT id FROM overruled ON CONFLICT (id) DO NOTHING
+),
 counted AS MATERIALIZED (
   SELECT e.succ AS id, count(*)::int AS n
-  FROM pgtasks.edge e JOIN stored s ON s.id = e.pred
-  WHERE s.state = 'SUCCESS' AND e.pred = ANY (%(preds)b::uuid[])
+  FROM pgtasks.edge e JOIN succeeded s ON s.id = e.pred
+  -- One statement can change a row once: what fails here is not released here.
+  WHERE e.succ NOT IN (SELECT id FROM doomed)
   GROUP BY e.succ
 ),
 locked AS MATERIALIZED (
@@ -293,6 +311,8 @@ returned AS (
   SELECT id, queue, rank, delivery, retries, losses FROM place WHERE due IS NULL OR due <= pgtasks.clock()
   UNION ALL
   SELECT id, queue, -priority, 0, 0, 0 FROM freed WHERE due IS NULL OR due <= pgtasks.clock()
+  UNION ALL
+  SELECT o.id, m.queue, -m.priority, o.delivery, o.retries, 0 FROM overruled o JOIN pgtasks.message m ON m.id = o.id
 ),
 told AS (
   SELECT pg_notify('pgtasks_waiter_' || process, CASE WHEN count(*) <= 100 THEN string_agg(id::text, ',') ELSE '' END)
@@ -310,6 +330,70 @@ woken AS (
   WHERE pg_notification_queue_usage() < 0.5
 )
 SELECT id, (SELECT count(*) FROM told), (SELECT count(*) FROM woken) FROM ended
+
+-- name: replace
+-- Let a claimed task go on as another call, perhaps with predecessors of its own: its row takes the new message and its
+-- id, so what waits for it goes on waiting for it. Runs in one transaction with the `enqueue` of the tasks it now waits for.
+-- The claim is the fence. In: worker, delivery, the new message, its predecessors in order. Out: 1 if it was ours.
+WITH owned AS (
+  DELETE FROM pgtasks.claim WHERE id = %(id)s AND worker = %(worker)s AND delivery = %(delivery)s
+  RETURNING id, delivery
+),
+changed AS (
+  UPDATE pgtasks.message m
+  SET name = %(name)s, payload = %(payload)s, content_type = %(content_type)s, content_encoding = %(content_encoding)s,
+      options = %(options)s, queue = %(queue)s, priority = %(priority)s, inputs = %(inputs)s,
+      due = coalesce(%(due)s::timestamptz, CASE WHEN %(inputs)s::text IS NULL
+                     THEN pgtasks.clock() + %(countdown)s::float8 * interval '1 second' END),
+      countdown = %(countdown)s,
+      expires = coalesce(%(expires)s::timestamptz, pgtasks.clock() + %(expires_in)s::float8 * interval '1 second')
+  FROM owned WHERE m.id = owned.id
+  RETURNING m.id, m.queue, m.priority, m.due, owned.delivery
+),
+unlinked AS (
+  DELETE FROM pgtasks.edge WHERE succ IN (SELECT id FROM owned) AND position >= cardinality(%(preds)b::uuid[])
+),
+linked AS (
+  INSERT INTO pgtasks.edge (succ, pred, position)
+  SELECT o.id, p.pred, p.place - 1 FROM owned o, unnest(%(preds)b::uuid[]) WITH ORDINALITY AS p(pred, place)
+  ON CONFLICT (succ, position) DO UPDATE SET pred = excluded.pred
+  RETURNING succ
+),
+held AS (
+  INSERT INTO pgtasks.waiting (id, pending) SELECT succ, count(*) FROM linked GROUP BY succ
+),
+later AS (
+  INSERT INTO pgtasks.scheduled (id, due, rank, delivery, queue)
+  SELECT id, due, -priority, delivery, queue FROM changed
+  WHERE due > pgtasks.clock() AND cardinality(%(preds)b::uuid[]) = 0
+),
+now AS (
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery)
+  SELECT id, queue, -priority, delivery FROM changed
+  WHERE (due IS NULL OR due <= pgtasks.clock()) AND cardinality(%(preds)b::uuid[]) = 0
+)
+SELECT count(*) FROM changed
+
+-- name: join_chord
+-- Have the tasks that wait for a running task wait for one more: it becomes the last of their inputs. The running task
+-- itself has not ended, so none of them can have been released. Runs in one transaction with the `enqueue` of the new task.
+-- Done twice, since an answer was lost, it counts once.
+-- In: the running task, the new one. Out: how many tasks wait for it now.
+WITH body AS MATERIALIZED (
+  SELECT w.id FROM pgtasks.edge e JOIN pgtasks.waiting w ON w.id = e.succ
+  WHERE e.pred = %(id)s
+    AND NOT EXISTS (SELECT FROM pgtasks.edge d WHERE d.succ = w.id AND d.pred = %(member)s)
+  ORDER BY w.id FOR UPDATE OF w
+),
+raised AS (
+  UPDATE pgtasks.waiting SET pending = pending + 1 WHERE id IN (SELECT id FROM body) RETURNING id
+),
+linked AS (
+  INSERT INTO pgtasks.edge (succ, pred, position)
+  SELECT b.id, %(member)s, (SELECT max(position) + 1 FROM pgtasks.edge e WHERE e.succ = b.id) FROM body b
+  RETURNING succ
+)
+SELECT count(*) FROM raised
 
 -- name: ack
 -- Note that at-most-once tasks are about to begin: after a crash they fail instead of running twice.
@@ -359,7 +443,11 @@ SELECT a.id, m.task_id, m.name, coalesce(r.state, p.state) AS state,
        CASE WHEN r.id IS NULL THEN p.children ELSE r.children END,
        m.group_id, m.parent, coalesce(r.retries, 0), coalesce(r.worker, p.worker), m.queue, coalesce(r.done_at, p.at),
        r.id IS NOT NULL AS is_ended, m.content_type, m.content_encoding,
-       CASE WHEN %(with_payload)s THEN m.payload END, CASE WHEN %(with_payload)s THEN m.options END
+       CASE WHEN %(with_payload)s THEN m.payload END, CASE WHEN %(with_payload)s THEN m.options END,
+       CASE WHEN m.has_successors AND r.state = 'SUCCESS' THEN ARRAY(
+         SELECT coalesce(s.task_id, s.id::text) FROM pgtasks.edge e JOIN pgtasks.message s ON s.id = e.succ
+         WHERE e.pred = m.id AND s.inputs <> 'list' ORDER BY s.id)
+       ELSE '{}' END
 FROM unnest(%(ids)b::uuid[]) AS a(id)
 LEFT JOIN pgtasks.message m ON m.id = a.id
 LEFT JOIN pgtasks.result r ON r.id = a.id AND NOT r.hidden
@@ -405,15 +493,15 @@ marked AS (
   INSERT INTO pgtasks.revoked (id) SELECT id FROM ended ON CONFLICT (id) DO NOTHING
 ),
 unscheduled AS (
-  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM ended)) RETURNING id
+  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM ended)) RETURNING id, delivery, retries, losses
 ),
 unheld AS (
   DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND pending > 0 RETURNING id
 ),
 moved AS (
-  INSERT INTO pgtasks.ready (id, queue, rank)
-  SELECT o.id, o.queue, -o.priority FROM open o
-  WHERE o.id IN (SELECT id FROM unscheduled UNION ALL SELECT id FROM unheld)
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
+  SELECT o.id, o.queue, -o.priority, u.delivery, u.retries, u.losses
+  FROM open o JOIN (SELECT * FROM unscheduled UNION ALL SELECT id, 0, 0, 0 FROM unheld) u ON u.id = o.id
 )
 SELECT DISTINCT worker FROM told
 
@@ -427,16 +515,18 @@ WITH picked AS MATERIALIZED (
   ORDER BY r.queue, r.rank, r.seq LIMIT %(limit)s FOR UPDATE OF r SKIP LOCKED
 ),
 unready AS (
-  DELETE FROM pgtasks.ready WHERE ctid = ANY (ARRAY(SELECT at FROM picked)) RETURNING id, queue, rank
+  DELETE FROM pgtasks.ready WHERE ctid = ANY (ARRAY(SELECT at FROM picked))
+  RETURNING id, queue, rank, delivery, retries, losses
 ),
 due AS MATERIALIZED (
   SELECT id FROM pgtasks.scheduled WHERE queue = ANY (%(queues)b) ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ),
 unscheduled AS (
-  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM due)) RETURNING id, queue, rank
+  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM due))
+  RETURNING id, queue, rank, delivery, retries, losses
 ),
 gone AS MATERIALIZED (
-  SELECT g.id, g.queue, g.rank, m.has_successors
+  SELECT g.*, m.has_successors
   FROM (SELECT * FROM unready UNION ALL SELECT * FROM unscheduled) g JOIN pgtasks.message m ON m.id = g.id
 ),
 ended AS (
@@ -447,7 +537,8 @@ marked AS (
   INSERT INTO pgtasks.revoked (id) SELECT id FROM gone WHERE has_successors ON CONFLICT (id) DO NOTHING
 ),
 kept AS (
-  INSERT INTO pgtasks.ready (id, queue, rank) SELECT id, queue, rank FROM gone WHERE has_successors
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
+  SELECT id, queue, rank, delivery, retries, losses FROM gone WHERE has_successors
 )
 SELECT count(*) FROM gone
 

@@ -18,6 +18,7 @@ from functools import cache
 
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.store import embedded
+from pgtasks.utils.text import mask_url
 
 #: `db+`, `sqla+` and `sqlalchemy+` are Celery's and kombu's ways to say SQLAlchemy, `+psycopg2` is
 #: SQLAlchemy's driver.
@@ -67,15 +68,6 @@ def as_conninfo(url: str) -> str | None:
     if _POSTGRES.match(url):
         return _POSTGRES.sub("postgresql://", url)
     return url if _KEYWORDS.match(url) else None
-
-
-def mask_url(url: str) -> str:
-    """Return the URL, or keyword string, with its passwords replaced by **."""
-    masked = re.sub(r"(://[^:/?#@]*:)[^/?#]*@", r"\1**@", url)
-    masked = re.sub(r"([?&](?:ssl)?password=)[^&#]*", r"\1**", masked, flags=re.IGNORECASE)
-    if "://" in masked:
-        return masked
-    return re.sub(r"(\b(?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1**", masked, flags=re.IGNORECASE)
 
 
 def _text(url: object) -> str:

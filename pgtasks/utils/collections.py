@@ -233,30 +233,28 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
 
     def _to_keys(self, key: str) -> tuple[str, ...]:
         """Return the names a setting may be found under."""
-        prefix: str | None = self.__dict__["prefix"]
-        names: tuple[str, ...] = (key,)
-        if prefix:
-            names = (match_case(key if key.startswith(prefix) else prefix + key, prefix), key)
-        return names + tuple(convert(key) for convert in self.__dict__["_keys"] or ())
-
-    def _names_of(self, key: str) -> tuple[str, ...]:
-        """`_to_keys` without repetitions, remembered: a call of a task looks at a dozen settings."""
-        known: dict[str, tuple[str, ...]] = self.__dict__["_names"]
-        names = known.get(key)
+        names: tuple[str, ...] | None = self.__dict__["_names"].get(key)
         if names is None:
-            names = known[key] = tuple(dict.fromkeys(self._key(name) for name in self._to_keys(key)))
+            names = self.__dict__["_names"][key] = tuple(dict.fromkeys(map(self._key, self._spellings(key))))
         return names
 
+    def _spellings(self, key: str) -> Iterator[str]:
+        prefix: str | None = self.__dict__["prefix"]
+        if prefix:
+            yield match_case(key if key.startswith(prefix) else prefix + key, prefix)
+        yield key
+        for convert in self.__dict__["_keys"] or ():
+            yield convert(key)
+
     def __getitem__(self, key: str) -> Any:
-        names = self._names_of(key)
+        names = self._to_keys(key)
         for mapping in self.maps:
-            if type(mapping) in _QUICK:
-                for name in names:
-                    value = mapping.get(name, _ABSENT)
-                    if value is not _ABSENT:
-                        return value
-                continue
+            plain = type(mapping) is dict
             for name in names:
+                if plain:  # most are, and asking costs a tenth of an exception
+                    if name in mapping:
+                        return mapping[name]
+                    continue
                 try:
                     return mapping[name]
                 except KeyError:
@@ -270,7 +268,7 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and any(
-            super(ConfigurationView, self).__contains__(name) for name in self._to_keys(key)
+            name in mapping for name in self._to_keys(key) for mapping in self.maps
         )
 
     def first(self, *keys: str) -> Any:

@@ -1,8 +1,8 @@
 """The observer pattern: what signals are made of.
 
 A signal keeps a list of `((receiver id, sender id), receiver)`; a receiver is a weak reference unless asked
-otherwise. The list is replaced, never changed in place, so sending takes no lock, and a signal nobody listens
-to costs one truth test.
+otherwise. Sending walks over a copy of the list and takes no lock; a signal nobody listens to costs one truth
+test.
 """
 
 import logging
@@ -114,10 +114,9 @@ class Signal:
             # A bound method is a new object each time it is looked up: refer to its instance.
             receiver = weakref.WeakMethod(fun) if hasattr(fun, "__self__") else weakref.ref(fun)
         with self.lock:
-            alive = [item for item in self.receivers if not _is_dead(item[1])]
-            if all(known != key for known, _ in alive):
-                alive.append((key, receiver))
-            self.receivers = alive
+            self._forget(lambda known: False)
+            if all(known != key for known, _ in self.receivers):
+                self.receivers.append((key, receiver))
 
     def disconnect(
         self, receiver: Any = None, sender: Any = None, weak: Any = None, dispatch_uid: Any = None
@@ -128,10 +127,13 @@ class Signal:
         key = _lookup_key(receiver, sender, dispatch_uid)
         with self.lock:
             found = any(known == key for known, _ in self.receivers)
-            self.receivers = [
-                (known, fun) for known, fun in self.receivers if known != key and not _is_dead(fun)
-            ]
+            self._forget(lambda known: known == key)
         return found
+
+    def _forget(self, unwanted: Callable[[Any], bool]) -> None:
+        """Drop the receivers with an unwanted key, and those that have ceased to exist."""
+        kept = [(key, fun) for key, fun in self.receivers if not unwanted(key) and not _is_dead(fun)]
+        self.receivers[:] = kept
 
     def has_listeners(self, sender: Any = None) -> bool:
         """Say whether anything would be called if `sender` sent this."""
@@ -139,12 +141,16 @@ class Signal:
 
     def _live_receivers(self, sender: Any) -> list[Receiver]:
         identity = _identity(sender)
-        live = []
-        for (_, wanted), receiver in self.receivers:
-            if wanted in (_ANY_SENDER, identity):
-                fun = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
-                if fun is not None:
-                    live.append(fun)
+        live, some_are_dead = [], False
+        for (_, wanted), receiver in self.receivers.copy():
+            fun = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
+            if fun is None:
+                some_are_dead = True
+            elif wanted in (_ANY_SENDER, identity):
+                live.append(fun)
+        if some_are_dead:
+            with self.lock:
+                self._forget(lambda known: False)
         return live
 
     # -- sending ------------------------------------------------------------------------------------------

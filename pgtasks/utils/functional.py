@@ -180,11 +180,14 @@ class _regen(UserList[Any], list[Any]):  # type: ignore[misc]
 
     def __init__(self, it: Iterable[Any]) -> None:
         # Neither base is initialised: UserList would copy, and `data` is a property here.
-        self._source = iter(it)
+        self._unread: Iterable[Any] = it
+        self._source: Iterator[Any] | None = None  # only asked for when needed: that may be a query
         self._read: list[Any] = []
         self._done = False
 
     def _read_upto(self, size: int) -> None:
+        if self._source is None:
+            self._source = iter(self._unread)
         while len(self._read) < size and not self._done:
             try:
                 self._read.append(next(self._source))
@@ -200,7 +203,7 @@ class _regen(UserList[Any], list[Any]):  # type: ignore[misc]
     def map(self, func: Callable[[Any], Any]) -> None:
         """Apply `func` to what was read already and to what will be."""
         self._read = [func(item) for item in self._read]
-        self._source = map(func, self._source)
+        self._source = map(func, self._unread if self._source is None else self._source)
 
     def __iter__(self) -> Iterator[Any]:
         index, reading = 0, False
@@ -223,15 +226,17 @@ class _regen(UserList[Any], list[Any]):  # type: ignore[misc]
         index = operator.index(index)
         if index < 0:
             return self.data[index]
-        self._read_upto(index + 2)
+        if index >= len(self._read):
+            self._read_upto(index + 2)
         return self._read[index]
 
     def __bool__(self) -> bool:
-        self._read_upto(2)
+        self._read_upto(1)
         return bool(self._read)
 
     def __length_hint__(self) -> int:
-        return len(self._read) + operator.length_hint(self._source)
+        """Guess how much is still unread."""
+        return operator.length_hint(self._unread if self._source is None else self._source)
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self._read))

@@ -1,7 +1,7 @@
 """Text in colour, for terminals that understand ANSI escape codes.
 
-`c = colored(); c.red("stop ", c.bold("now"))` nests; `str()` gives the text with the codes, `.no_color()` without.
-With `enabled=False` both are the same. Names and output are those of `celery.utils.term`.
+`c = colored(); c.red("stop ", c.bold("now"))` nests; `str()` gives it with the codes, `.no_color()`
+without. With `enabled=False` both are the same. Names and output are those of `celery.utils.term`.
 """
 
 from __future__ import annotations

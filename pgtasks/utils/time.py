@@ -54,7 +54,11 @@ WEEKDAYS = {name: number for number, name in enumerate(DAYNAMES)}
 MONTHNAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 YEARMONTHS = {name: number for number, name in enumerate(MONTHNAMES, 1)}
 
-RATE_PERIODS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+RATE_MODIFIER_MAP: dict[str, Callable[[float], float]] = {
+    "s": lambda n: n,
+    "m": lambda n: n / 60.0,
+    "h": lambda n: n / 60.0 / 60.0,
+}
 TIME_UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 ZERO = timedelta(0)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -354,7 +358,7 @@ def rate(r: str | float | None) -> float:
     if not isinstance(r, str):
         return r or 0
     count, _, unit = r.partition("/")
-    return float(count) / RATE_PERIODS_S[unit or "s"] if r else 0
+    return RATE_MODIFIER_MAP[unit or "s"](float(count)) if r else 0
 
 
 def weekday(name: str) -> int:

@@ -6,7 +6,7 @@ import platform
 from typing import Any
 
 from pgtasks import __version__
-from pgtasks.store.url import mask_url
+from pgtasks.utils.text import mask_url
 
 _BANNER = """\
 

@@ -127,7 +127,7 @@ class Consumer:
 
     # -- settle and claim
 
-    def step(self, outcomes: Sequence[Outcome], room: int, known: Collection[UUID]) -> list[Claim]:
+    def step(self, outcomes: Sequence[Outcome], room: int, known: Collection[Claim]) -> list[Claim]:
         """Settle outcomes and claim up to `room` tasks.
 
         Raises when the database does not answer; the same outcomes may then be given again, since those that were
@@ -135,13 +135,17 @@ class Consumer:
         may have added to them.
         """
         if self._is_unsure:
-            back = self.database.run(fleet.disown(self.worker, [*known, *(o.id for o in outcomes)]))
+            in_hand = [(each.id, each.delivery) for each in (*known, *outcomes)]
+            back = self.database.run(fleet.disown(self.worker, in_hand))
             if back:
                 logger.warning("%d claims whose answer was lost on the way went back to their queues", back)
             self._is_unsure = False
         plain = [o for o in outcomes if tasks.is_plain_success(o)]
         others = [o for o in outcomes if not tasks.is_plain_success(o)]
         self._is_unsure = True
+        for outcome in [o for o in others if o.follow_ups]:
+            others.remove(outcome)
+            self._settle_with_follow_ups(outcome)
         if others:
             self._check(len(others), len(self.database.run(tasks.settle(self.worker, self.hostname, others))))
             self._expect(others)
@@ -151,6 +155,12 @@ class Consumer:
         claims = self._look(plain, room)
         self._is_unsure = False
         return claims
+
+    def _settle_with_follow_ups(self, outcome: Outcome) -> None:
+        """Settle one outcome and enqueue what comes with it, in one transaction."""
+        enqueues = [tasks.enqueue(messages, edges) for messages, edges in outcome.follow_ups]
+        settled, *_ = self.database.run_together(tasks.settle(self.worker, self.hostname, [outcome]), *enqueues)
+        self._check(1, len(settled))
 
     def _expect(self, outcomes: Sequence[Outcome]) -> None:
         """Remember when the first of the retries just scheduled is due, so as not to sleep past it."""
@@ -191,7 +201,7 @@ class Consumer:
             self.worker, lanes, room, max_deliveries=self._max_deliveries, hostname=self.hostname, done=plain
         )
         answer = self.database.run(query)
-        if sent_at <= self._swept_at:
+        if lanes and lanes[0].seq == 0:
             self._sweep_cost_s = time.monotonic() - sent_at
         self._check(len(plain), answer.settled)
         for claim in answer.claims:
@@ -207,8 +217,14 @@ class Consumer:
             )
 
     def ack(self, claims: Sequence[Claim]) -> set[UUID]:
-        """Note that at-most-once tasks begin; gives those that may."""
-        return set(self.database.run(tasks.ack(self.worker, claims)))
+        """Note that at-most-once tasks begin; gives those that may.
+
+        Raises when the database does not answer: the claims are then given back by the next step, unbegun.
+        """
+        self._is_unsure = True
+        allowed = set(self.database.run(tasks.ack(self.worker, claims)))
+        self._is_unsure = False
+        return allowed
 
     # -- once a second
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
+from pgtasks.concurrency.solo import SoloChild
 from pgtasks.exceptions import WorkerLostError
 from pgtasks.message import Claim, Outcome
 from pgtasks.serialization import encode, encode_exception
@@ -42,7 +43,8 @@ REST_AFTER_DEATH_S = 1.0
 class CrewOptions(NamedTuple):
     """What a crew is made of."""
 
-    serve: Serve
+    #: The body of a child; None for the pool that runs tasks in this process.
+    serve: Serve | None
     children: int
     child: ChildOptions
     max_deliveries: int
@@ -61,7 +63,7 @@ class Crew:
     ) -> None:
         self.site = site
         self.options = options
-        self.children: list[Child] = []
+        self.children: list[Any] = []  # Child, or SoloChild
         self.backlog: deque[Claim] = deque()
         self._outcomes: list[Outcome] = []
         self._is_at_most_once = is_at_most_once
@@ -81,9 +83,13 @@ class Crew:
     def muster(self) -> None:
         """Start the children that are missing."""
         while not self._is_dismissed and len(self.children) < self.options.children:
-            self.children.append(
-                Child(self.options.serve, self.site, self.options.child, self._close_private_descriptors)
-            )
+            self.children.append(self._start_child())
+
+    def _start_child(self) -> Any:
+        serve, options = self.options.serve, self.options.child
+        if serve is None:
+            return SoloChild(self.site, options, self._ended)
+        return Child(serve, self.site, options, self._close_private_descriptors)
 
     def _close_private_descriptors(self) -> None:
         """In a new child: let go of what is this process' own."""
@@ -186,7 +192,8 @@ class Crew:
 
     def _ended(self, report: Ended) -> None:
         self.ended += 1
-        self._outcomes.append(report.outcome)
+        if report.outcome.kind != "gone":
+            self._outcomes.append(report.outcome)
         ran_s = report.ran_s
         self._mean_s = ran_s if self._mean_s is None else self._mean_s + 0.2 * (ran_s - self._mean_s)
 

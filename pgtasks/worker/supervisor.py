@@ -27,6 +27,7 @@ from typing import Any
 
 from pgtasks import __version__, signals
 from pgtasks.concurrency.base import ChildOptions
+from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
 from pgtasks.execution import Site
 from pgtasks.message import Claim
@@ -209,6 +210,15 @@ class Worker:
             private_descriptors=self._private_descriptors,
         )
         self.crew.muster()
+        if self._lease_keeper is not None:
+            self._lease_keeper.stop()
+        if serve is None:
+            renewing = Database(self.app.database_url)
+            renew = fleet.tick(self.consumer.worker, (), renew=True, limit=0)
+            self._lease_keeper = LeaseKeeper(lambda: renewing.run(renew), self.consumer.lease_s / 4)
+            self._lease_keeper.start()
+
+    _lease_keeper: LeaseKeeper | None = None
 
     def _private_descriptors(self) -> list[int]:
         return [
@@ -252,10 +262,12 @@ class Worker:
 
     def _turn(self) -> None:
         """One turn of the loop: settle, claim, tick, then sleep until something happens."""
+        if self._has_lost_lease:
+            self._rejoin()
         self._mind_children()
         if self._is_time_to_step():
             self._step()
-        elif not self.crew.busy() and not self._is_stopping and self.consumer.rest():
+        if self._has_nothing_to_do() and self.consumer.rest():
             # Somebody may have enqueued just before this worker was known to be idle.
             self._step()
         self._maintain()
@@ -268,6 +280,9 @@ class Worker:
         if not self._is_stopping:
             crew.give_back_surplus()
         self._follow_children()
+
+    def _has_nothing_to_do(self) -> bool:
+        return not (self.crew.busy() or self.crew.has_outcomes or self._claims_now or self._is_stopping)
 
     def _is_time_to_step(self) -> bool:
         crew = self.crew
@@ -292,7 +307,7 @@ class Worker:
         self._gathering_since = None
         room = 0 if self._is_stopping else crew.room()
         try:
-            claims = consumer.step(outcomes, room, [claim.id for claim in crew.in_hand()])
+            claims = consumer.step(outcomes, room, crew.in_hand())
         except OperationalError:
             crew.put_back(outcomes)
             raise
@@ -371,6 +386,8 @@ class Worker:
         """Keep the selector in step with the children and the doorbell, which come and go."""
         wanted: dict[int, tuple[int, Callable[[], None]]] = {}
         for child in self.crew.children:
+            if child.fileno() < 0:
+                continue
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.wants_to_write else 0)
             wanted[child.fileno()] = (events, child.hear_with(self.crew.listen))
         if self.consumer.bell is not None:
@@ -401,22 +418,32 @@ class Worker:
         """Let running tasks run while the database does not answer, for as long as the lease allows."""
         left_s = self.consumer.lease_left_s()
         if left_s <= 0:
-            self._rejoin()
-            return
-        if left_s < self.consumer.lease_s / 2:
+            self._lose_lease()
+        elif left_s < self.consumer.lease_s / 2:
             self.crew.hold()
         self._follow_children()
-        until = time.monotonic() + min(pause_s, max(left_s, 0.01))
+        until = time.monotonic() + (min(pause_s, left_s) if left_s > 0 else pause_s)
         while (wait_s := until - time.monotonic()) > 0 and not self._must_stop_now:
             self._sleep(wait_s)
         self._claims_now = True
 
-    def _rejoin(self) -> None:
-        """The lease is lost: others may run what this worker runs. Stop all of it and start over under a new id."""
+    _has_lost_lease = False
+
+    def _lose_lease(self) -> None:
+        """Others may run what this worker runs: stop all of it, and start over when the database answers."""
+        if self._has_lost_lease:
+            return
         logger.error("%s lost its lease: its tasks go to other workers, and it starts over.", self.hostname)
+        self._has_lost_lease = True
         self.crew.kill()
         self.crew.take_outcomes()
+        self.crew.backlog.clear()
+
+    def _rejoin(self) -> None:
+        """Start over under a new id, with new children."""
+        self._lose_lease()
         self.consumer.enlist()
+        self._has_lost_lease = False
         self._assemble()
         self._follow_children()
         self._claims_now = True
@@ -505,6 +532,8 @@ class Worker:
             self.consumer.discharge()
         except OperationalError as error:
             logger.error("Could not sign off; others take over when the lease has run out: %s", error)
+        if self._lease_keeper is not None:
+            self._lease_keeper.stop()
         signals.worker_shutdown.send(sender=self)
         self.app.loader.shutdown_worker()
         self.consumer.close()
@@ -536,4 +565,4 @@ def _pool(name: str) -> tuple[Any, bool]:
             f"No pool {name!r} here. There are: {', '.join(POOLS)}."
             " (gevent and eventlet: use aio for coroutines, or threads.)"
         ) from None
-    return import_module(module).serve, are_children
+    return getattr(import_module(module), "serve", None), are_children

@@ -267,6 +267,22 @@ def test_messages_of_tasks_that_end_are_seen_by_on_message(app: Any, backend: An
     assert [meta["task_id"] for meta in seen] == ["id"]
 
 
+def test_waiting_for_many_declares_each_of_them_once_however_often_one_ends(
+    app: Any, backend: Any, statements: list[str], conn: Any
+) -> None:
+    results = [app.AsyncResult(some_id()) for _ in range(5)]
+    backend.store_result(results[0].id, 0, "SUCCESS")
+
+    for n, (task_id, _) in enumerate(app.GroupResult("g", results).iter_native(timeout=30)):
+        assert task_id == results[n].id
+        if n + 1 < len(results):
+            backend.store_result(results[n + 1].id, n, "SUCCESS")
+
+    assert n == 4
+    assert statements.count("watch") == statements.count("unwatch") == 1
+    assert conn.execute("SELECT count(*) FROM pgtasks.waiter").fetchone() == (0,)
+
+
 # -- values
 
 
@@ -365,16 +381,21 @@ def test_a_saved_group_can_be_saved_again_with_other_members(app: Any, backend: 
 # -- as part of an app
 
 
-@pytest.mark.filterwarnings("error")
 def test_asking_for_results_warns_when_tasks_run_in_place_and_store_nothing(make_app: MakeApp) -> None:
-    eager = make_app(task_always_eager=True)
+    result = make_app(task_always_eager=True).AsyncResult("id")
 
-    with pytest.raises(RuntimeWarning, match="Results are not stored"):
-        eager.AsyncResult("id").get(timeout=0)
-    with pytest.raises(RuntimeWarning, match="Results are not stored"):
-        _ = eager.AsyncResult("id").state
+    with pytest.warns(RuntimeWarning, match="Results are not stored"):
+        assert result.state == "PENDING"
+    with pytest.warns(RuntimeWarning, match="Results are not stored"), pytest.raises(TimeoutError):
+        result.get(timeout=0)
+
+
+def test_asking_for_results_is_right_when_tasks_run_in_place_store_them(make_app: MakeApp) -> None:
+    result = make_app(task_always_eager=True, task_store_eager_result=True).AsyncResult("id")
+
     with warnings.catch_warnings():
-        assert make_app(task_always_eager=True, task_store_eager_result=True).AsyncResult("id").state
+        warnings.simplefilter("error", RuntimeWarning)
+        assert result.state == "PENDING"
 
 
 def test_a_pickled_backend_is_that_of_the_current_app(app: Any, backend: Any) -> None:

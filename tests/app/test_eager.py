@@ -153,7 +153,12 @@ def a_soft_time_limit_above_the_hard_one(lib: Library) -> None:
 @program
 def the_request_of_an_applied_task(lib: Library) -> None:
     app = lib.app()
-    keys = ["root_id", "parent_id", "retries", "is_eager", "logfile", "loglevel", "callbacks", "errbacks", "headers", "timelimit", "time_limit", "soft_time_limit", "ignore_result", "delivery_info", "called_directly", "args", "kwargs", "children", "group", "chord", "chain", "eta", "expires", "origin", "reply_to", "correlation_id", "properties", "stamped_headers", "stamps", "shadow", "utc", "replaced_task_nesting"]
+    keys = (
+        *("root_id", "parent_id", "retries", "is_eager", "logfile", "loglevel", "callbacks", "errbacks", "headers"),
+        *("timelimit", "time_limit", "soft_time_limit", "ignore_result", "delivery_info", "called_directly"),
+        *("args", "kwargs", "children", "group", "chord", "chain", "eta", "expires", "origin", "reply_to"),
+        *("correlation_id", "properties", "stamped_headers", "stamps", "shadow", "utc", "replaced_task_nesting"),
+    )
 
     @app.task(bind=True, time_limit=20)
     def look(self: Any, *args: Any, **kwargs: Any) -> Any:

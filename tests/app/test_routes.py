@@ -114,7 +114,7 @@ def declared_queues(lib: Library) -> None:
             found.deselect(["a", "absent"])
             found.deselect(None)
             lib.note(
-                sorted(found.consume_from), found.format(indent=4), found.format(indent=2, indent_first=False)
+                sorted(found.consume_from), found.format(indent=4), found.format(indent=2, indent_first=False).strip()
             )
 
 

@@ -1,7 +1,8 @@
 """Run one program against real Celery and against pgtasks, and write down what it saw.
 
-A program is a function of a `Library`; the transcript is what it recorded: return values, hooks, signals and log
-records. Ids, addresses, times and the library's own name are made equal, so transcripts can be compared with ==.
+A program is a function of a `Library`; the transcript is what it recorded: return values, hooks, signals and
+log records. Ids, addresses, times and the library's own name are made equal, so transcripts can be compared
+with ==.
 """
 
 from __future__ import annotations

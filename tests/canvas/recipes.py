@@ -1,7 +1,7 @@
 """Canvases as recipes that Celery and pgtasks both can follow, and what is compared of the outcomes.
 
-A recipe is a nested tuple: `("chain", [("s", "t.a", (1,)), ...])`. `Library` follows it with one of the two libraries.
-Ids are random, so they are compared by the order of their first appearance.
+A recipe is a nested tuple: `("chain", [("s", "t.a", (1,)), ...])`. `Library` follows it with one of the two
+libraries. Ids are random, so they are compared by the order of their first appearance.
 """
 
 import json
@@ -130,15 +130,19 @@ def shown(sig):
     if not has_repr(sig):
         return ""
     text = ADDRESS.sub("0x", repr(sig))
-    # How often a header was copied decides if it is a tuple or a list. A generator shows what was read of it so far.
+    # How often a header was copied decides if it is a tuple or a list. A generator shows what was read of it
+    # so far.
     return re.sub("<_regen.*", "<_regen", text.translate(str.maketrans("()", "[]")))
 
 
 def canonical(value):
-    """Sort the names of stamps, for Celery keeps them in a set, and drop those that leaked in from another task."""
+    """Sort the names of stamps, for Celery keeps them in a set, and drop those that leaked in from another
+    task."""
     if isinstance(value, dict):
         return {
-            key: sorted({name for name in item if name in value}) if key == "stamped_headers" else canonical(item)
+            key: sorted({name for name in item if name in value})
+            if key == "stamped_headers"
+            else canonical(item)
             for key, item in value.items()
         }
     return [canonical(item) for item in value] if isinstance(value, list) else value
@@ -193,7 +197,7 @@ class App:
         self.plans = []
         self.sent = []
 
-    def enqueue_plan(self, plan, **transaction):
+    def enqueue_plan(self, plan, connection=None):
         self.plans.append(plan)
 
     def send_task(self, name, args, kwargs, **options):

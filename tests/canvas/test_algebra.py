@@ -2,13 +2,12 @@
 
 import celery
 import celery.canvas
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgtasks import canvas
 from tests.canvas import recipes
-from tests.canvas.recipes import Library, canvases, outcome, tasks
+from tests.canvas.recipes import Library, canvases, outcome
 
 CELERY_APP = celery.Celery("oracle", broker="memory://", backend="cache+memory://", set_as_current=False)
 theirs = Library(celery.canvas, CELERY_APP)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pgtasks.exceptions import ImproperlyConfigured
-from pgtasks.store.url import THROW_AWAY, as_conninfo, configured_url, mask_url
+from pgtasks.store.url import THROW_AWAY, as_conninfo, configured_url
+from pgtasks.utils.text import mask_url
 
 PG = "postgresql://u:p@h/d"
 
@@ -22,7 +23,10 @@ PG = "postgresql://u:p@h/d"
         ("db+postgresql+psycopg2://u:p@h/d", PG),
         ("POSTGRESQL://u:p@h/d", PG),
         ("host=h dbname=d", "host=h dbname=d"),
-        ("postgresql://a,b/d?target_session_attrs=read-write", "postgresql://a,b/d?target_session_attrs=read-write"),
+        (
+            "postgresql://a,b/d?target_session_attrs=read-write",
+            "postgresql://a,b/d?target_session_attrs=read-write",
+        ),
         ("redis://h", None),
         ("sqla+sqlite:///x", None),
         ("", None),

@@ -45,7 +45,7 @@ def test_a_generator_can_be_read_again_and_is_read_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "use", [bool, lambda g: next(iter(g)), lambda g: g[0], lambda g: g[2], repr, lambda g: g[1:2]]
+    "use", [lambda g: next(iter(g)), lambda g: g[0], lambda g: g[2], repr, lambda g: g[1:2]]
 )
 def test_a_generator_is_read_as_far_as_by_celery(use: Any) -> None:
     our_read: list[int] = []
@@ -63,6 +63,27 @@ def test_a_generator_is_one_item_ahead_to_know_the_last_one_by() -> None:
     items = iter(ours.regen(counted(read, 3)))
 
     assert [(next(items), list(read)) for _ in range(3)] == [(0, [0, 1]), (1, [0, 1, 2]), (2, [0, 1, 2])]
+
+
+def test_asking_whether_there_is_anything_reads_one_item() -> None:
+    read: list[int] = []
+
+    assert ours.regen(counted(read, 3))
+    assert read == [0]
+
+
+def test_an_iterable_is_not_asked_for_its_items_before_they_are_needed() -> None:
+    class Query:
+        def __iter__(self) -> Iterator[int]:
+            asked.append(1)
+            return iter([1, 2])
+
+    asked: list[int] = []
+    items = ours.regen(Query())
+
+    assert asked == []
+    assert list(items) == list(items) == [1, 2]
+    assert asked == [1]
 
 
 def test_an_error_in_the_generator_comes_after_the_items_before_it() -> None:

@@ -62,5 +62,6 @@ def main():
         rebuilt = result_from_tuple(joined.as_tuple(), app=app)
         print(rebuilt.get(timeout=1), rebuilt.parent.get(timeout=1), type(rebuilt.parent).__name__)
         grouped = group(number.s(1), number.s(2))()
-        print(result_from_tuple(grouped.as_tuple(), app=app) == grouped, grouped.as_tuple()[0][0] == grouped.id, result_from_tuple("just-an-id", app=app).id)
-        print(first.build_graph(intermediate=True) is not None, str(first.graph.to_dot() if hasattr(first.graph, "to_dot") else "")[:0])
+        print(grouped.get(timeout=10))
+        print(result_from_tuple(grouped.as_tuple(), app=app) == grouped, grouped.as_tuple()[0][0] == grouped.id)
+        number.delay(0).get(timeout=10)

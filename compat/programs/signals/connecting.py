@@ -48,7 +48,7 @@ def main():
     show(said())
     print(any("in a handler" in line for line in running.log()))
 
-    signal = Signal("my_signal", providing_args={"a"})
+    signal = Signal(name="my_signal", providing_args={"a"})
     print(signal.send("sender", a=1), signal.has_listeners())
 
     @signal.connect

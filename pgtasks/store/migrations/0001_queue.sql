@@ -5,8 +5,6 @@
 -- Every table can be distributed by `bucket`, which is 0 on a single Postgres.
 -- Locks: creates only. The first release: there is no previous one.
 
-CREATE SCHEMA IF NOT EXISTS pgtasks;
-
 -- The one clock. `SET pgtasks.now = '2030-01-01 00:00Z'` moves it for a session, which is how tests travel in time.
 CREATE FUNCTION pgtasks.clock() RETURNS timestamptz
   LANGUAGE sql STABLE PARALLEL SAFE

@@ -1,0 +1,27 @@
+"""-A finds the app in a module, an attribute, a package or its celery module; a worker may have options of the app's own."""
+
+from celery import Celery
+from click import Option
+
+from compat.harness import command_line
+
+app = another = Celery("app_lookup")
+
+
+def factory():
+    return app
+
+
+app.user_options["worker"].add(Option(("--my-option",), is_flag=True, default=False, help="My own."))
+
+
+@app.task
+def add(a, b):
+    return a + b
+
+
+def main():
+    for name in ("app_lookup", "app_lookup:app", "app_lookup:another", "app_lookup.app", "package_of_app", "app_lookup:factory"):
+        status, out, err = command_line("call", "app_lookup.add", "-a", "[1, 2]", app=name)
+        print(name, status, "found" if status == 0 else (out + err).strip().splitlines()[-1])
+    print("--my-option" in command_line("worker", "--help")[1])

@@ -1,0 +1,152 @@
+"""`install_as_celery`: third-party code that says `import celery` gets pgtasks.
+
+One finder answers for every module below `celery`: it is the module of the same name here - the same object, so that
+classes, registries and signals are shared - or the one that the table names. `importlib.metadata` is told that Celery is
+installed, in the version whose API this is. `billiard` is answered for the names that are used from it.
+
+It must run before Celery is imported; as PyMySQL's `install_as_MySQLdb`, which it follows.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, DistributionFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pgtasks
+from pgtasks.exceptions import ImproperlyConfigured
+
+__all__ = ("CELERY_VERSION", "install_as_celery")
+
+#: The release of Celery whose API this is.
+CELERY_VERSION = "5.7.0"
+
+#: Where modules are that have another name here than in Celery.
+MOVED = {
+    "celery.backends": "pgtasks.app.backend",
+    "celery.backends.base": "pgtasks.app.backend",
+    "celery.bin.celery": "pgtasks.bin.base",
+    "celery.fixups.django": "pgtasks.contrib.django",
+    "celery.loaders": "pgtasks.app.loader",
+    "celery.loaders.app": "pgtasks.app.loader",
+    "celery.loaders.base": "pgtasks.app.loader",
+    "celery.loaders.default": "pgtasks.app.loader",
+    "celery.utils.abstract": "pgtasks.utils",
+    "celery.utils.graph": "pgtasks.utils.graph",
+    "celery.utils.iso8601": "pgtasks.utils.time",
+    "celery.utils.objects": "pgtasks.utils.functional",
+    "celery.app.autoretry": "pgtasks.app.autoretry",
+    "celery.app.utils": "pgtasks.app.settings",
+    "billiard.einfo": "pgtasks.einfo",
+    "billiard.exceptions": "pgtasks.exceptions",
+    "billiard.process": "multiprocessing.process",
+    "billiard.pool": "multiprocessing.pool",
+    "billiard.util": "multiprocessing.util",
+}
+_ROOTS = ("celery", "billiard")
+
+
+class _Facade(ModuleType):
+    """A top-level module whose names are another module's."""
+
+    def __init__(self, name: str, target: ModuleType, **own: Any) -> None:
+        super().__init__(name, target.__doc__)
+        self.__dict__.update(own, __path__=[], _target=target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_target"], name)
+
+    def __dir__(self) -> Iterable[str]:
+        return {*self.__dict__, *dir(self.__dict__["_target"])}
+
+
+class _Found(Loader):
+    """Gives an import the module that is already there."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has put the alias' spec on the module; its own belongs there.
+        module.__spec__ = self._spec
+
+
+class _Finder(DistributionFinder):
+    """Finds `celery` and `billiard`, and what is below them, in pgtasks."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        root, _, rest = fullname.partition(".")
+        if root not in _ROOTS:
+            return None
+        if not rest:
+            return ModuleSpec(fullname, _Found(_top_level(fullname)), is_package=True)
+        module = _counterpart(fullname, rest)
+        if module is None:
+            return None
+        return ModuleSpec(fullname, _Found(module), is_package=hasattr(module, "__path__"))
+
+    def find_distributions(self, context: Any = None) -> Iterable[Distribution]:
+        name = getattr(context, "name", None)
+        if name is None or name.lower() == "celery":
+            yield _CeleryDistribution()
+
+
+def _top_level(name: str) -> ModuleType:
+    if name == "billiard":
+        return _Facade(name, multiprocessing)
+    version = pgtasks.version_info_t(*map(int, CELERY_VERSION.split(".")))
+    return _Facade(name, pgtasks, __version__=CELERY_VERSION, VERSION=version, version_info=version)
+
+
+def _counterpart(fullname: str, rest: str) -> ModuleType | None:
+    target = MOVED.get(fullname) or f"pgtasks.{rest}"
+    try:
+        return import_module(target)
+    except ModuleNotFoundError as error:
+        if error.name is not None and target.startswith(error.name):
+            return None
+        raise
+
+
+class _CeleryDistribution(Distribution):
+    """What `importlib.metadata` says of `celery`."""
+
+    def read_text(self, filename: str) -> str | None:
+        if filename != "METADATA":
+            return None
+        return f"Metadata-Version: 2.1\nName: celery\nVersion: {CELERY_VERSION}\nSummary: pgtasks under Celery's name\n"
+
+    def locate_file(self, path: Any) -> Path:
+        return Path(pgtasks.__file__).parent / path
+
+
+def install_as_celery() -> None:
+    """Make `import celery` mean pgtasks in this process, from now on; calling it again changes nothing.
+
+    Raises ImproperlyConfigured when the real Celery has been imported already: two of them cannot share a process.
+    """
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    imported = sys.modules.get("celery")
+    if imported is not None:
+        raise ImproperlyConfigured(
+            f"celery was imported already, from {getattr(imported, '__file__', None)}. Call"
+            " pgtasks.install_as_celery() before anything imports celery: at the top of the first module of the"
+            " project, or start with `pgtasks --as-celery`."
+        )
+    sys.meta_path.insert(0, _Finder())
+
+

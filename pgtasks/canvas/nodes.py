@@ -1,0 +1,104 @@
+"""What a canvas is when it is sent: nodes and the edges between them, as values.
+
+    chain(a, b)                    a ── b        b gets what a returned
+    chain(a, group(b, c))          a ─┬ b        both get it
+                                      └ c
+    chord([a, b], c)               a ─┬ c        c gets [a's, b's], in the order of the header
+                                   b ─┘
+    a.link(b)                      a ── b        as in a chain, but b is no part of the result
+
+A node carries all that its message needs. Its errbacks travel in `embed`, where the worker that sees it fail
+finds them; its callbacks are nodes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+from uuid import UUID
+
+from pgtasks.message import Inputs
+
+#: How a flat list of results becomes the nested one that a chord's body gets: positions, and lists of them.
+Shape: TypeAlias = "Sequence[int | Shape]"
+
+#: Why a task waits, which decides what becomes of it when a predecessor fails:
+#:   first     it does not wait
+#:   step      the next one in a chain: it fails with the same error
+#:   body      a chord's body: it fails with ChordError, and its errbacks are called
+#:   member    of a chord's body that is a group: it fails with the same error, and its errbacks are called
+#:   callback  linked to a task: it never happens, nor does what follows it
+Role = Literal["first", "step", "body", "member", "callback"]
+
+
+class Edge(NamedTuple):
+    """`succ` waits for `pred`, whose result is at `position` among its inputs."""
+
+    pred: UUID
+    succ: UUID
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One task of a canvas.
+
+    `args` lack the first argument, which is made of the results of `waits_for` when `inputs` is not "none":
+    the one value, or their list, nested as `shape` says. `options` are those of `apply_async`, completed by
+    the task's own, less what has a field here. `embed` is the third part of the message body.
+    """
+
+    id: UUID
+    task_id: str
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    embed: dict[str, Any] = field(default_factory=dict)
+    inputs: Inputs = "none"
+    waits_for: tuple[UUID, ...] = ()
+    shape: Shape | None = None
+    role: Role = "first"
+    root: UUID
+    parent: UUID | None = None
+    group_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A canvas, ready to be written: predecessors come before their successors.
+
+    `result` is what the caller gets and `trail` what the calling task remembers as its child, both result
+    objects. `ends` are the tasks whose results are the canvas' own.
+    """
+
+    nodes: tuple[Node, ...]
+    result: Any
+    trail: Any
+    ends: tuple[UUID, ...]
+
+    @property
+    def edges(self) -> Iterator[Edge]:
+        """All dependencies, successor by successor, in the order of their positions."""
+        for node in self.nodes:
+            for position, pred in enumerate(node.waits_for):
+                yield Edge(pred, node.id, position)
+
+
+def shaped(values: Sequence[Any], shape: Shape | None) -> list[Any]:
+    """Arrange the results of predecessors as a chord's body expects them.
+
+    Predecessors that joined later (`add_to_chord`), which the shape does not know, come last.
+    """
+    if shape is None:
+        return list(values)
+    return [*_nested(values, shape), *values[_size(shape) :]]
+
+
+def _nested(values: Sequence[Any], shape: Shape) -> list[Any]:
+    return [values[at] if isinstance(at, int) else _nested(values, at) for at in shape]
+
+
+def _size(shape: Shape) -> int:
+    return sum(1 if isinstance(at, int) else _size(at) for at in shape)

@@ -1,0 +1,347 @@
+"""The walk over a canvas that finds its nodes, front to back.
+
+Every part is planned as Celery would send it: the same arguments, options and ids reach the same tasks. Only
+results that do not exist yet are stood in for, by `INPUT`, and what waits is said by `After` instead of being
+sent later.
+
+Celery's quirks are kept where its users can see them: the members of a group nested in a chord's header, or
+in a group that is not the outermost, come in reverse; the results of a group within a header are a list
+within the body's list. Kept out are its losses: a chain that begins with a group passes on its partial
+arguments, and what follows a chord whose body is a group waits for all of it and runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from kombu.utils.functional import maybe_list
+
+from pgtasks._state import get_current_worker_task
+from pgtasks.canvas.ids import fresh_id
+from pgtasks.canvas.kinds import is_chord, is_group
+from pgtasks.canvas.links import with_callbacks
+from pgtasks.canvas.nodes import Node, Role, Shape, shaped
+from pgtasks.canvas.signature import Signature, maybe_signature, without_nones
+from pgtasks.canvas.steps import CHAIN_OPTIONS, as_signature, chain_steps, first_of
+from pgtasks.message import Inputs, id_of
+
+#: More edges than this between one group and the next, and a task that collects stands between them: n + m
+#: for n * m.
+MAX_CROSSING_EDGES = 10_000
+
+#: Options of apply_async that say where a task stands in its canvas: nodes and edges say it here, or the
+#: whole plan.
+_PLACE_OPTIONS = frozenset(
+    {"task_id", "link", "link_error", "group_id", "root_id", "parent_id", "chord", "chain"}
+    | {"producer", "publisher", "connection", "router", "result_cls", "add_to_parent"}
+)
+#: Options of a chord that its body does not get.
+_HEADER_OPTIONS = frozenset(
+    {"countdown", "eta", "parent_id", "task_id", "link", "link_error", "chain", "chord"}
+)
+
+
+class _Input:
+    """Stands, as a first argument, for the results of the predecessors."""
+
+    def __repr__(self) -> str:
+        return "<what the predecessors return>"
+
+
+INPUT = _Input()
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What a part of the canvas waits for, and how it gets the results."""
+
+    preds: tuple[UUID, ...] = ()
+    inputs: Inputs = "none"
+    shape: Shape | None = None
+    role: Role = "first"
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The arguments that the results become."""
+        return () if self.inputs == "none" else (INPUT,)
+
+
+FIRST = After()
+
+
+@dataclass(slots=True)
+class Part:
+    """A planned part of the canvas: the tasks whose results are its own (`many`: as a list), and result
+    objects.
+
+    `result` is the part's own; `first` is that of what is sent first.
+    """
+
+    ends: tuple[UUID, ...]
+    result: Any
+    first: Any
+    many: bool = False
+    shape: Shape | None = None
+
+    def then(self) -> After:
+        """What comes next in a chain waits for this."""
+        if self.many:
+            return After(self.ends, "list", self.shape, "body")
+        return After(self.ends, "value", None, "step")
+
+
+class Planner:
+    """Adds the parts of one canvas. `nodes` are those found so far, in order."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.nodes: dict[UUID, Node] = {}
+        caller = get_current_worker_task()
+        self._root = None if caller is None else id_of(caller.request.root_id or caller.request.id)
+        self._parent = None if caller is None else id_of(caller.request.id)
+
+    def add(
+        self,
+        sig: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: dict[str, Any],
+        after: After,
+        *,
+        outermost: bool = False,
+    ) -> Part | None:
+        """Plan what `sig.apply_async(args, kwargs, **options)` would send; None when that is nothing."""
+        match sig.kind:
+            case "chain":
+                return self._add_chain(sig, args, kwargs, options, after, outermost)
+            case "chord":
+                return self._add_chord(sig, args, kwargs, options, after, outermost)
+            case "group":
+                return self._add_group(sig, args, kwargs, options, after, outermost)
+        return self._add_task(sig, args, kwargs, options, after)
+
+    # -- one task
+
+    def _add_task(self, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After) -> Part:
+        args, kwargs, options = sig._merge(args, kwargs, without_nones(options))
+        args, kwargs, own = self._as_called(sig, args, kwargs, options, after)
+        takes_inputs = bool(args) and args[0] is INPUT
+        task_id = options.get("task_id") or fresh_id()
+        errbacks = maybe_list(options.get("link_error"))
+        node = Node(
+            id=self._key(task_id, sig),
+            task_id=task_id,
+            name=sig.task,
+            args=tuple(args[1:] if takes_inputs else args),
+            kwargs=kwargs,
+            options=own,
+            embed={"errbacks": list(errbacks)} if errbacks else {},
+            inputs=after.inputs if takes_inputs else "none",
+            waits_for=after.preds,
+            shape=after.shape if takes_inputs else None,
+            role=after.role,
+            root=self._root_of(task_id, options, after),
+            parent=self._parent_of(options, after),
+            group_id=options.get("group_id"),
+        )
+        self.nodes[node.id] = node
+        self._add_callbacks(node, options.get("link"))
+        result = sig.AsyncResult(task_id)
+        return Part((node.id,), result, result)
+
+    def _as_called(
+        self, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Complete a call as the task's own `apply_async` would: checked, and with the task's options."""
+        own = {key: value for key, value in options.items() if key not in _PLACE_OPTIONS}
+        if after.preds and self.app.conf.task_inherit_parent_priority:
+            inherited = self.nodes[after.preds[-1]].options.get("priority")
+            own.update(without_nones({"priority": inherited}))
+        try:
+            task = sig.type
+        except KeyError:
+            return args, kwargs, own
+        args, kwargs, shadow, own = task._prepare_call(args, kwargs, own.pop("shadow", None), own)
+        return args, kwargs, {**own, **without_nones({"shadow": shadow})}
+
+    def _key(self, task_id: str, sig: Any) -> UUID:
+        key = id_of(task_id)
+        if key in self.nodes:
+            raise ValueError(
+                f"Two tasks of the canvas have the id {task_id!r}: {self.nodes[key].name!r}, {sig.task!r}. "
+                "A signature that was frozen, or given a task_id, can be in it once: use copies made before."
+            )
+        return key
+
+    def _root_of(self, task_id: str, options: dict[str, Any], after: After) -> UUID:
+        if after.preds:
+            return self.nodes[after.preds[0]].root
+        given = options.get("root_id")
+        return id_of(given) if given else self._root or id_of(task_id)
+
+    def _parent_of(self, options: dict[str, Any], after: After) -> UUID | None:
+        if after.preds:
+            return after.preds[-1]
+        given = options.get("parent_id")
+        return id_of(given) if given else self._parent
+
+    def _add_callbacks(self, node: Node, links: Any) -> None:
+        after = After((node.id,), "value", None, "callback")
+        for position, link in enumerate(maybe_list(links) or []):
+            callback = as_signature(link, self.app, f"Callback {position} of {node.name!r}")
+            if callback.id and id_of(callback.id) in self.nodes:
+                # Frozen, then linked to several tasks: each call but the first needs an id of its own.
+                callback = callback.clone()
+                del callback.options["task_id"]
+            self.add(callback, after.args, {}, {}, after)
+
+    # -- chain
+
+    def _add_chain(
+        self, chain: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After, outermost: bool
+    ) -> Part | None:
+        steps = chain_steps(chain, copy=True)
+        if not steps:
+            return None
+        options = {**chain.options, **options}
+        place = without_nones({key: options.pop(key, None) for key in CHAIN_OPTIONS})
+        _place_last(steps[-1], place)
+        for errback in maybe_list(place.get("link_error")) or []:
+            for step in steps:
+                _link_error(step, errback)
+        args = (*args, *chain.args) if args and not chain.immutable else chain.args
+        options.update({key: place[key] for key in ("root_id", "parent_id") if key in place})
+        outermost = outermost and len(steps) == 1
+        line: list[Part] = []
+        for step in steps:
+            part = self.add(step, args, kwargs, options, after, outermost=outermost)
+            if part is None:
+                continue
+            if line:
+                first_of(part.result).parent = line[-1].result
+            line.append(part)
+            # Only the first step gets what the caller gave to the chain.
+            after = part.then()
+            args, kwargs, options = after.args, {}, {}
+        last = line[-1]
+        return Part(last.ends, last.result, line[0].first, last.many, last.shape)
+
+    # -- group
+
+    def _add_group(
+        self, group: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After, outermost: bool
+    ) -> Part:
+        _, _, options = group._merge(options=options)
+        group_id = options.pop("task_id", None) or fresh_id()
+        members = list(group._unrolled_members() if outermost else group._flattened())
+        if len(after.preds) * len(members) > MAX_CROSSING_EDGES:
+            after = self._collected(after)
+        elif after.role == "body":
+            after = After(after.preds, after.inputs, after.shape, "member")
+        parts = []
+        for index, member in enumerate(members):
+            place = {"group_id": group_id, "group_index": index}
+            part = self.add(member, args, kwargs, {**options, **place}, after)
+            if part is not None:
+                parts.append(part)
+        result = self.app.GroupResult(group_id, [part.result for part in parts])
+        if outermost and len(parts) == 1 and parts[0].many:
+            # As in Celery, a group of nothing but a chain that ends in a group shows itself as that group.
+            result = parts[0].result
+        ends, shape = _joined(parts)
+        return Part(ends, result, result, many=True, shape=shape)
+
+    def _collected(self, after: After) -> After:
+        """Put a task that only collects between many predecessors and many successors."""
+        collector = Signature("celery.accumulate", kwargs={"index": 0}, app=self.app)
+        return self._add_task(collector, after.args, {}, {}, after).then()
+
+    # -- chord
+
+    def _add_chord(
+        self, chord: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After, outermost: bool
+    ) -> Part:
+        kwargs, options = dict(kwargs), {**chord.options, **options}
+        body = kwargs.pop("body", None) or chord.body
+        if body is None:
+            raise ValueError(
+                "The chord has no body. Give it one: chord(header, body) or chord(header)(body)."
+            )
+        task_id, group_id = options.pop("task_id", None), chord.tasks.id if is_group(chord.tasks) else None
+        group_id = group_id or fresh_id()
+        body = self._chord_body(body, options, {"task_id": task_id, "group_id": group_id})
+        header = self._add_group(
+            chord.tasks if is_group(chord.tasks) else Signature.TYPES["group"](chord.tasks, app=chord._app),
+            (*args, *chord.args) if args and not chord.immutable else chord.args,
+            {**chord.kwargs.get("kwargs", {}), **kwargs},
+            {**options, "link": None, "link_error": None, "task_id": group_id},
+            after,
+            outermost=False,
+        )
+        waits = header.then()
+        inputs = waits.args
+        if not header.ends:
+            # Nothing will end and release the body: it gets the empty list now and waits in place of the
+            # header.
+            waits, inputs = After(after.preds, "none", None, after.role), (shaped((), header.shape),)
+        part = self.add(body, inputs, {}, {}, waits)
+        if part is None:
+            raise ValueError("The chord's body is an empty chain, so it has no result. Give it a step.")
+        # Outermost, Celery hides the steps of a body that is a chain, so that the header is one step away.
+        (part.result if outermost else first_of(part.result)).parent = header.result
+        return Part(part.ends, part.result, header.result, part.many, part.shape)
+
+    def _chord_body(self, body: Any, options: dict[str, Any], place: dict[str, Any]) -> Any:
+        """Return a copy of the body that has what Celery passes on to it: all but times and the parent."""
+        passed_on = {key: options[key] for key in options if key not in _HEADER_OPTIONS}
+        body = maybe_signature(body, app=self.app, clone=True)
+        body = with_callbacks(body, options.get("link"), options.get("link_error"))
+        body.options.update(passed_on)
+        _place(body, place)
+        return body
+
+
+def _place_last(step: Any, place: dict[str, Any]) -> None:
+    """Give the last step of a chain what the whole chain has: its id, its callbacks, its place in a group."""
+    if "link" in place:
+        step.extend_list_option("link", place["link"])
+    _place(step, place)
+
+
+def _place(step: Any, place: dict[str, Any]) -> None:
+    """Give a step its id and its place in a group, unless it has them. A chord's are its body's, a group has
+    none."""
+    while is_chord(step):
+        step = step.body
+    if step is None or is_group(step):
+        return
+    for key in ("task_id", "group_id"):
+        if place.get(key):
+            step.options.setdefault(key, place[key])
+    if "group_index" in place:
+        step.options["group_index"] = place["group_index"]
+
+
+def _link_error(step: Any, errback: Any) -> None:
+    step.link_error(errback)
+    if is_chord(step) and step.body is not None:
+        step.body.link_error(errback)
+
+
+def _joined(parts: Sequence[Part]) -> tuple[tuple[UUID, ...], Shape | None]:
+    """Put the ends of parallel parts in a row; the shape is None when each part has one."""
+    ends: list[UUID] = []
+    shape: list[int | Shape] = []
+    for part in parts:
+        shape.append(_moved(part.shape, part.ends, by=len(ends)) if part.many else len(ends))
+        ends.extend(part.ends)
+    return tuple(ends), shape if any(part.many for part in parts) else None
+
+
+def _moved(shape: Shape | None, ends: Sequence[UUID], by: int) -> Shape:
+    if shape is None:
+        return list(range(by, by + len(ends)))
+    return [at + by if isinstance(at, int) else _moved(at, ends, by) for at in shape]

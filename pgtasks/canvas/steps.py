@@ -1,0 +1,83 @@
+"""What a chain really runs, after everything nested, empty or upgraded in it has been sorted out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pgtasks.canvas.kinds import is_chain, is_chord, is_empty_group, is_group, unrolled
+from pgtasks.canvas.signature import Signature, maybe_signature
+
+#: Options of a chain that its first step does not inherit.
+CHAIN_OPTIONS = (
+    "task_id",
+    "group_id",
+    "group_index",
+    "root_id",
+    "parent_id",
+    "link",
+    "link_error",
+    "chord",
+)
+
+
+def chain_steps(chain: Any, *, copy: bool) -> list[Any]:
+    """Return the steps that a chain really has: flat, nothing empty, a group that is followed made a chord.
+
+    A chain of empty groups keeps one: its result is an empty list. With `copy` the chain's own steps stay
+    untouched, and chords are taken apart: of a body that is a chain, only the first step stays in it.
+    """
+    app = chain.app
+    steps = list(_flat(chain.tasks, app, copy))
+    steps = [step for step in steps if not is_empty_group(step)] or steps[-1:]
+    for position in range(len(steps) - 2, -1, -1):
+        if is_group(steps[position]):
+            header, body = steps[position : position + 2]
+            steps[position : position + 2] = [Signature.TYPES["chord"](header, body=body, app=app)]
+    return steps
+
+
+def _flat(steps: Sequence[Any], app: Any, copy: bool) -> Iterator[Any]:
+    for position, step in enumerate(steps):
+        step = as_signature(step, app, f"Step {position} of the chain")
+        step = step.clone() if copy else step
+        while is_group(step) and unrolled(step) is not step:
+            step = as_signature(unrolled(step), app, "The only member of the group")
+        if is_chain(step):
+            yield from _flat(step.unchain_tasks() if copy else step.tasks, app, copy)
+        elif copy and _can_be_taken_apart(step):
+            yield from _flat(_taken_apart(step), app, copy)
+        else:
+            yield step
+
+
+def _can_be_taken_apart(step: Any) -> bool:
+    body = step.body if is_chord(step) else None
+    return is_chain(body) and bool(body.tasks) and not is_group(body.tasks[0])
+
+
+def _taken_apart(chord: Any) -> list[Any]:
+    """Return the chord with only the first step of its body, then the others."""
+    first, *rest = chord.body.unchain_tasks()
+    inherited = {key: value for key, value in chord.body.options.items() if key not in CHAIN_OPTIONS}
+    chord.body = first.clone(**inherited)
+    return [chord, *rest]
+
+
+def as_signature(part: Any, app: Any, where: str) -> Any:
+    """Return the signature that a part of a canvas is, bound to an app; raises TypeError when it is none."""
+    if not isinstance(part, dict):
+        raise TypeError(f"{where} is {part!r}, not a signature. Use task.s(...) to make one of a task.")
+    is_bound = isinstance(part, Signature) and part._app is not None
+    return maybe_signature(part, app=None if is_bound else app)
+
+
+def first_of(result: Any) -> Any:
+    """Walk back from a result to the first one of its line."""
+    seen = set()
+    while result.parent is not None:
+        if result.id in seen:
+            raise RuntimeError("Recursive result parents")
+        seen.add(result.id)
+        result = result.parent
+    return result
