@@ -16,7 +16,6 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 from compat import report
 from compat.implementations import Implementation, has_redis, pgtasks, real_celery

@@ -34,7 +34,9 @@ def real_celery(python: str) -> Iterator[Implementation]:
         url = f"redis://127.0.0.1:{port}"
         yield Implementation(
             name="celery",
-            version=_ask(python, "import celery, kombu; print(f'Celery {celery.__version__}, kombu {kombu.__version__}')"),
+            version=_ask(
+                python, "import celery, kombu; print(f'Celery {celery.__version__}, kombu {kombu.__version__}')"
+            ),
             launch=[python, "-c", LAUNCH],
             command=[python, "-m", "celery"],
             environment={"CELERY_BROKER_URL": f"{url}/0", "CELERY_RESULT_BACKEND": f"{url}/1"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import groupby
-from pathlib import Path
 
 from compat.transcripts import HERE, Program
 from compat.verdicts import Verdict
@@ -29,7 +28,11 @@ def write(verdicts: dict[Program, Verdict], oracle: str, subject: str) -> None:
     sections = [INTRODUCTION.format(oracle=oracle, subject=subject, summary=summary(verdicts))]
     for chapter, found in groupby(sorted(verdicts), key=lambda program: program.chapter):
         rows = [_row(program, verdicts[program]) for program in found]
-        sections.append("\n".join([f"## {chapter.capitalize()}", "", "| program | shows | pgtasks |", "| --- | --- | --- |", *rows, ""]))
+        sections.append(
+            "\n".join(
+                [f"## {chapter.capitalize()}", "", "| program | shows | pgtasks |", "| --- | --- | --- |", *rows, ""]
+            )
+        )
     PAGE.write_text("\n".join(sections))
 
 

@@ -50,9 +50,7 @@ def judge(program: Program, celery: Transcript, pgtasks: Transcript) -> Verdict:
 
 
 def difference(expected: Transcript, got: Transcript) -> str:
-    lines = difflib.unified_diff(
-        expected.text.splitlines(), got.text.splitlines(), "expected", "got", n=1, lineterm=""
-    )
+    lines = difflib.unified_diff(expected.text.splitlines(), got.text.splitlines(), "expected", "got", n=1, lineterm="")
     return "\n".join(lines) + "\n"
 
 

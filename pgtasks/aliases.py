@@ -107,7 +107,8 @@ class _Finder(DistributionFinder):
 def _top_level(name: str) -> ModuleType:
     if name == "billiard":
         return _Facade(name, multiprocessing)
-    version = pgtasks.version_info_t(*map(int, CELERY_VERSION.split(".")))
+    major, minor, micro = map(int, CELERY_VERSION.split("."))
+    version = pgtasks.version_info_t(major, minor, micro)
     return _Facade(name, pgtasks, __version__=CELERY_VERSION, VERSION=version, version_info=version)
 
 
@@ -130,7 +131,7 @@ class _CeleryDistribution(Distribution):
         return f"Metadata-Version: 2.1\nName: celery\nVersion: {CELERY_VERSION}\nSummary: pgtasks under Celery's name\n"
 
     def locate_file(self, path: Any) -> Path:
-        return Path(pgtasks.__file__).parent / path
+        return Path(pgtasks.__file__).parent / str(path)
 
 
 def install_as_celery() -> None:

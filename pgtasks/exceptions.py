@@ -10,7 +10,7 @@ that only exist because Postgres is underneath are children of `CeleryError` or 
       TaskPredicate               Ignore, Reject, Retry: how a task says what should become of it
       TaskError                   QueueNotFound, NotRegistered, TimeoutError, ChordError, ...
     BackendError                  BackendGetMetaError, BackendStoreError
-    OperationalError (kombu)      DatabaseUnavailable
+    OperationalError (kombu)      DatabaseUnavailable { DatabaseRefused, DatabaseFull }
     SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated
     WorkerShutdown, WorkerTerminate (SystemExit)
 """
@@ -44,6 +44,8 @@ __all__ = (
     "CeleryWarning",
     "ChordError",
     "ContentDisallowed",
+    "DatabaseFull",
+    "DatabaseRefused",
     "DatabaseUnavailable",
     "DecodeError",
     "DuplicateNodenameWarning",

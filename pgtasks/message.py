@@ -24,6 +24,9 @@ from uuid import UUID, uuid5
 SLOT_BITS = 10
 SLOT_MASK = (1 << SLOT_BITS) - 1
 
+#: So many losses that a task is failed by whoever claims it next: it is at most once and may have run.
+NEVER_AGAIN = 32767
+
 #: Namespace of the UUIDs that stand for a user's own, non-UUID task ids.
 TASK_ID_NAMESPACE = UUID("0b7cbb9e-3c0f-5f5a-9a55-6f1d0b1f7c11")
 

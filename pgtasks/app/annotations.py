@@ -7,17 +7,18 @@ attributes to set, or nothing. A value under '@method' is a decorator for that m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pgtasks.utils.functional import firstmethod, mlazy
 from pgtasks.utils.imports import instantiate
 
 __all__ = ("MapAnnotation", "prepare", "resolve_all")
 
 Attributes = dict[str, Any]
-#: Makes the annotation when it is first needed: its module may import tasks.
-Annotation = Callable[[], Any]
+
+_ask = firstmethod("annotate")
+_ask_any = firstmethod("annotate_any")
 
 
 class MapAnnotation(dict[str, Attributes]):
@@ -30,7 +31,7 @@ class MapAnnotation(dict[str, Attributes]):
         return dict(self[task.name]) if task.name in self else None
 
 
-def prepare(setting: Any) -> Sequence[Annotation]:
+def prepare(setting: Any) -> Sequence[Any]:
     """Turn the value of `task_annotations` into annotations."""
     if setting is None:
         return ()
@@ -39,22 +40,15 @@ def prepare(setting: Any) -> Sequence[Annotation]:
     return [_prepare_one(annotation) for annotation in setting]
 
 
-def _prepare_one(annotation: Any) -> Annotation:
-    if isinstance(annotation, dict):
-        annotation = MapAnnotation(annotation)
-    elif isinstance(annotation, str):
-        return cache(partial(instantiate, annotation))
-    return lambda: annotation
+def _prepare_one(annotation: Any) -> Any:
+    if isinstance(annotation, str):
+        # Lazy: its module may import tasks, so it waits until a task is bound.
+        return mlazy(instantiate, annotation)
+    return MapAnnotation(annotation) if isinstance(annotation, dict) else annotation
 
 
-def resolve_all(annotations: Sequence[Annotation], task: Any) -> Iterator[Attributes]:
+def resolve_all(annotations: Sequence[Any], task: Any) -> Iterator[Attributes]:
     """Yield what is to be set on `task`: the first answer for it by name, then the first for any task."""
-    for method, args in (("annotate", (task,)), ("annotate_any", ())):
-        answers = (getattr(make(), method, _no_answer)(*args) for make in annotations)
-        attributes = next((answer for answer in answers if answer is not None), None)
+    for attributes in (_ask(annotations, task), _ask_any(annotations)):
         if attributes:
             yield attributes
-
-
-def _no_answer(*_: Any) -> None:
-    return None

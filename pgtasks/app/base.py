@@ -21,6 +21,7 @@ from pgtasks import _state
 from pgtasks.app import builtins as builtins  # registers the built-in tasks
 from pgtasks.app import declaration, publish
 from pgtasks.app.configuration import Configured
+from pgtasks.app.connection import Connections
 from pgtasks.app.parts import Parts
 from pgtasks.app.pickling import AppPickler, reduce_app
 from pgtasks.app.registry import TaskRegistry
@@ -42,7 +43,7 @@ R = TypeVar("R")
 COMMAND_LINE = "pgtasks.bin.base:main"
 
 
-class Celery(Configured, Parts):
+class Celery(Configured, Parts, Connections):
     """An application. `main` is the name its tasks get when their module is run as a script.
 
     `broker` is the URL of the database; without one the environment is asked, and then a private Postgres is

@@ -1,8 +1,9 @@
 """Every setting there is, with default, type, old-style name, and what pgtasks does with it.
 
 These are Celery's settings, all of them, and a few of our own (marked). A setting is honoured, accepted
-without effect, or refused; its line here says which, and `docs/settings.md` is made from these lines. The
-settings that only concern other brokers and result stores are in `pgtasks.app.foreign`.
+without effect (`_none`, with the reason; `_later`, if that is to change) or refused; its line here says
+which, and `docs/settings.md` is made from these lines. The settings that only concern other brokers and
+result stores are in `pgtasks.app.foreign`.
 """
 
 from datetime import timedelta
@@ -34,6 +35,10 @@ def _none(default: Any, type: str, why: str, **more: Any) -> Option:
     return Option(default, type, why, effect=Effect.NONE, **more)
 
 
+def _later(default: Any, type: str, doc: str, **more: Any) -> Option:
+    return Option(default, type, doc, effect=Effect.PENDING, **more)
+
+
 def _own(default: Any, type: str, doc: str) -> Option:
     return Option(default, type, doc, own=True)
 
@@ -62,11 +67,11 @@ NAMESPACES: dict[str, Any] = {
         "CELERYBEAT_{}",
         enable_remote_control=_none(False, "bool", "Beat's state is in the database; ask that."),
         remote_control_max_tick_age=_none(None, "float", "Beat's state is in the database; ask that."),
-        max_loop_interval=Option(
+        max_loop_interval=_later(
             0, "float", "How many seconds beat sleeps at most; 0: the scheduler's choice."
         ),
-        schedule=Option({}, "dict", "Periodic tasks: name to entry."),
-        scheduler=Option("celery.beat:PersistentScheduler", "string", "The scheduler class."),
+        schedule=_later({}, "dict", "Periodic tasks: name to entry."),
+        scheduler=_later("celery.beat:PersistentScheduler", "string", "The scheduler class."),
         schedule_filename=_none("celerybeat-schedule", "string", "The schedule's state is in the database."),
         sync_every=_none(0, "int", "The schedule's state is written with every task it sends."),
         cron_starting_deadline=Option(
@@ -75,8 +80,8 @@ NAMESPACES: dict[str, Any] = {
     ),
     "broker": Namespace(
         url=Option(None, "string", "The Postgres URL; empty: a private server. PGTASKS_DATABASE_URL wins."),
-        read_url=Option(None, "string", "As broker_url, for workers."),
-        write_url=Option(None, "string", "As broker_url, for callers."),
+        read_url=_none(None, "string", "Workers and callers use one database: broker_url."),
+        write_url=_none(None, "string", "Workers and callers use one database: broker_url."),
         transport=_none(None, "string", "The transport is Postgres."),
         transport_options=_none({}, "dict", "There are no visibility timeouts or priority steps to set."),
         connection_timeout=_none(4, "float", _CONNECTION),
@@ -123,7 +128,7 @@ NAMESPACES: dict[str, Any] = {
             old="CELERY_TASK_RESULT_EXPIRES",
         ),
         chord_expires=_none(None, "float", "A chord's state is part of its tasks' rows."),
-        failure_expires=Option(
+        failure_expires=_later(
             None, "float", "How long results of failed tasks are kept; default: result_expires."
         ),
         persistent=_none(None, "bool", "Results are always persistent."),
@@ -170,14 +175,14 @@ NAMESPACES: dict[str, Any] = {
             "False given explicitly, here or on the task: at most once, a task whose worker dies fails. "
             "Otherwise a task is acknowledged with its result, so one whose worker dies runs again.",
         ),
-        acks_on_failure_or_timeout=Option(
+        acks_on_failure_or_timeout=_later(
             True,
             "bool",
             "With acks_late: a task that fails or times out is done with, rather than delivered again.",
             deprecated="Use task_acks_on_failure and task_acks_on_timeout.",
         ),
-        acks_on_failure=Option(None, "bool", "With acks_late: a task that fails is done with."),
-        acks_on_timeout=Option(None, "bool", "With acks_late: a task that times out is done with."),
+        acks_on_failure=_later(None, "bool", "With acks_late: a task that fails is done with."),
+        acks_on_timeout=_later(None, "bool", "With acks_late: a task that times out is done with."),
         always_eager=Option(False, "bool", "Run tasks in place instead of sending them: for tests."),
         annotations=Option(None, "any", "Changes to tasks' attributes, by task name or for all."),
         compression=Option(
@@ -200,7 +205,7 @@ NAMESPACES: dict[str, Any] = {
         default_routing_key=Option(
             None, "string", "The routing key routes see; default: task_default_queue."
         ),
-        default_rate_limit=Option(None, "string", "Tasks started per worker, as in '10/m'."),
+        default_rate_limit=_later(None, "string", "Tasks started per worker, as in '10/m'."),
         default_priority=Option(None, "int", "The priority of tasks that name none; more is sooner."),
         eager_propagates=Option(
             False,
@@ -211,32 +216,32 @@ NAMESPACES: dict[str, Any] = {
         ignore_result=Option(False, "bool", "Tasks store no result."),
         store_eager_result=Option(False, "bool", "Tasks run in place store their results."),
         protocol=_none(2, "int", "Tasks are rows.", old="CELERY_TASK_PROTOCOL"),
-        publish_retry=Option(
+        publish_retry=_none(
             True,
             "bool",
-            "Sending is tried again when the database cannot be reached.",
+            "A call waits some seconds for a database that does not answer, whatever this says.",
             old="CELERY_TASK_PUBLISH_RETRY",
         ),
-        publish_retry_policy=Option(
+        publish_retry_policy=_none(
             {"max_retries": 3, "interval_start": 0, "interval_max": 1, "interval_step": 0.2},
             "dict",
-            "How often and with which pauses.",
+            "See task_publish_retry.",
             old="CELERY_TASK_PUBLISH_RETRY_POLICY",
         ),
         queues=Option(
             None, "dict", "The queues a worker consumes that is told none, and their routing keys."
         ),
         queue_max_priority=_none(None, "int", "Priorities need no declaration."),
-        reject_on_worker_lost=Option(
+        reject_on_worker_lost=_later(
             None, "bool", "A task whose process dies is delivered again, up to task_max_deliveries."
         ),
-        retry_on_worker_lost=Option(
+        retry_on_worker_lost=_later(
             False, "bool", "A task whose process dies is retried, up to its max_retries."
         ),
         remote_tracebacks=Option(False, "bool", "Exceptions carry the worker's traceback (needs tblib)."),
-        repr_maxlevels=Option(3, "int", "How deep arguments are shown in logs and monitors."),
+        repr_maxlevels=_later(3, "int", "How deep arguments are shown in logs and monitors."),
         routes=Option(None, "any", "Which task goes to which queue."),
-        send_sent_event=Option(
+        send_sent_event=_later(
             False, "bool", "Callers send a task-sent event.", old="CELERY_SEND_TASK_SENT_EVENT"
         ),
         serializer=Option("json", "string", "The serializer of arguments.", old="CELERY_TASK_SERIALIZER"),
@@ -275,12 +280,12 @@ NAMESPACES: dict[str, Any] = {
             None, "any", "How many tasks run at a time; default or 'auto': the number of CPUs."
         ),
         consumer=_none("celery.worker.consumer:Consumer", "string", _CLASS),
-        direct=Option(False, "bool", "Every worker has a queue of its own.", old="CELERY_WORKER_DIRECT"),
-        disable_rate_limits=Option(
+        direct=_later(False, "bool", "Every worker has a queue of its own.", old="CELERY_WORKER_DIRECT"),
+        disable_rate_limits=_later(
             False, "bool", "Rate limits are not applied.", old="CELERY_DISABLE_RATE_LIMITS"
         ),
         deduplicate_successful_tasks=_none(False, "bool", "A task that has a result is never run again."),
-        enable_remote_control=Option(
+        enable_remote_control=_later(
             True, "bool", "The worker obeys remote control.", old="CELERY_ENABLE_REMOTE_CONTROL"
         ),
         hijack_root_logger=Option(True, "bool", "The worker removes the handlers of the root logger."),
@@ -292,20 +297,20 @@ NAMESPACES: dict[str, Any] = {
         max_tasks_per_child=Option(None, "int", "Tasks a process runs before it is replaced."),
         pool=Option(DEFAULT_POOL, "string", "How tasks run: prefork, threads, aio or solo."),
         pool_putlocks=_none(True, "bool", _INTERNAL),
-        pool_restarts=Option(False, "bool", "The pool_restart command is allowed."),
-        pool_start_method=Option("fork", "string", "How processes are made: fork, spawn or forkserver."),
-        proc_alive_timeout=Option(4.0, "float", "Seconds a new process may take until it is ready."),
-        prefetch_multiplier=Option(4, "int", "Tasks claimed ahead per slot at most; 0: as many as pay off."),
+        pool_restarts=_later(False, "bool", "The pool_restart command is allowed."),
+        pool_start_method=_later("fork", "string", "How processes are made: fork, spawn or forkserver."),
+        proc_alive_timeout=_later(4.0, "float", "Seconds a new process may take until it is ready."),
+        prefetch_multiplier=_later(4, "int", "Tasks claimed ahead per slot at most; 0: as many as pay off."),
         eta_task_limit=_none(None, "int", "Tasks for later wait in the database, not in the worker."),
         enable_prefetch_count_reduction=_none(True, "bool", _INTERNAL),
-        disable_prefetch=Option(False, "bool", "Claim a task only when it can start at once."),
+        disable_prefetch=_later(False, "bool", "Claim a task only when it can start at once."),
         redirect_stdouts=Option(
             True, "bool", "What tasks print goes to the log.", old="CELERY_REDIRECT_STDOUTS"
         ),
         redirect_stdouts_level=Option(
             "WARNING", "string", "The level it is logged at.", old="CELERY_REDIRECT_STDOUTS_LEVEL"
         ),
-        send_task_events=Option(False, "bool", "The worker sends task events.", old="CELERY_SEND_EVENTS"),
+        send_task_events=_later(False, "bool", "The worker sends task events.", old="CELERY_SEND_EVENTS"),
         state_db=_none(None, "string", "Revoked tasks are in the database."),
         task_log_datefmt=Option(None, "string", "The date format of tasks' log lines."),
         task_log_format=Option(DEFAULT_TASK_LOG_FMT, "string", "The format of tasks' log lines."),

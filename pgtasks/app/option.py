@@ -13,6 +13,7 @@ class Effect(StrEnum):
     """What becomes of a setting."""
 
     HONOURED = "honoured"
+    PENDING = "not yet"  # accepted and readable; what it asks for is not built yet
     NONE = "no effect"  # accepted and readable, so that a project's settings need no editing
     REFUSED = "refused"  # ImproperlyConfigured when set: ignoring it would be unsafe
 

@@ -16,6 +16,7 @@ from pgtasks.app.loader import BaseLoader, get_loader_cls
 from pgtasks.app.pickling import subclass_with_app
 from pgtasks.app.report import bugreport
 from pgtasks.store.database import AsyncDatabase, Database
+from pgtasks.store.outbox import Outbox
 from pgtasks.store.url import database_url
 from pgtasks.utils.dispatch import Signal
 from pgtasks.utils.imports import instantiate
@@ -46,6 +47,7 @@ class Parts:
             setattr(self, attribute, cls or getattr(self, attribute))
         self._local = threading.local()
         self._database: Database | None = None
+        self._outbox: Outbox | None = None
         self._database_lock = threading.Lock()
         self._adatabases: weakref.WeakKeyDictionary[Any, AsyncDatabase] = weakref.WeakKeyDictionary()
 
@@ -55,16 +57,29 @@ class Parts:
     def database_url(self) -> str:
         """Where the database is, as libpq understands it; finding out may start the private server."""
         conf = self.conf
-        return database_url(conf.broker_url, conf.result_backend)
+        return database_url(conf.database_url or conf.broker_url, conf.result_backend)
 
     @property
     def database(self) -> Database:
         """The way to the database; connections are made as they are needed."""
         if self._database is None:
             with self._database_lock:
-                if self._database is None:
-                    self._database = Database(self.database_url)
+                self._opened_database()
+        return self._database  # type: ignore[return-value]  # opened above
+
+    def _opened_database(self) -> Database:
+        if self._database is None:
+            self._database = Database(self.database_url)
         return self._database
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where calls go on their way to the database, so that concurrent ones share a commit."""
+        if self._outbox is None:
+            with self._database_lock:
+                if self._outbox is None:
+                    self._outbox = Outbox(self._opened_database())
+        return self._outbox
 
     @property
     def adatabase(self) -> AsyncDatabase:
@@ -76,7 +91,7 @@ class Parts:
         return database
 
     def _close_parts(self) -> None:
-        database, self._database = self._database, None
+        database, self._database, self._outbox = self._database, None, None
         if database is not None:
             database.close()
 

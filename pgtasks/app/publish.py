@@ -146,10 +146,12 @@ def collecting() -> Iterator[list[Batch]]:
 
 def _enqueue(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
     collected = _collected.get()
-    if collected is None:
-        app.database.run(tasks.enqueue(messages, edges), conn)
-    else:
+    if collected is not None:
         collected.append((tuple(messages), tuple(edges)))
+    elif conn is None and not edges:
+        app.outbox.put(messages)
+    else:
+        app.database.run(tasks.enqueue(messages, edges), conn)
 
 
 def _call(
@@ -241,6 +243,8 @@ def _call_of(node: Any) -> Call:
     extra = {"role": node.role} if node.role != "first" else {}
     if node.shape is not None:
         extra["shape"] = node.shape
+    if node.entry is not None:
+        extra["entry"] = str(node.entry)
     return Call(
         node.id,
         node.task_id,

@@ -23,11 +23,14 @@ with a namespace (`app.config_from_object("django.conf:settings", namespace="CEL
 these gives a warning.
 
 These environment variables win over the settings: `PGTASKS_DATABASE_URL` (over every other way to name the
-database), `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL`, `CELERY_RESULT_BACKEND`.
+database), `CELERY_BROKER_URL` and `CELERY_RESULT_BACKEND`.
 
-Every setting of Celery 5.7 is accepted. **Own** marks what Celery does not have, *no effect* what is accepted
-and does nothing here, with the reason, **refused** what raises `ImproperlyConfigured`, because a project that
-sets it relies on it.
+Every setting of Celery 5.7 is accepted. What is not marked is honoured.
+
+* **Own**: a setting that Celery does not have.
+* *No effect*: accepted, and there is nothing for it to do here; the reason is given.
+* *Not yet*: accepted, and to be honoured by a later release.
+* **Refused**: raises `ImproperlyConfigured`, because a project that sets it relies on it.
 """
 
 TITLES = {
@@ -73,6 +76,7 @@ def _default(option: Option) -> str:
 def _says(option: Option) -> str:
     mark = {
         Effect.HONOURED: "**Own.** " if option.own else "",
+        Effect.PENDING: "*Not yet.* ",
         Effect.NONE: "*No effect.* ",
         Effect.REFUSED: "**Refused.** ",
     }[option.effect]

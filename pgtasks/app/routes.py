@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from kombu.entity import Queue
 
 from pgtasks.exceptions import QueueNotFound
+from pgtasks.utils.functional import maybe_evaluate, mlazy
 from pgtasks.utils.imports import symbol_by_name
 
 __all__ = ("MapRoute", "Router", "expand_router_string", "prepare")
 
 Options = dict[str, Any]
-#: Makes the router when the first call is routed: its module may import tasks.
-LazyRouter = Callable[[], Any]
 
 
 class MapRoute:
@@ -58,7 +56,7 @@ class Router:
 
     def __init__(
         self,
-        routes: Sequence[LazyRouter] | None = None,
+        routes: Sequence[Any] | None = None,
         queues: MutableMapping[str, Any] | None = None,
         create_missing: bool = False,
         app: Any = None,
@@ -115,8 +113,8 @@ class Router:
         task_type: Any = None,
     ) -> Any:
         """Ask the routers in turn; None when no router knows the task."""
-        for make in self.routes:
-            route = self._ask(make(), name, args, kwargs, options, task_type)
+        for router in self.routes:
+            route = self._ask(maybe_evaluate(router), name, args, kwargs, options, task_type)
             if route is not None:
                 return route
         return None
@@ -139,7 +137,7 @@ def expand_router_string(router: str) -> Any:
     return found() if isinstance(found, type) and hasattr(found, "route_for_task") else found
 
 
-def prepare(setting: Any) -> Sequence[LazyRouter]:
+def prepare(setting: Any) -> Sequence[Any]:
     """Turn the value of `task_routes` into routers."""
     if setting is None:
         return ()
@@ -148,9 +146,8 @@ def prepare(setting: Any) -> Sequence[LazyRouter]:
     return [_prepare_one(route) for route in setting]
 
 
-def _prepare_one(route: Any) -> LazyRouter:
+def _prepare_one(route: Any) -> Any:
     if isinstance(route, str):
-        return cache(partial(expand_router_string, route))
-    if isinstance(route, Mapping | list | tuple):
-        route = MapRoute(route)
-    return lambda: route
+        # Lazy: the module of a router may import tasks, so it waits for the first call.
+        return mlazy(expand_router_string, route)
+    return MapRoute(route) if isinstance(route, Mapping | list | tuple) else route

@@ -10,8 +10,8 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 from pgtasks import _state
 from pgtasks.app import eager, replacing, retrying
@@ -27,21 +27,13 @@ __all__ = ("Context", "Task", "get_actual_ignore_result")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Awaited = TypeVar("Awaited")
 
 #: Attributes of a task that are options of its calls.
 EXEC_OPTIONS = (
-    *(
-        "queue",
-        "routing_key",
-        "exchange",
-        "priority",
-        "expires",
-        "serializer",
-        "delivery_mode",
-        "compression",
-    ),
-    *("time_limit", "soft_time_limit", "immediate", "mandatory"),
-)
+    "queue routing_key exchange priority expires serializer delivery_mode compression "
+    "time_limit soft_time_limit immediate mandatory"
+).split()
 _ROUTING_ATTRIBUTES = ("queue", "exchange", "exchange_type", "routing_key", "delivery_mode", "priority")
 
 
@@ -246,11 +238,25 @@ class Task(Generic[P, R]):
 
     # -- calling
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    @overload
+    def delay(
+        self: Task[P, Coroutine[Any, Any, Awaited]], *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[Awaited]: ...
+    @overload
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[Any]:
         """Have the task run by a worker, with these arguments."""
         return self.apply_async(args, kwargs)
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    @overload
+    async def adelay(
+        self: Task[P, Coroutine[Any, Any, Awaited]], *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncResult[Awaited]: ...
+    @overload
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[Any]:
         """`delay` for coroutines."""
         return await self.aapply_async(args, kwargs)
 
@@ -309,9 +315,7 @@ class Task(Generic[P, R]):
         if app.conf.task_always_eager:
             args, kwargs = eager.through_serializer(app, args, kwargs, options.get("serializer"))
             with denied_join_result():
-                return await self.aapply(
-                    args, kwargs, task_id=task_id, link=link, link_error=link_error, **options
-                )
+                return await self.aapply(args, kwargs, task_id=task_id, link=link, link_error=link_error, **options)
         result: AsyncResult[R] = await app.asend_task(
             self.name,
             args,
@@ -451,9 +455,7 @@ class Task(Generic[P, R]):
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called when the task has failed."""
 
-    def after_return(
-        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
-    ) -> None:
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called when the task has succeeded or failed, `retval` being the result or the exception."""
 
     # -- what the class says about itself
@@ -501,8 +503,6 @@ def _is_for_worker(request: Context) -> bool:
 
 #: The methods as they are here, to tell when a subclass, or whoever patches this class, has put another in
 #: place.
-_OWN_METHODS = {
-    name: getattr(Task, name) for name in ("__call__", "before_start", "on_success", "after_return")
-}
+_OWN_METHODS = {name: getattr(Task, name) for name in ("__call__", "before_start", "on_success", "after_return")}
 
 BaseTask = Task

@@ -24,60 +24,49 @@ import warnings
 from collections.abc import Mapping
 from time import monotonic
 from types import TracebackType
-from typing import Any, NamedTuple
-
-from kombu.utils.encoding import safe_repr, safe_str
+from typing import Any
 
 from pgtasks import _state, signals, states
 from pgtasks.app.context import Context, get_actual_ignore_result
+from pgtasks.app.tracelog import (
+    LOG_FAILURE,
+    LOG_IGNORED,
+    LOG_INTERNAL_ERROR,
+    LOG_RECEIVED,
+    LOG_REJECTED,
+    LOG_RETRY,
+    LOG_SUCCESS,
+    get_log_policy,
+    log_error,
+    log_retry,
+    log_success,
+    logger,
+    shown_name,
+)
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import EncodeError, Ignore, InvalidTaskError, OperationalError, Reject, Retry
 from pgtasks.utils.coroutines import run_coroutine
-from pgtasks.utils.log import get_logger
-from pgtasks.utils.saferepr import saferepr
 from pgtasks.utils.serialization import get_pickleable_etype, get_pickleable_exception
 
-__all__ = ("Attempt", "Effects", "Tracer", "build_tracer", "get_log_policy", "task_has_custom")
-
-logger = get_logger("celery.app.trace")
-
-LOG_RECEIVED = "Task %(name)s[%(id)s] received"
-LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
-LOG_FAILURE = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
-LOG_INTERNAL_ERROR = LOG_FAILURE
-LOG_IGNORED = "Task %(name)s[%(id)s] %(description)s"
-LOG_REJECTED = "Task %(name)s[%(id)s] %(exc)s"
-LOG_RETRY = "Task %(name)s[%(id)s] retry: %(exc)s"
+__all__ = (
+    "LOG_FAILURE",
+    "LOG_IGNORED",
+    "LOG_INTERNAL_ERROR",
+    "LOG_RECEIVED",
+    "LOG_REJECTED",
+    "LOG_RETRY",
+    "LOG_SUCCESS",
+    "Attempt",
+    "Effects",
+    "Tracer",
+    "build_tracer",
+    "get_log_policy",
+    "log_error",
+    "task_has_custom",
+)
 
 #: Outcomes after which the task is not over, or not its own business: no `after_return`.
 IGNORE_STATES = frozenset({states.IGNORED, states.RETRY, states.REJECTED})
-
-
-class LogPolicy(NamedTuple):
-    """How a kind of error is logged."""
-
-    format: str
-    description: str
-    severity: int
-    traceback: bool
-
-
-_REJECTED = LogPolicy(LOG_REJECTED, "rejected", logging.WARNING, True)
-_IGNORED = LogPolicy(LOG_IGNORED, "ignored", logging.INFO, False)
-_INTERNAL = LogPolicy(LOG_INTERNAL_ERROR, "INTERNAL ERROR", logging.CRITICAL, True)
-_EXPECTED = LogPolicy(LOG_FAILURE, "raised expected", logging.INFO, False)
-_UNEXPECTED = LogPolicy(LOG_FAILURE, "raised unexpected", logging.ERROR, True)
-
-
-def get_log_policy(task: Any, einfo: ExceptionInfo, exc: BaseException | None) -> LogPolicy:
-    """How to log that `task` raised `exc`."""
-    if isinstance(exc, Reject):
-        return _REJECTED
-    if isinstance(exc, Ignore):
-        return _IGNORED
-    if einfo.internal:
-        return _INTERNAL
-    return _EXPECTED if task.throws and isinstance(exc, task.throws) else _UNEXPECTED
 
 
 def task_has_custom(task: Any, attribute: str) -> bool:
@@ -104,11 +93,8 @@ class Effects:
     def retried(self, task: Any, request: Context, retry: Retry, einfo: ExceptionInfo, store: bool) -> None:
         """Record that the task will run again."""
 
-    def failed(
-        self, task: Any, request: Context, exc: BaseException, einfo: ExceptionInfo, store: bool
-    ) -> None:
+    def failed(self, task: Any, request: Context, exc: BaseException, einfo: ExceptionInfo, store: bool) -> None:
         """Record the failure, fail what can never run now, and call the errbacks."""
-
 
     def cancelled(self, cancelled: BaseException) -> Exception | None:
         """The error that a cancellation of the coroutine stands for; None when it is just that."""
@@ -291,9 +277,7 @@ class _Run:
     def announce(self) -> None:
         task = self.task
         if signals.task_prerun.receivers:
-            signals.task_prerun.send(
-                sender=task, task_id=self.task_id, task=task, args=self.args, kwargs=self.kwargs
-            )
+            signals.task_prerun.send(sender=task, task_id=self.task_id, task=task, args=self.args, kwargs=self.kwargs)
         self.tracer.loader.on_task_init(self.task_id, task)
         if task.track_started and self.store and not self.tracer.eager:
             self.effects.started(task, self.request)
@@ -324,7 +308,7 @@ class _Run:
         if signals.task_success.receivers:
             signals.task_success.send(sender=task, result=retval, runtime=runtime_s)
         if logger.isEnabledFor(logging.INFO):
-            self._log_success(retval, runtime_s)
+            log_success(task, self.request, self.task_id, retval, runtime_s)
 
     def raised(self, exc: Exception) -> None:
         if isinstance(exc, Reject):
@@ -363,7 +347,7 @@ class _Run:
         self.effects.retried(task, request, exc, einfo, self._wants_error_stored())
         task.on_retry(exc.exc, request.id, request.args, request.kwargs, einfo)
         signals.task_retry.send(sender=task, request=request, reason=exc, einfo=einfo)
-        _info(LOG_RETRY, {"id": request.id, "name": _shown_name(request, task), "exc": str(exc)})
+        log_retry(task, request, exc)
         return einfo
 
     def _fail(self, raised: Exception) -> ExceptionInfo:
@@ -423,7 +407,7 @@ class _Run:
         """A hook of a task that has succeeded raised: the outcome stands, so the worker only logs it."""
         if self.tracer.eager:
             raise exc
-        name = _shown_name(self.request, self.task)
+        name = shown_name(self.task, self.request)
         logger.exception("Task %s[%s] %s handler raised: %r", name, self.task_id, hook, exc)
         traceback_clear(exc)
 
@@ -441,9 +425,7 @@ class _Run:
         if self.tracer.eager:
             raise exc
         einfo = ExceptionInfo.of(exc, internal=True)
-        warnings.warn(
-            RuntimeWarning(f"Exception raised outside body: {exc!r}:\n{einfo.traceback}"), stacklevel=2
-        )
+        warnings.warn(RuntimeWarning(f"Exception raised outside body: {exc!r}:\n{einfo.traceback}"), stacklevel=2)
         attempt.state, attempt.retval, attempt.einfo = states.FAILURE, exc, einfo
         try:
             self._fail(exc)
@@ -451,20 +433,6 @@ class _Run:
             # The handlers of the failure fail as well. The attempt has failed, and that is what the caller is
             # told.
             signal_internal_error(self.task, self.task_id, self.args, self.kwargs, self.given, again)
-
-    def _log_success(self, retval: Any, runtime_s: float) -> None:
-        request, task = self.request, self.task
-        _info(
-            LOG_SUCCESS,
-            {
-                "id": self.task_id,
-                "name": _shown_name(request, task),
-                "return_value": saferepr(retval, task.resultrepr_maxsize),
-                "runtime": runtime_s,
-                "args": request.get("argsrepr") or safe_repr(self.args),
-                "kwargs": request.get("kwargsrepr") or safe_repr(self.kwargs),
-            },
-        )
 
 
 def announce_failure(task: Any, request: Any, exc: BaseException, einfo: ExceptionInfo) -> None:
@@ -482,28 +450,7 @@ def announce_failure(task: Any, request: Any, exc: BaseException, einfo: Excepti
     log_error(task, request, einfo)
 
 
-def log_error(task: Any, request: Any, einfo: ExceptionInfo) -> None:
-    """Log an error of a task; `einfo.exception` is the bare exception from then on."""
-    exc = einfo.unwrap()
-    policy = get_log_policy(task, einfo, exc)
-    context = {
-        "hostname": request.hostname,
-        "id": request.id,
-        "name": _shown_name(request, task),
-        "exc": safe_repr(exc),
-        "traceback": safe_str(einfo.traceback),
-        "args": request.get("argsrepr") or safe_repr(request.args),
-        "kwargs": request.get("kwargsrepr") or safe_repr(request.kwargs),
-        "description": policy.description,
-        "internal": einfo.internal,
-    }
-    exc_info: Any = einfo.exc_info if policy.traceback else None
-    logger.log(policy.severity, policy.format, context, exc_info=exc_info, extra={"data": context})
-
-
-def signal_internal_error(
-    task: Any, task_id: str, args: Any, kwargs: Any, request: Any, exc: BaseException
-) -> None:
+def signal_internal_error(task: Any, task_id: str, args: Any, kwargs: Any, request: Any, exc: BaseException) -> None:
     """Send `task_internal_error`."""
     einfo = ExceptionInfo.of(exc)
     einfo.exception = get_pickleable_exception(exc)
@@ -534,11 +481,3 @@ def traceback_clear(exc: BaseException | None = None) -> None:
 def started_meta(request: Context) -> dict[str, Any]:
     """What is stored with the state STARTED."""
     return {"pid": os.getpid(), "hostname": request.hostname}
-
-
-def _shown_name(request: Any, task: Any) -> Any:
-    return getattr(request, "shadow", None) or task.name
-
-
-def _info(format: str, context: dict[str, Any]) -> None:
-    logger.info(format, context, extra={"data": context})

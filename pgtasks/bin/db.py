@@ -153,7 +153,8 @@ def _own_psql() -> str:
 
 def _configured(obj: CLIContext) -> str | None:
     if obj.given_app is not None:
-        return configured_url(obj.app.conf.broker_url, obj.app.conf.result_backend)
+        conf = obj.app.conf
+        return configured_url(conf.database_url or conf.broker_url, conf.result_backend)
     environ = os.environ
     return configured_url(environ.get("CELERY_BROKER_URL"), environ.get("CELERY_RESULT_BACKEND"))
 

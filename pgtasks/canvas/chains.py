@@ -53,9 +53,7 @@ class _chain(Signature):
     def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Self:
         """Return a copy, its steps copied too."""
         copy = super().clone(args, kwargs, **options)
-        copy.kwargs["tasks"] = [
-            maybe_signature(step, app=self._app, clone=True) for step in copy.kwargs["tasks"]
-        ]
+        copy.kwargs["tasks"] = [maybe_signature(step, app=self._app, clone=True) for step in copy.kwargs["tasks"]]
         return copy
 
     # -- composing
@@ -109,9 +107,7 @@ class _chain(Signature):
         longer.tasks = steps
         return longer
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
-    ) -> None:
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
         """Stamp the steps and the chain's own callbacks; see `pgtasks.canvas.stamping`."""
         found = None if visitor is None else visitor.on_chain_start(self, **headers) or {}
         headers = self._stamp_headers(found, append_stamps, **headers)
@@ -142,9 +138,7 @@ class _chain(Signature):
         *before, last = steps
         with one_slot():
             results = [step.freeze(root_id=root_id) for step in before]
-            results.append(
-                last.freeze(_id, root_id=root_id, group_id=group_id, chord=chord, group_index=group_index)
-            )
+            results.append(last.freeze(_id, root_id=root_id, group_id=group_id, chord=chord, group_index=group_index))
         for earlier, later in pairwise(results):
             first_of(later).parent = earlier
         self.id = results[-1].id

@@ -110,9 +110,7 @@ class _chord(Signature):
         for task in self.tasks:
             task.set_immutable(immutable)
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
-    ) -> None:
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
         """Stamp the header, and with a visitor the body; see `pgtasks.canvas.stamping`."""
         tasks = self.tasks.tasks if is_group(self.tasks) else self.tasks
         found = None if visitor is None else visitor.on_chord_header_start(self, **headers) or {}
@@ -151,9 +149,7 @@ class _chord(Signature):
             self.id = self.tasks.id
             if self.body is None:
                 return None
-            result = self.body.freeze(
-                _id, root_id=root_id, chord=chord, group_id=group_id, group_index=group_index
-            )
+            result = self.body.freeze(_id, root_id=root_id, chord=chord, group_id=group_id, group_index=group_index)
         first_of(result).parent = header
         return result
 
@@ -163,9 +159,7 @@ class _chord(Signature):
         """Send the chord, with this body if one is given."""
         return self.apply_async((), {"body": body} if body else {}, **options)
 
-    def apply_async(
-        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
-    ) -> Any:
+    def apply_async(self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any) -> Any:
         """Send header and body in one statement; returns the body's result, whose parent is the header's.
 
         The arguments go to the header's tasks, `task_id`, `link` and `link_error` to the body, countdown and

@@ -81,9 +81,7 @@ class group(Signature):
             member.set(countdown=next(countdowns))
         return self
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
-    ) -> None:
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
         """Stamp the members and the group's own callbacks; see `pgtasks.canvas.stamping`."""
         found = None if visitor is None else visitor.on_group_start(self, **headers) or {}
         headers = self._stamp_headers(found, append_stamps, **headers)

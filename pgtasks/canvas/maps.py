@@ -28,9 +28,7 @@ class _basemap(Signature):
         """Rebuild from the dict."""
         return cls(d["kwargs"]["task"], d["kwargs"]["it"], app=app, **d["options"])
 
-    def _merge_to_send(
-        self, args: Any, kwargs: Any, options: dict[str, Any]
-    ) -> tuple[Any, Any, dict[str, Any]]:
+    def _merge_to_send(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         # Routed as the task it calls, and evaluated: an iterator cannot be sent.
         options = {"route_name": _name_of(self.kwargs.get("task")), **without_nones(options)}
         _, kwargs, options = self._merge(options=options)
@@ -62,9 +60,7 @@ class chunks(Signature):
     """Calls of a task with the items of `it` as arguments, `n` calls per message."""
 
     def __init__(self, task: Any, it: Iterable[Any], n: int, **options: Any) -> None:
-        super().__init__(
-            "celery.chunks", (), {"task": task, "it": regen(it), "n": n}, immutable=True, **options
-        )
+        super().__init__("celery.chunks", (), {"task": task, "it": regen(it), "n": n}, immutable=True, **options)
 
     @classmethod
     def from_dict(cls, d: dict[str, Any], app: Any = None) -> Self:

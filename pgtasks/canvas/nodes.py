@@ -23,12 +23,9 @@ from pgtasks.message import Inputs
 #: How a flat list of results becomes the nested one that a chord's body gets: positions, and lists of them.
 Shape: TypeAlias = "Sequence[int | Shape]"
 
-#: Why a task waits, which decides what becomes of it when a predecessor fails:
-#:   first     it does not wait
-#:   step      the next one in a chain: it fails with the same error
-#:   body      a chord's body: it fails with ChordError, and its errbacks are called
-#:   member    of a chord's body that is a group: it fails with the same error, and its errbacks are called
-#:   callback  linked to a task: it never happens, nor does what follows it
+#: Why a task waits, which decides what becomes of it when a predecessor fails (see `pgtasks.canvas.failing`):
+#: not at all, for the step before it in a chain, as a chord's body, as a member of a group that is a chord's body,
+#: or as a callback.
 Role = Literal["first", "step", "body", "member", "callback"]
 
 
@@ -46,7 +43,8 @@ class Node:
 
     `args` lack the first argument, which is made of the results of `waits_for` when `inputs` is not "none":
     the one value, or their list, nested as `shape` says. `options` are those of `apply_async`, completed by
-    the task's own, less what has a field here. `embed` is the third part of the message body.
+    the task's own, less what has a field here. `embed` is the third part of the message body. A chord's body
+    has as `entry` the first task of the header, if that waits for something before the chord.
     """
 
     id: UUID
@@ -60,6 +58,7 @@ class Node:
     waits_for: tuple[UUID, ...] = ()
     shape: Shape | None = None
     role: Role = "first"
+    entry: UUID | None = None
     root: UUID
     parent: UUID | None = None
     group_id: str | None = None

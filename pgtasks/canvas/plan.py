@@ -25,9 +25,7 @@ def plan(sig: Any, args: Any = None, kwargs: Any = None, options: dict[str, Any]
     planner = Planner(sig.app)
     with one_slot():
         try:
-            part = planner.add(
-                sig, tuple(args or ()), dict(kwargs or {}), dict(options or {}), FIRST, outermost=True
-            )
+            part = planner.add(sig, tuple(args or ()), dict(kwargs or {}), dict(options or {}), FIRST, outermost=True)
         except RecursionError as exc:
             raise ValueError(
                 f"The canvas {sig.task!r} is nested too deeply to be sent, or contains itself. "
@@ -38,9 +36,7 @@ def plan(sig: Any, args: Any = None, kwargs: Any = None, options: dict[str, Any]
     return Plan(nodes=tuple(planner.nodes.values()), result=part.result, trail=part.first, ends=part.ends)
 
 
-def send(
-    sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_parent: bool | None = True
-) -> Any:
+def send(sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_parent: bool | None = True) -> Any:
     """Plan a canvas, have it written and return its result object.
 
     The task that runs here, if any, remembers it as a child. `conn=`, or `using=` for a Django alias, is the
@@ -52,9 +48,7 @@ def send(
     return _remembered(planned, add_to_parent)
 
 
-async def asend(
-    sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_parent: bool | None = True
-) -> Any:
+async def asend(sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_parent: bool | None = True) -> Any:
     """`send` for coroutines."""
     planned, transaction = _planned(sig, args, kwargs, options)
     if planned.nodes:

@@ -13,7 +13,7 @@ arguments, and what follows a chord whose body is a group waits for all of it an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -39,9 +39,7 @@ _PLACE_OPTIONS = frozenset(
     | {"producer", "publisher", "connection", "router", "result_cls", "add_to_parent"}
 )
 #: Options of a chord that its body does not get.
-_HEADER_OPTIONS = frozenset(
-    {"countdown", "eta", "parent_id", "task_id", "link", "link_error", "chain", "chord"}
-)
+_HEADER_OPTIONS = frozenset({"countdown", "eta", "parent_id", "task_id", "link", "link_error", "chain", "chord"})
 
 
 class _Input:
@@ -62,6 +60,7 @@ class After:
     inputs: Inputs = "none"
     shape: Shape | None = None
     role: Role = "first"
+    entry: UUID | None = None
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -85,11 +84,12 @@ class Part:
     first: Any
     many: bool = False
     shape: Shape | None = None
+    entry: UUID | None = None
 
     def then(self) -> After:
         """What comes next in a chain waits for this."""
         if self.many:
-            return After(self.ends, "list", self.shape, "body")
+            return After(self.ends, "list", self.shape, "body", self.entry)
         return After(self.ends, "value", None, "step")
 
 
@@ -99,6 +99,7 @@ class Planner:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.nodes: dict[UUID, Node] = {}
+        self._order: list[UUID] = []
         caller = get_current_worker_task()
         self._root = None if caller is None else id_of(caller.request.root_id or caller.request.id)
         self._parent = None if caller is None else id_of(caller.request.id)
@@ -143,11 +144,13 @@ class Planner:
             waits_for=after.preds,
             shape=after.shape if takes_inputs else None,
             role=after.role,
+            entry=after.entry,
             root=self._root_of(task_id, options, after),
             parent=self._parent_of(options, after),
             group_id=options.get("group_id"),
         )
         self.nodes[node.id] = node
+        self._order.append(node.id)
         self._add_callbacks(node, options.get("link"))
         result = sig.AsyncResult(task_id)
         return Part((node.id,), result, result)
@@ -226,8 +229,7 @@ class Planner:
             # Only the first step gets what the caller gave to the chain.
             after = part.then()
             args, kwargs, options = after.args, {}, {}
-        last = line[-1]
-        return Part(last.ends, last.result, line[0].first, last.many, last.shape)
+        return replace(line[-1], first=line[0].first)
 
     # -- group
 
@@ -237,10 +239,11 @@ class Planner:
         _, _, options = group._merge(options=options)
         group_id = options.pop("task_id", None) or fresh_id()
         members = list(group._unrolled_members() if outermost else group._flattened())
+        begin = len(self.nodes)
         if len(after.preds) * len(members) > MAX_CROSSING_EDGES:
             after = self._collected(after)
         elif after.role == "body":
-            after = After(after.preds, after.inputs, after.shape, "member")
+            after = replace(after, role="member")
         parts = []
         for index, member in enumerate(members):
             place = {"group_id": group_id, "group_index": index}
@@ -252,7 +255,12 @@ class Planner:
             # As in Celery, a group of nothing but a chain that ends in a group shows itself as that group.
             result = parts[0].result
         ends, shape = _joined(parts)
-        return Part(ends, result, result, many=True, shape=shape)
+        return Part(ends, result, result, many=True, shape=shape, entry=self._entry(begin))
+
+    def _entry(self, begin: int) -> UUID | None:
+        """The first task of a header, if it waits for what came before the chord."""
+        first = self._order[begin] if begin < len(self._order) else None
+        return first if first is not None and self.nodes[first].waits_for else None
 
     def _collected(self, after: After) -> After:
         """Put a task that only collects between many predecessors and many successors."""
@@ -267,9 +275,7 @@ class Planner:
         kwargs, options = dict(kwargs), {**chord.options, **options}
         body = kwargs.pop("body", None) or chord.body
         if body is None:
-            raise ValueError(
-                "The chord has no body. Give it one: chord(header, body) or chord(header)(body)."
-            )
+            raise ValueError("The chord has no body. Give it one: chord(header, body) or chord(header)(body).")
         task_id, group_id = options.pop("task_id", None), chord.tasks.id if is_group(chord.tasks) else None
         group_id = group_id or fresh_id()
         body = self._chord_body(body, options, {"task_id": task_id, "group_id": group_id})
@@ -286,13 +292,13 @@ class Planner:
         if not header.ends:
             # Nothing will end and release the body: it gets the empty list now and waits in place of the
             # header.
-            waits, inputs = After(after.preds, "none", None, after.role), (shaped((), header.shape),)
+            waits, inputs = replace(after, inputs="none", shape=None), (shaped((), header.shape),)
         part = self.add(body, inputs, {}, {}, waits)
         if part is None:
             raise ValueError("The chord's body is an empty chain, so it has no result. Give it a step.")
         # Outermost, Celery hides the steps of a body that is a chain, so that the header is one step away.
         (part.result if outermost else first_of(part.result)).parent = header.result
-        return Part(part.ends, part.result, header.result, part.many, part.shape)
+        return replace(part, first=header.result)
 
     def _chord_body(self, body: Any, options: dict[str, Any], place: dict[str, Any]) -> Any:
         """Return a copy of the body that has what Celery passes on to it: all but times and the parent."""

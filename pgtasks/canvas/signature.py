@@ -171,9 +171,7 @@ class Signature(dict[str, Any]):
         merged = self.options
         if options is not None:
             fixed = self._IMMUTABLE_OPTIONS.union(self.options.get("stamped_headers") or ())
-            later = {
-                key: value for key, value in options.items() if key not in fixed or key not in self.options
-            }
+            later = {key: value for key, value in options.items() if key not in fixed or key not in self.options}
             merged = {**self.options, **later}
         if self.immutable and not force:
             return self.args, self.kwargs, merged
@@ -265,17 +263,13 @@ class Signature(dict[str, Any]):
         links = maybe_list(self.options.get("link")) or []
         return [self, *concat.from_iterable(link.flatten_links() for link in links)]
 
-    def stamp(
-        self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any
-    ) -> Any:
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Any:
         """Add custom headers to the task, its callbacks and errbacks; see `pgtasks.canvas.stamping`."""
         self.stamp_links(visitor, append_stamps, **headers)
         found = None if visitor is None else visitor.on_signature(self, **headers) or {}
         return self.set(**self._stamp_headers(found, append_stamps, **headers))
 
-    def stamp_links(
-        self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any
-    ) -> None:
+    def stamp_links(self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any) -> None:
         """Stamp the callbacks and errbacks only."""
         for option, hook in (("link", "on_callback"), ("link_error", "on_errback")):
             stamps = deepcopy(headers)
@@ -334,9 +328,7 @@ class Signature(dict[str, Any]):
             apply_async = partial(self.app.asend_task, self["task"])
         return await apply_async(args, kwargs, **options)
 
-    def _merge_to_send(
-        self, args: Any, kwargs: Any, options: dict[str, Any]
-    ) -> tuple[Any, Any, dict[str, Any]]:
+    def _merge_to_send(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         # Celery takes a route_name here and forgets it: only maps are routed by another name.
         return self._merge(args, kwargs, without_nones({**options, "route_name": None}))
 

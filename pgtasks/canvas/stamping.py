@@ -95,9 +95,7 @@ def unique(names: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(names))
 
 
-def merge_dictionaries(
-    into: dict[str, Any], other: Mapping[str, Any], aggregate_duplicates: bool = True
-) -> None:
+def merge_dictionaries(into: dict[str, Any], other: Mapping[str, Any], aggregate_duplicates: bool = True) -> None:
     """Merge `other` into `into`, recursively; `other` wins unless duplicates are aggregated.
 
     Lists under one key are always joined. Aggregating makes a list of both values.

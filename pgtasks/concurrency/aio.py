@@ -71,9 +71,9 @@ async def _serve(line: Line, site: Site, options: ChildOptions) -> int:
         taken = await _take(loop, line)
         if taken is None:
             break
-        task = loop.create_task(_run(line, site, *taken))
+        task = loop.create_task(_run(line, site, free, *taken))
         running.add(task)
-        task.add_done_callback(lambda ended: (running.discard(ended), free.release()))
+        task.add_done_callback(running.discard)
         done += 1
         if options.max_tasks and done >= options.max_tasks:
             line.report(Leaving(f"it has run {done} tasks"))
@@ -93,15 +93,22 @@ async def _take(loop: asyncio.AbstractEventLoop, line: Line) -> tuple[int, Claim
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
-    ready = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(descriptor)
 
 
-async def _run(line: Line, site: Site, number: int, claim: Claim) -> None:
+async def _run(line: Line, site: Site, free: asyncio.Semaphore, number: int, claim: Claim) -> None:
+    try:
+        await _run_one(line, site, number, claim)
+    finally:
+        free.release()
+
+
+async def _run_one(line: Line, site: Site, number: int, claim: Claim) -> None:
     began_at = time.monotonic()
     task = site.app.tasks.get(claim.name)
     if task is not None and task.is_coroutine and claim.fate == "live":

@@ -16,7 +16,9 @@ A report says that a task ended, with its outcome; or that one with a hard time 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import marshal
+import multiprocessing
 import os
 import pickle
 import signal
@@ -31,6 +33,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, Protocol
 from uuid import UUID
 
+from pgtasks import signals
 from pgtasks.message import Claim, Outcome
 
 _LENGTH = struct.Struct("!I")
@@ -219,8 +222,11 @@ class Job:
 class Child:
     """A forked child as its parent sees it."""
 
+    _numbers = itertools.count(1)
+
     def __init__(self, serve: Serve, site: Any, options: ChildOptions, close_in_child: Callable[[], None]) -> None:
         self.options = options
+        self.number = next(self._numbers)
         self.jobs: dict[int, Job] = {}
         self.is_leaving = False
         self.last_ended_at = time.monotonic()
@@ -240,7 +246,16 @@ class Child:
         self._sock.close()
         self._tickets.close()
         close_in_child()
-        return serve(Line(theirs, self._tickets_read), site, self.options)
+        # The name that Celery's children have in logs.
+        multiprocessing.current_process().name = f"ForkPoolWorker-{self.number}"
+        signals.worker_process_init.send(sender=None)
+        site.app.loader.init_worker_process()
+        status = 1
+        try:
+            status = serve(Line(theirs, self._tickets_read), site, self.options)
+        finally:
+            signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=status)
+        return status
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -282,7 +297,7 @@ class Child:
 
     def take_back(self) -> list[Claim]:
         """Take back all claims that no slot has started."""
-        claims = []
+        claims: list[Claim] = []
         while True:
             try:
                 ticket = self._tickets_read.recv(_TICKET.size, socket.MSG_DONTWAIT)

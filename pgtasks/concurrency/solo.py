@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from pgtasks import signals
 from pgtasks.concurrency.base import ChildOptions, Ended, Job
 from pgtasks.concurrency.prefork import AlarmLimits
 from pgtasks.execution import execute
@@ -50,6 +51,8 @@ class SoloChild:
         in_main_thread = threading.current_thread() is threading.main_thread()
         self._site = site._replace(limits=AlarmLimits(lambda limit_s: None)) if in_main_thread else site
         self._take_report = take_report
+        signals.worker_process_init.send(sender=None)
+        site.app.loader.init_worker_process()
 
     def send(self, claims: Iterable[Claim]) -> None:
         for claim in claims:

@@ -11,6 +11,7 @@ import sys
 from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg.rows import tuple_row
 
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.store.sql import Query
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 def run(source: Any, query: Query[T]) -> T:
     """Run a query in the transaction that `source` holds."""
-    cursor = Cursor(_driver_connection(source))
+    cursor = Cursor(_driver_connection(source), row_factory=tuple_row)
     # A caller's connection may have other row factories, and may sit behind a pooler: nothing is prepared on it.
     cursor.execute(query.statement.sql, query.values, prepare=False, binary=True)
     return query.read(cursor.fetchall() if cursor.description else ())
@@ -29,7 +30,7 @@ def run(source: Any, query: Query[T]) -> T:
 async def arun(source: Any, query: Query[T]) -> T:
     """As `run`, for async connections and sessions."""
     conn = await _async_driver_connection(source)
-    cursor = AsyncCursor(conn)
+    cursor = AsyncCursor(conn, row_factory=tuple_row)
     await cursor.execute(query.statement.sql, query.values, prepare=False, binary=True)
     return query.read(await cursor.fetchall() if cursor.description else ())
 

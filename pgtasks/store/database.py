@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -40,6 +40,8 @@ DEADLINE_S = 30.0
 PATIENCE_S = 5.0
 #: Connections that stay open between calls; more are opened when more threads ask at once.
 KEEP = 4
+#: Connections that the coroutines of one event loop have at a time; the others wait for their turn.
+CROWD = 16
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
 
@@ -56,29 +58,19 @@ _SESSION = (
 class OwnConnection(Connection[Any]):
     """A connection whose calls end at a deadline, even when the server no longer answers."""
 
-    deadline_s: float | None = DEADLINE_S
+    deadline_s: float = DEADLINE_S
 
-    def wait(self, gen: PQGen[RV], interval: float = 0.1) -> RV:
-        if self.deadline_s is None:
-            return super().wait(gen, interval)
-        return super().wait(_until(gen, time.monotonic() + self.deadline_s, self._cut), interval)
-
-    def _cut(self) -> psycopg.OperationalError:
-        cut_socket(self.pgconn.socket)
-        return psycopg.OperationalError(f"no answer within {self.deadline_s:g} s; the connection was cut")
-
-
-def _until(gen: PQGen[RV], deadline: float, cut: Callable[[], Exception]) -> Generator[Any, Any, RV]:
-    """Drive psycopg's own generator, checking the clock whenever it waits."""
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if not ready and time.monotonic() > deadline:
-                raise cut()
-            wanted = gen.send(ready)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        began_at = time.monotonic()
+        try:
+            return super().wait(gen, interval, self.deadline_s if timeout is None else timeout)
+        except psycopg.errors.OperationalError as error:
+            if timeout is None and time.monotonic() - began_at >= self.deadline_s:
+                cut_socket(self.pgconn.socket)
+                raise psycopg.OperationalError(
+                    f"no answer within {self.deadline_s:g} s; the connection was cut"
+                ) from error
+            raise
 
 
 def cut_socket(fileno: int) -> None:
@@ -246,6 +238,7 @@ class AsyncDatabase:
         self.patience_s = patience_s
         self._idle: deque[AsyncConnection[Any]] = deque()
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._turns = asyncio.Semaphore(CROWD)
         self._is_current = False
 
     async def run(self, query: Query[T], conn: Any = None) -> T:
@@ -256,7 +249,8 @@ class AsyncDatabase:
         attempt = 0
         while True:
             try:
-                return await asyncio.wait_for(self._once(query), DEADLINE_S)
+                async with self._turn():
+                    return await asyncio.wait_for(self._once(query), DEADLINE_S)
             except (psycopg.Error, TimeoutError) as error:
                 if not faults.is_passing(error) or time.monotonic() > deadline:
                     raise faults.translate(error, self.url) from error
@@ -285,12 +279,15 @@ class AsyncDatabase:
             else:
                 await conn.close()
 
-    async def _take(self) -> AsyncConnection[Any]:
+    def _turn(self) -> asyncio.Semaphore:
+        """What bounds the connections of the running loop; another loop, or process, starts without any."""
         owner = (os.getpid(), asyncio.get_running_loop())
         if self._owner != owner:
-            # Connections belong to the loop, and the process, that opened them.
             self._idle.clear()
-            self._owner = owner
+            self._owner, self._turns = owner, asyncio.Semaphore(CROWD)
+        return self._turns
+
+    async def _take(self) -> AsyncConnection[Any]:
         if self._idle:
             return self._idle.pop()
         if not self._is_current:

@@ -74,7 +74,12 @@ def translate(error: BaseException, url: str) -> Exception:
         return DatabaseRefused(
             f"The database at {where} refuses the connection: {reason}. Check PGTASKS_DATABASE_URL or broker_url."
         )
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | TimeoutError):
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return DatabaseUnavailable(
+            f"The database at {where} takes no writes: {reason}. Is it a standby? A URL that names all hosts and has"
+            " target_session_attrs=read-write finds the primary."
+        )
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | TimeoutError) or is_passing(error):
         return DatabaseUnavailable(
             f"Cannot reach the database at {where}: {reason}. Is it running, and is the URL right?"
         )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pgtasks.store.sql import Query, Row, count, load, nothing, rows
+from pgtasks.store.sql import Query, Row, count, id_set, load, nothing, rows
 
 _SQL = load("fleet")
 
@@ -104,9 +104,9 @@ def nudge(workers: Iterable[UUID]) -> Query[None]:
     return Query(_SQL["nudge"], {"workers": list(workers)}, nothing)
 
 
-def watch(process: UUID, ids: Collection[UUID]) -> Query[None]:
-    """Declare that a process waits for some results."""
-    return Query(_SQL["watch"], {"process": process, "ids": list(ids)}, nothing)
+def watch(process: UUID, ids: Collection[UUID]) -> Query[set[UUID]]:
+    """Declare that a process waits for some results; gives those that have ended."""
+    return Query(_SQL["watch"], {"process": process, "ids": list(ids)}, id_set)
 
 
 def unwatch(process: UUID, ids: Collection[UUID]) -> Query[None]:

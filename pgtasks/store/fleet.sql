@@ -119,15 +119,19 @@ DELETE FROM pgtasks.idle WHERE worker = %(worker)s
 SELECT pg_notify('pgtasks_worker_' || w, '') FROM unnest(%(workers)b::uuid[]) AS w WHERE pg_notification_queue_usage() < 0.5
 
 -- name: watch
--- Declare that this process waits for some results. It must look once more before it sleeps.
-INSERT INTO pgtasks.waiter (id, process) SELECT unnest(%(ids)b::uuid[]), %(process)s ON CONFLICT DO NOTHING
+-- Declare that this process waits for some results, and look which have ended. One that is being settled at this moment
+-- is seen by neither side; the waiter looks again by itself a little later. In: process, ids. Out: ids that have ended.
+WITH declared AS (
+  INSERT INTO pgtasks.waiter (id, process) SELECT unnest(%(ids)b::uuid[]), %(process)s ON CONFLICT DO NOTHING
+)
+SELECT id FROM pgtasks.result WHERE id = ANY (%(ids)b::uuid[])
 
 -- name: unwatch
 -- Declare that this process waits for some results no longer.
 DELETE FROM pgtasks.waiter WHERE id = ANY (%(ids)b) AND process = %(process)s
 
 -- name: tell
--- Tell the processes that wait for some results that these are there, when no settle did. In: ids.
+-- Tell the processes that wait for some results to look, when no settle told them. In: ids.
 SELECT pg_notify('pgtasks_waiter_' || process, '')
 FROM pgtasks.waiter WHERE id = ANY (%(ids)b::uuid[]) AND pg_notification_queue_usage() < 0.5
 GROUP BY process

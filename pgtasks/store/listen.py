@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
+import selectors
 import threading
 import time
 from collections import Counter
@@ -52,16 +52,21 @@ class Doorbell:
 
 
 class _Wait:
-    """One call that waits: its ids, and whether one of them was announced."""
+    """One call that waits: its ids, which of them were announced, and whether it should look."""
 
-    __slots__ = ("ids", "is_rung")
+    __slots__ = ("found", "ids", "is_rung")
 
     def __init__(self, ids: Collection[UUID]) -> None:
         self.ids = frozenset(ids)
+        self.found: set[UUID] = set()
         self.is_rung = False
 
     def hear(self, announced: frozenset[UUID] | None) -> None:
-        if announced is None or not self.ids.isdisjoint(announced):
+        """Take in an announcement; None stands for one that names nothing, so that everything may have ended."""
+        if announced is None:
+            self.is_rung = True
+        elif mine := self.ids & announced:
+            self.found |= mine
             self.is_rung = True
 
 
@@ -70,6 +75,11 @@ class _Declared:
 
     def __init__(self) -> None:
         self._times: Counter[UUID] = Counter()
+        self._told: set[UUID] = set()
+
+    def tell(self, announced: Iterable[UUID]) -> None:
+        """These were announced: whoever did it has removed their declarations."""
+        self._told.update(task_id for task_id in announced if task_id in self._times)
 
     def add(self, ids: Iterable[UUID]) -> list[UUID]:
         """Count these ids once more; gives those that were not waited for."""
@@ -78,12 +88,14 @@ class _Declared:
         return added
 
     def remove(self, ids: Iterable[UUID]) -> list[UUID]:
-        """Count these ids once less; gives those that are waited for no longer."""
+        """Count these ids once less; gives those that are waited for no longer and still declared."""
         self._times.subtract(ids)
         gone = [task_id for task_id in ids if self._times[task_id] <= 0]
         for task_id in gone:
             del self._times[task_id]
-        return gone
+        still_declared = [task_id for task_id in gone if task_id not in self._told]
+        self._told.difference_update(gone)
+        return still_declared
 
 
 def _announced(payloads: Iterable[str]) -> frozenset[UUID] | None:
@@ -95,6 +107,13 @@ def _announced(payloads: Iterable[str]) -> frozenset[UUID] | None:
         with suppress(ValueError):
             ids.update(UUID(text) for text in payload.split(","))
     return frozenset(ids)
+
+
+def _is_readable(bell: Doorbell, timeout_s: float) -> bool:
+    # poll, where there is one: select cannot watch descriptors above 1023.
+    with selectors.DefaultSelector() if not hasattr(selectors, "PollSelector") else selectors.PollSelector() as selector:
+        selector.register(bell, selectors.EVENT_READ)
+        return bool(selector.select(timeout_s))
 
 
 class Waiter:
@@ -114,16 +133,17 @@ class Waiter:
         self._declared = _Declared()
 
     @contextmanager
-    def holding(self, ids: Collection[UUID]) -> Iterator[None]:
-        """Stay declared as waiting for these ids: to `wait` for some of them again and again writes nothing more."""
+    def holding(self, ids: Collection[UUID]) -> Iterator[set[UUID] | None]:
+        """Stay declared as waiting for these ids: to `wait` for some of them again and again writes nothing more.
+
+        Gives those that have ended, or None when all were declared before and nobody has looked.
+        """
         if self._pid != os.getpid():
             self._reset()
         with self._changed:
             added = self._declared.add(ids)
         try:
-            if added:
-                self._database.run(fleet.watch(self.process, added))
-            yield
+            yield self._database.run(fleet.watch(self.process, added)) if added else None
         finally:
             with self._changed:
                 gone = self._declared.remove(ids)
@@ -142,22 +162,26 @@ class Waiter:
             self._waits.add(wait)
         try:
             self._listen()
-            with self.holding(wait.ids):
-                return self._look_and_sleep(wait, give_up)
+            with self.holding(wait.ids) as ended:
+                return self._look_and_sleep(wait, ended, give_up)
         finally:
             with self._changed:
                 self._waits.discard(wait)
 
-    def _look_and_sleep(self, wait: _Wait, give_up: float | None) -> set[UUID]:
+    def _look_and_sleep(self, wait: _Wait, ended: set[UUID] | None, give_up: float | None) -> set[UUID]:
         pause = _FIRST_LOOK_S
         while True:
-            wait.is_rung = False
-            if ended := self._database.run(tasks.ended(wait.ids)):
-                return set(ended)
+            if ended is None:
+                ended = self._database.run(tasks.ended(wait.ids))
+            if ended:
+                return ended
             now = time.monotonic()
             if give_up is not None and now >= give_up:
                 return set()
             self._sleep(wait, now + pause if give_up is None else min(now + pause, give_up))
+            if wait.found:
+                return wait.found
+            wait.is_rung, ended = False, None
             pause = min(pause * 2, _LAST_LOOK_S)
 
     def _sleep(self, wait: _Wait, until: float) -> None:
@@ -178,8 +202,7 @@ class Waiter:
         if self._bell is None:
             time.sleep(min(timeout_s, _FIRST_LOOK_S))
             return
-        readable, _, _ = select.select([self._bell], [], [], timeout_s)
-        if not readable:
+        if not _is_readable(self._bell, timeout_s):
             return
         try:
             announced = _announced(self._bell.heard())
@@ -188,6 +211,7 @@ class Waiter:
             self._bell = None
             announced = None
         with self._changed:
+            self._declared.tell(announced or ())
             for wait in self._waits:
                 wait.hear(announced)
 
@@ -213,14 +237,12 @@ class AsyncWaiter:
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
 
     @asynccontextmanager
-    async def holding(self, ids: Collection[UUID]) -> AsyncIterator[None]:
+    async def holding(self, ids: Collection[UUID]) -> AsyncIterator[set[UUID] | None]:
         """Stay declared as waiting for these ids; see `Waiter.holding`."""
         await self._listen()
         added = self._declared.add(ids)
         try:
-            if added:
-                await self._database.run(fleet.watch(self.process, added))
-            yield
+            yield await self._database.run(fleet.watch(self.process, added)) if added else None
         finally:
             gone = self._declared.remove(ids)
             with suppress(Exception):
@@ -231,24 +253,31 @@ class AsyncWaiter:
         """Wait until at least one of the tasks has ended; gives those that have, none when the time is over."""
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         wait, rung = _Wait(ids), asyncio.Event()
-        async with self.holding(wait.ids):
-            self._rung[wait] = rung
-            try:
-                return await self._look_and_sleep(wait, rung, give_up)
-            finally:
-                del self._rung[wait]
+        self._rung[wait] = rung
+        try:
+            async with self.holding(wait.ids) as ended:
+                return await self._look_and_sleep(wait, rung, ended, give_up)
+        finally:
+            self._rung.pop(wait, None)
 
-    async def _look_and_sleep(self, wait: _Wait, rung: asyncio.Event, give_up: float | None) -> set[UUID]:
+    async def _look_and_sleep(
+        self, wait: _Wait, rung: asyncio.Event, ended: set[UUID] | None, give_up: float | None
+    ) -> set[UUID]:
         pause = _FIRST_LOOK_S
         while True:
-            rung.clear()
-            if ended := await self._database.run(tasks.ended(wait.ids)):
-                return set(ended)
+            if ended is None:
+                ended = await self._database.run(tasks.ended(wait.ids))
+            if ended:
+                return ended
             left = pause if give_up is None else min(pause, give_up - time.monotonic())
             if left <= 0:
                 return set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(rung.wait(), left)
+            if wait.found:
+                return wait.found
+            rung.clear()
+            ended = None
             pause = min(pause * 2, _LAST_LOOK_S)
 
     async def _listen(self) -> None:
@@ -277,6 +306,7 @@ class AsyncWaiter:
             asyncio.get_running_loop().remove_reader(bell.fileno())
             bell.close()
             self._bell = announced = None
+        self._declared.tell(announced or ())
         for wait, rung in self._rung.items():
             wait.hear(announced)
             if wait.is_rung:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -68,3 +69,8 @@ def count(found: Sequence[Row]) -> int:
 def column(found: Sequence[Row]) -> list[Any]:
     """Read the first column."""
     return [row[0] for row in found]
+
+
+def id_set(found: Sequence[Row]) -> set[UUID]:
+    """Read the first column, ids, as a set."""
+    return {row[0] for row in found}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from pgtasks.message import Claim, Message, Outcome
-from pgtasks.store.sql import Query, Row, column, count, load, nothing, rows
+from pgtasks.store.sql import Query, Row, column, count, id_set, load, nothing, rows
 
 _SQL = load("tasks")
 
@@ -192,7 +192,7 @@ def is_plain_success(outcome: Outcome) -> bool:
 
 def settle(worker: UUID, hostname: str, outcomes: Sequence[Outcome]) -> Query[list[UUID]]:
     """Settle outcomes of any kind with all that follows; gives the ids that were really settled."""
-    dead = [(casualty, outcome.id) for outcome in outcomes for casualty in outcome.fails]
+    dead = [(casualty, o.id) for o in outcomes for casualty in o.fails]
     changes = [o.changes for o in outcomes if o.changes is not None]
     return Query(
         _SQL["settle"],
@@ -258,10 +258,10 @@ def join_chord(task_id: UUID, member: UUID) -> Query[int]:
     return Query(_SQL["join_chord"], {"id": task_id, "member": member}, count)
 
 
-def ack(worker: UUID, claims: Sequence[Claim]) -> Query[list[UUID]]:
+def ack(worker: UUID, claims: Sequence[Claim]) -> Query[set[UUID]]:
     """Note that at-most-once tasks are about to begin; gives the ids that may."""
     values = {"worker": worker, "ids": [c.id for c in claims], "deliveries": [c.delivery for c in claims]}
-    return Query(_SQL["ack"], values, column)
+    return Query(_SQL["ack"], values, id_set)
 
 
 def mark(
@@ -327,9 +327,9 @@ def _stored(found: Sequence[Row]) -> dict[UUID, Stored]:
     return {row[0]: Stored._make(row) for row in found}
 
 
-def ended(ids: Iterable[UUID]) -> Query[list[UUID]]:
+def ended(ids: Iterable[UUID]) -> Query[set[UUID]]:
     """Which of some tasks have ended, hidden results included."""
-    return Query(_SQL["ended"], {"ids": list(ids)}, column)
+    return Query(_SQL["ended"], {"ids": list(ids)}, id_set)
 
 
 def forget(ids: Iterable[UUID]) -> Query[int]:

@@ -121,10 +121,13 @@ stored AS (
   FROM outcome o JOIN ended e ON e.id = o.id
   ON CONFLICT (id) DO NOTHING
 ),
+waiters AS (
+  DELETE FROM pgtasks.waiter
+  WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND pg_notification_queue_usage() < 0.5
+  RETURNING id, process
+),
 told AS (
-  SELECT pg_notify('pgtasks_waiter_' || process, string_agg(id::text, ','))
-  FROM pgtasks.waiter WHERE id = ANY (%(ids)b::uuid[]) AND pg_notification_queue_usage() < 0.5
-  GROUP BY process
+  SELECT pg_notify('pgtasks_waiter_' || process, string_agg(id::text, ',')) FROM waiters GROUP BY process
 ),
 lane AS (
   SELECT * FROM unnest(%(queues)b::text[], %(los)b::smallint[], %(seqs)b::bigint[], %(his)b::smallint[])
@@ -314,11 +317,14 @@ returned AS (
   UNION ALL
   SELECT o.id, m.queue, -m.priority, o.delivery, o.retries, 0 FROM overruled o JOIN pgtasks.message m ON m.id = o.id
 ),
+waiters AS (
+  DELETE FROM pgtasks.waiter
+  WHERE id = ANY (ARRAY(SELECT id FROM stored) || %(dead_ids)b::uuid[]) AND pg_notification_queue_usage() < 0.5
+  RETURNING id, process
+),
 told AS (
-  SELECT pg_notify('pgtasks_waiter_' || process, CASE WHEN count(*) <= 100 THEN string_agg(id::text, ',') ELSE '' END)
-  FROM pgtasks.waiter
-  WHERE (id = ANY (%(ids)b::uuid[]) OR id = ANY (%(dead_ids)b::uuid[])) AND pg_notification_queue_usage() < 0.5
-  GROUP BY process
+  SELECT pg_notify('pgtasks_waiter_' || process, CASE WHEN count(*) <= 200 THEN string_agg(id::text, ',') ELSE '' END)
+  FROM waiters GROUP BY process
 ),
 woken AS (
   SELECT pg_notify('pgtasks_worker_' || i.worker, '')

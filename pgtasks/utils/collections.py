@@ -7,6 +7,7 @@ style.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from pgtasks.utils.text import match_case
@@ -63,6 +64,9 @@ class DictAttribute:
 
     def __init__(self, obj: Any) -> None:
         object.__setattr__(self, "obj", obj)
+        if type(obj) is ModuleType and "__getattr__" not in vars(obj):
+            # An attribute that a module lacks costs an exception with a message, and most settings are absent.
+            object.__setattr__(self, "get", vars(obj).get)
 
     def __getattr__(self, key: str) -> Any:
         return getattr(self.obj, key)
@@ -249,12 +253,13 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
     def __getitem__(self, key: str) -> Any:
         names = self._to_keys(key)
         for mapping in self.maps:
-            plain = type(mapping) is dict
+            if type(mapping) in _QUICK:  # most are, and asking costs a tenth of an exception
+                for name in names:
+                    value = mapping.get(name, _ABSENT)
+                    if value is not _ABSENT:
+                        return value
+                continue
             for name in names:
-                if plain:  # most are, and asking costs a tenth of an exception
-                    if name in mapping:
-                        return mapping[name]
-                    continue
                 try:
                     return mapping[name]
                 except KeyError:

@@ -72,6 +72,9 @@ class mlazy(lazy):
     evaluated = False
     _value: Any = None
 
+    def __init__(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(fun, *args, **kwargs)  # type: ignore[no-untyped-call]
+
     def evaluate(self) -> Any:
         if not self.evaluated:
             self._value = super().evaluate()  # type: ignore[no-untyped-call]

@@ -135,7 +135,7 @@ class Consumer:
         may have added to them.
         """
         if self._is_unsure:
-            in_hand = [(each.id, each.delivery) for each in (*known, *outcomes)]
+            in_hand = [(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes]
             back = self.database.run(fleet.disown(self.worker, in_hand))
             if back:
                 logger.warning("%d claims whose answer was lost on the way went back to their queues", back)
@@ -159,7 +159,9 @@ class Consumer:
     def _settle_with_follow_ups(self, outcome: Outcome) -> None:
         """Settle one outcome and enqueue what comes with it, in one transaction."""
         enqueues = [tasks.enqueue(messages, edges) for messages, edges in outcome.follow_ups]
-        settled, *_ = self.database.run_together(tasks.settle(self.worker, self.hostname, [outcome]), *enqueues)
+        settled, *_ = self.database.run_together(
+            tasks.settle(self.worker, self.hostname, [outcome]), *enqueues
+        )
         self._check(1, len(settled))
 
     def _expect(self, outcomes: Sequence[Outcome]) -> None:
@@ -222,7 +224,7 @@ class Consumer:
         Raises when the database does not answer: the claims are then given back by the next step, unbegun.
         """
         self._is_unsure = True
-        allowed = set(self.database.run(tasks.ack(self.worker, claims)))
+        allowed = self.database.run(tasks.ack(self.worker, claims))
         self._is_unsure = False
         return allowed
 

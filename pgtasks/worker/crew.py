@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 
 from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
 from pgtasks.concurrency.solo import SoloChild
-from pgtasks.exceptions import WorkerLostError
-from pgtasks.message import Claim, Outcome
-from pgtasks.serialization import encode, encode_exception
+from pgtasks.execution import give_up
+from pgtasks.message import NEVER_AGAIN, Claim, Outcome
 from pgtasks.utils.log import get_logger
 
 logger = get_logger("celery.worker")
@@ -234,8 +233,10 @@ class Crew:
     def _mourn(self, job: Job, child: Child, status: int, verdict: str | None) -> None:
         claim = job.claim
         if claim.fate != "live":
-            # Even ending it killed a child. What is left is to end it without any user code.
-            self._outcomes.append(failed(claim, f"The process that was to end the task died too ({claim.fate})"))
+            # Even ending it killed a child: an errback or a signal's receiver did. What is left is to do without them.
+            self._outcomes.append(
+                give_up(self.site, claim, f"The process that was to end the task died too ({claim.fate})")
+            )
         elif verdict is not None and (verdict.startswith("terminated") or job.kill_at is not None):
             self.backlog.appendleft(claim._replace(fate=verdict))
         else:
@@ -335,17 +336,10 @@ class Crew:
         return jobs
 
 
-def returned(claim: Claim) -> Outcome:
-    """Back to the queue as it was."""
-    return Outcome(id=claim.id, delivery=claim.delivery, kind="back", retries=claim.retries, losses=claim.losses)
-
-
-def failed(claim: Claim, reason: str) -> Outcome:
-    """A failure stored without any user code: no errbacks, no signals."""
-    body = encode(encode_exception(WorkerLostError(reason))).body
-    return Outcome(
-        id=claim.id, delivery=claim.delivery, state="FAILURE", value=body, has_successors=claim.has_successors
-    )
+def returned(claim: Claim, *, must_not_run: bool = False) -> Outcome:
+    """Back to the queue as it was; or with so many losses that whoever claims it next fails it instead."""
+    losses = NEVER_AGAIN if must_not_run else claim.losses
+    return Outcome(id=claim.id, delivery=claim.delivery, kind="back", retries=claim.retries, losses=losses)
 
 
 def _signal_number(name: str) -> int:

@@ -22,10 +22,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from pgtasks import __version__, signals
+from pgtasks.app.control import purge
 from pgtasks.concurrency.base import ChildOptions
 from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
@@ -37,7 +39,7 @@ from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
-from pgtasks.worker.crew import Crew, CrewOptions, failed, returned
+from pgtasks.worker.crew import Crew, CrewOptions, returned
 
 logger = get_logger("celery.worker")
 received_logger = get_logger("celery.worker.strategy")
@@ -124,8 +126,7 @@ class Worker:
         self._prepare()
         try:
             self._open()
-            signals.worker_ready.send(sender=self)
-            logger.info("%s ready.", self.hostname)
+            self.on_consumer_ready(self.consumer)
             self._run()
         except (WorkerShutdown, WorkerTerminate) as stop:
             self.exitcode = stop.code if isinstance(stop.code, int) else EX_OK
@@ -133,9 +134,14 @@ class Worker:
             self._close()
         return self.exitcode
 
-    def stop(self) -> None:
-        """Ask for a warm shutdown, from any thread."""
-        self._wish(signal.SIGTERM)
+    def on_consumer_ready(self, consumer: Consumer) -> None:
+        """Called when the worker begins to consume; a hook for subclasses."""
+        signals.worker_ready.send(sender=self)
+        logger.info("%s ready.", self.hostname)
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        """Ask for a shutdown, from any thread: a warm one, or the one that another signal stands for."""
+        self._wish(how)
 
     def _prepare(self) -> None:
         app = self.app
@@ -157,7 +163,7 @@ class Worker:
             raise ImproperlyConfigured("No queue is left to consume. Check -Q, -X and task_queues.")
         if not self.quiet:
             # To the real stdout: logging may have taken the other one over.
-            print(banner(self), file=sys.__stdout__, flush=True)  # noqa: T201
+            print(banner(self), file=sys.__stdout__, flush=True)
 
     def _open(self) -> None:
         """Open everything in the order that keeps children clean: they are forked before connections exist."""
@@ -225,7 +231,7 @@ class Worker:
             *self.consumer.descriptors(),
             self._alarm.fileno(),
             self._alarm_bell.fileno(),
-            self._selector.fileno(),  # type: ignore[attr-defined]  # epoll and kqueue have one
+            self._selector.fileno(),
         ]
 
     def _is_at_most_once(self, claim: Claim) -> bool:
@@ -233,8 +239,6 @@ class Worker:
         return task is not None and task.acks_late is False
 
     def _purge(self) -> None:
-        from pgtasks.app.control import purge
-
         count = purge(self.app, self.queues)
         logger.warning("purge: Erased %d messages from the queues.", count)
 
@@ -324,7 +328,7 @@ class Worker:
             claims = [claim for claim in claims if claim.id in allowed or claim not in at_most_once]
         if received_logger.isEnabledFor(20):
             for claim in claims:
-                context = {"id": claim.public_id, "name": claim.name, "args": "", "kwargs": "", "eta": claim.due}
+                context = {"id": claim.public_id, "name": claim.name, "eta": claim.due}
                 received_logger.info("Task %(name)s[%(id)s] received", context, extra={"data": context})
         if signals.task_received.receivers:
             for claim in claims:
@@ -459,8 +463,11 @@ class Worker:
             signal.SIGHUP: signal.SIGHUP,
         }
         for signum, meaning in meanings.items():
-            signal.signal(signum, lambda _signum, _frame, meaning=meaning: self._wish(meaning))
-        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
+            signal.signal(signum, partial(self._hear_signal, meaning))
+        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or 2, all_threads=True)
+
+    def _hear_signal(self, meaning: int, signum: int, frame: Any) -> None:
+        self._wish(meaning)
 
     def _wish(self, signum: int) -> None:
         self._wishes.append(signum)
@@ -488,7 +495,7 @@ class Worker:
         if self._is_stopping and not is_cold:
             return
         name = "SIGINT" if signum == signal.SIGINT else signal.Signals(signum).name
-        print(f"\nworker: {how} shutdown (MainProcess)", file=sys.__stdout__, flush=True)  # noqa: T201
+        print(f"\nworker: {how} shutdown (MainProcess)", file=sys.__stdout__, flush=True)
         if not self._is_stopping:
             signals.worker_shutting_down.send(
                 sender=self.hostname, sig=name, how=how, exitcode=EX_FAILURE if is_cold else EX_OK
@@ -523,10 +530,8 @@ class Worker:
         killed = [job.claim for job in self.crew.kill()] if self._must_stop_now else self._release_children()
         outcomes = self.crew.take_outcomes()
         for claim in [*killed, *self.crew.backlog]:
-            at_most_once = claim.fate == "live" and claim in killed and self._is_at_most_once(claim)
-            outcomes.append(
-                failed(claim, "The worker was stopped while the task was running") if at_most_once else returned(claim)
-            )
+            may_have_run = claim.fate == "live" and claim in killed
+            outcomes.append(returned(claim, must_not_run=may_have_run and self._is_at_most_once(claim)))
         try:
             self.consumer.step(outcomes, 0, [])
             self.consumer.discharge()
@@ -552,9 +557,9 @@ class Worker:
 
 
 def _concurrency(wanted: int | str | None) -> int:
-    if wanted in (None, "auto", 0):
+    if not wanted or wanted == "auto":
         return os.cpu_count() or 1
-    return int(wanted)  # type: ignore[arg-type]
+    return int(wanted)
 
 
 def _pool(name: str) -> tuple[Any, bool]:

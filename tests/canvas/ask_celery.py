@@ -81,9 +81,7 @@ def main(how_many, seed):
     for _ in range(how_many):
         try:
             print(
-                json.dumps(
-                    answer(library, recipe(rng, 3, count(1)), rng.choice([(), ("x",)])), separators=(",", ":")
-                )
+                json.dumps(answer(library, recipe(rng, 3, count(1)), rng.choice([(), ("x",)])), separators=(",", ":"))
             )
         except celery.exceptions.TimeoutError:
             continue

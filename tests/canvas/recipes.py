@@ -140,9 +140,7 @@ def canonical(value):
     task."""
     if isinstance(value, dict):
         return {
-            key: sorted({name for name in item if name in value})
-            if key == "stamped_headers"
-            else canonical(item)
+            key: sorted({name for name in item if name in value}) if key == "stamped_headers" else canonical(item)
             for key, item in value.items()
         }
     return [canonical(item) for item in value] if isinstance(value, list) else value

@@ -233,9 +233,7 @@ def test_a_frozen_callback_of_several_tasks_is_called_once_for_each(s):
 
 
 def test_the_role_of_a_task_says_what_a_failure_before_it_means(s):
-    planned = plan(
-        chain(s("a"), s("b"), chord([s("c")], s("d")), s("e"), chord([s("f")], group(s("g"), s("h"))))
-    )
+    planned = plan(chain(s("a"), s("b"), chord([s("c")], s("d")), s("e"), chord([s("f")], group(s("g"), s("h")))))
 
     roles = {name: node.role for name, node in by_name(planned).items()}
     assert roles == {

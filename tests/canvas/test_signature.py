@@ -238,9 +238,7 @@ async def awaited(value):
     return value
 
 
-@pytest.mark.parametrize(
-    "compose", [lambda s: s(1), lambda s: chain(s(1), s(2)), lambda s: chord([s(1)], s(2))]
-)
+@pytest.mark.parametrize("compose", [lambda s: s(1), lambda s: chain(s(1), s(2)), lambda s: chord([s(1)], s(2))])
 def test_every_canvas_can_be_sent_by_a_coroutine(compose, s, app, add):
     app.aenqueue_plan = lambda plan, connection=None: awaited(app.plans.append(plan))
 

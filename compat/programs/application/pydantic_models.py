@@ -1,7 +1,5 @@
 """pydantic=True turns arguments into models and models into results."""
 
-from typing import Optional
-
 from celery import Celery
 from pydantic import BaseModel
 
@@ -20,7 +18,7 @@ class Receipt(BaseModel):
 
 
 @app.task(pydantic=True)
-def buy(order: Order, note: Optional[str] = None, again: Optional[Order] = None) -> Receipt:
+def buy(order: Order, note: str | None = None, again: Order | None = None) -> Receipt:
     return Receipt(total=order.amount * 10 + (again.amount if again else 0))
 
 

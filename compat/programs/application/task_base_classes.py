@@ -50,7 +50,9 @@ unnamed = app.register_task(Unnamed)
 
 
 def main():
-    print(isinstance(greet, Counting), isinstance(plain, Counting), isinstance(plain, Plain), isinstance(plain, app.Task))
+    print(
+        isinstance(greet, Counting), isinstance(plain, Counting), isinstance(plain, Plain), isinstance(plain, app.Task)
+    )
     print(adder.name, unnamed.name, app.tasks[adder.name] is adder, type(adder).__name__)
     print(greet("x"), plain(), adder(1, 2))
     with worker():

@@ -28,7 +28,16 @@ def retried(self):
 def main():
     print(add(1), add.run(1, 3), add.__wrapped__(2), add.__doc__)
     result = add.apply((1,), {"b": 5})
-    print(type(result).__name__, result.get(), result.state, result.ready(), result.successful(), result.name, result.args, result.kwargs)
+    print(
+        type(result).__name__,
+        result.get(),
+        result.state,
+        result.ready(),
+        result.successful(),
+        result.name,
+        result.args,
+        result.kwargs,
+    )
     print(context(), context.apply().get())
     failed = add.apply(("a",))
     print(failed.state, repr(failed.result), outcome(failed.get), failed.failed(), failed.traceback.splitlines()[-1])

@@ -10,7 +10,13 @@ app = Celery("options")
 @app.task(bind=True, priority=2, queue="celery", time_limit=60)
 def look(self):
     request = self.request
-    return request.delivery_info["routing_key"], request.delivery_info["priority"], request.timelimit, request.headers, request.shadow
+    return (
+        request.delivery_info["routing_key"],
+        request.delivery_info["priority"],
+        request.timelimit,
+        request.headers,
+        request.shadow,
+    )
 
 
 @app.task(bind=True)

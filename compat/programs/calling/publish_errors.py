@@ -18,7 +18,10 @@ def add(a, b):
 
 
 def main():
-    for options in ({"retry": False}, {"retry": True, "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0}}):
+    for options in (
+        {"retry": False},
+        {"retry": True, "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0}},
+    ):
         try:
             add.apply_async((1, 2), **options)
         except OperationalError as exc:

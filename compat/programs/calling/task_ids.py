@@ -17,9 +17,22 @@ def main():
     with worker():
         result = own.apply_async(task_id="order-17")
         print(result.id, result.get(timeout=10))
-        print(AsyncResult("order-17").state, own.AsyncResult("order-17").get(timeout=10)[0], app.AsyncResult("order-17").id)
+        print(
+            AsyncResult("order-17").state,
+            own.AsyncResult("order-17").get(timeout=10)[0],
+            app.AsyncResult("order-17").id,
+        )
         made = uuid()
-        print(len(made), own.apply_async(task_id=made).id == made, own.s().set(task_id="by-option").delay().get(timeout=10))
+        print(
+            len(made),
+            own.apply_async(task_id=made).id == made,
+            own.s().set(task_id="by-option").delay().get(timeout=10),
+        )
         print(app.send_task("task_ids.own", task_id="sent é/1").get(timeout=10))
-        print(AsyncResult("nobody").state, AsyncResult("nobody").result, outcome(AsyncResult, None))
-        print(own.s().freeze("frozen").id, result == AsyncResult("order-17"), result == "order-17", hash(result) == hash("order-17"))
+        print(AsyncResult("nobody").state, AsyncResult("nobody").result, isinstance(outcome(AsyncResult, None), str))
+        print(
+            own.s().freeze("frozen").id,
+            result == AsyncResult("order-17"),
+            result == "order-17",
+            hash(result) == hash("order-17"),
+        )

@@ -14,7 +14,12 @@ def echo(*args, **kwargs):
 
 @app.task(bind=True)
 def options(self, *args):
-    return self.request.delivery_info["priority"], self.request.headers, self.request.timelimit, self.request.delivery_info["routing_key"]
+    return (
+        self.request.delivery_info["priority"],
+        self.request.headers,
+        self.request.timelimit,
+        self.request.delivery_info["routing_key"],
+    )
 
 
 def main():

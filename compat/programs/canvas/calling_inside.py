@@ -14,7 +14,11 @@ def ids(self, *args):
 
 @app.task(bind=True)
 def starts(self, kind):
-    canvas = {"chain": lambda: chain(ids.s(), ids.s()), "group": lambda: group(ids.s(), ids.s()), "chord": lambda: chord([ids.s(), ids.s()], ids.s())}
+    canvas = {
+        "chain": lambda: chain(ids.s(), ids.s()),
+        "group": lambda: group(ids.s(), ids.s()),
+        "chord": lambda: chord([ids.s(), ids.s()], ids.s()),
+    }
     result = canvas[kind]().delay()
     return self.request.id, result.as_tuple()
 

@@ -29,6 +29,7 @@ def old_errback(task_id):
 
 
 def tell(result):
+    until(result.ready)
     print(outcome(result.get, timeout=10))
     while result is not None:
         print("   ", result.state, repr(result.result))
@@ -56,4 +57,4 @@ def main():
         chain(ok.s(), ok.s()).on_error(errback.s()).apply_async().get(timeout=10)
         ok.delay().get(timeout=10)
     lines = said()
-    show(lines[lines.index("-- errbacks") :])
+    show(sorted(line for line in lines[lines.index("-- errbacks") :] if "errback" in line))

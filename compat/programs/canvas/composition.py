@@ -2,7 +2,7 @@
 
 import json
 
-from celery import Celery, chain, chord, group
+from celery import Celery, chain, group
 
 app = Celery("composition")
 
@@ -21,12 +21,18 @@ def shape(signature):
     if kind == "group":
         return ["group", *map(shape, signature["kwargs"]["tasks"])]
     if kind == "chord":
-        return ["chord", shape(signature["kwargs"]["header"]) if isinstance(signature["kwargs"]["header"], dict) else list(map(shape, signature["kwargs"]["header"])), shape(signature["kwargs"]["body"])]
+        return [
+            "chord",
+            shape(signature["kwargs"]["header"])
+            if isinstance(signature["kwargs"]["header"], dict)
+            else list(map(shape, signature["kwargs"]["header"])),
+            shape(signature["kwargs"]["body"]),
+        ]
     return signature["args"][0]
 
 
 def main():
-    a, b, c, d = t.s("a"), t.s("b"), t.s("c"), t.s("d")
+    a, b, _c, _d = t.s("a"), t.s("b"), t.s("c"), t.s("d")
     for text in (
         "a | b",
         "a | b | c",

@@ -24,5 +24,5 @@ def main():
         print(chain(silent.s(1), silent.s())().ignored, silent.s(1).delay().ignored)
         print(outcome(chord([silent.s(1), silent.s(2)])(note.s()).get, timeout=3))
         chord([note.s(1), note.s(2)])(silent.si())
-        until(lambda: len(said()) >= 3)
+        until(lambda: len(said()) >= 4)
     show(said())

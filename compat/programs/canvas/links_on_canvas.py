@@ -50,6 +50,9 @@ def main():
         say("as options")
         chain(ok.s(), ok.s()).apply_async(link=note.s("chain option")).get(timeout=10)
         chord([ok.s(), ok.s()], ok.s()).apply_async(link=note.s("chord option")).get(timeout=10)
-        print(outcome(group(ok.s()).apply_async, link=note.s()), outcome(group(ok.s()).apply_async, link_error=errback.s()) is not None)
+        print(
+            outcome(group(ok.s()).apply_async, link=note.s()),
+            outcome(group(ok.s()).apply_async, link_error=errback.s()) is not None,
+        )
         ok.delay().get(timeout=10), ok.delay().get(timeout=10), ok.delay().get(timeout=10)
     show(said())

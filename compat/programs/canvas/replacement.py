@@ -84,18 +84,37 @@ def watched(self):
 
 
 def main():
-    kinds = ("task", "chain", "group", "chord", "group chain", "failure", "again", "itself with more", "empty group", "with link")
+    kinds = (
+        "task",
+        "chain",
+        "group",
+        "chord",
+        "group chain",
+        "failure",
+        "again",
+        "itself with more",
+        "empty group",
+        "with link",
+    )
     with worker():
         for kind in kinds:
             print(f"{kind:20}", outcome(replaced.delay(1, kind).get, timeout=10))
             print(f"{'  in a chain':20}", outcome(chain(add.s(0, 1), replaced.s(kind), own_args.s())().get, timeout=10))
-            print(f"{'  in a chord':20}", type(outcome(chord([replaced.s(1, kind), add.s(5)])(own_args.s()).get, timeout=10, propagate=False)).__name__)
+            print(
+                f"{'  in a chord':20}",
+                type(
+                    outcome(chord([replaced.s(1, kind), add.s(5)])(own_args.s()).get, timeout=10, propagate=False)
+                ).__name__,
+            )
             print(f"{'  in a group':20}", outcome(group(replaced.s(1, kind), add.s(5))().get, timeout=10))
         for kind in ("empty chain", "chord signature"):
             print(f"{kind:20}", outcome(replaced.delay(1, kind).get, timeout=10).splitlines()[0])
         result = replaced_by_own_id.delay()
         print(result.get(timeout=10) == result.id)
-        print(replaced.apply_async((1,), link=note.s()).get(timeout=10), outcome(replaced.apply_async((1, "failure"), link_error=errback.s()).get, timeout=10))
+        print(
+            replaced.apply_async((1,), link=note.s()).get(timeout=10),
+            outcome(replaced.apply_async((1, "failure"), link_error=errback.s()).get, timeout=10),
+        )
         print(watched.delay().get(timeout=10))
         print(outcome(watched))
         add.delay(1).get(timeout=10), add.delay(1).get(timeout=10)

@@ -38,14 +38,33 @@ def main():
     frozen = add.si(1, 2).set(immutable=False)
     print(frozen.immutable, frozen.set_immutable(True), frozen.immutable)
     print(base.task, base.name, base.args, base.kwargs, base.type.name, base.id, base.subtask_type, base.app is app)
-    print(signature("other.task", args=(1,), kwargs={"a": 2}, countdown=1), signature(base) == base, signature(dict(base)) == base)
-    print(outcome(lambda: signature({"task": "x", "args": [1], "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False})))
-    print(Signature.from_dict(dict(chain(add.s(1, 2)))).__class__.__name__, maybe_signature(None), type(maybe_signature(dict(base))).__name__)
+    print(
+        signature("other.task", args=(1,), kwargs={"a": 2}, countdown=1),
+        signature(base) == base,
+        signature(dict(base)) == base,
+    )
+    print(
+        outcome(
+            lambda: signature(
+                {"task": "x", "args": [1], "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
+            )
+        )
+    )
+    print(
+        Signature.from_dict(dict(chain(add.s(1, 2)))).__class__.__name__,
+        maybe_signature(None),
+        type(maybe_signature(dict(base))).__name__,
+    )
     print(isinstance(base, dict), base == dict(base), hasattr(base, "delay"))
     one = add.s(1)
     one.link(add.s(2)), one.link(add.s(2)), one.link_error(add.s(3))
     print(len(one.options["link"]), len(one.options["link_error"]), one.flatten_links())
     with worker():
-        sent = maybe_signature(json.loads(json.dumps(chain(add.s(1, 2), group(add.s(1), add.s(2)), add.si(3, 4)))), app=app)
+        sent = maybe_signature(
+            json.loads(json.dumps(chain(add.s(1, 2), group(add.s(1), add.s(2)), add.si(3, 4)))), app=app
+        )
         print(sent.delay().get(timeout=10))
-        print(signature("signatures.add", (1, 2)).delay().get(timeout=10), Signature("signatures.add", (1, 2), app=app).apply_async().get(timeout=10))
+        print(
+            signature("signatures.add", (1, 2)).delay().get(timeout=10),
+            Signature("signatures.add", (1, 2), app=app).apply_async().get(timeout=10),
+        )

@@ -68,7 +68,11 @@ def main():
         by_hand = stamps.s()
         by_hand.stamp(order=7, kind=["a", "b"])
         print(by_hand.apply_async().get(timeout=10))
-        for canvas in (chain(stamps.s(), stamps.s()), group(stamps.s(), stamps.s()), chord([stamps.s(), stamps.s()], stamps.s())):
+        for canvas in (
+            chain(stamps.s(), stamps.s()),
+            group(stamps.s(), stamps.s()),
+            chord([stamps.s(), stamps.s()], stamps.s()),
+        ):
             canvas.stamp(Everything())
             result = canvas.delay()
             print(result.get(timeout=10))

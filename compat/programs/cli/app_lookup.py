@@ -21,7 +21,14 @@ def add(a, b):
 
 
 def main():
-    for name in ("app_lookup", "app_lookup:app", "app_lookup:another", "app_lookup.app", "package_of_app", "app_lookup:factory"):
+    for name in (
+        "app_lookup",
+        "app_lookup:app",
+        "app_lookup:another",
+        "app_lookup.app",
+        "package_of_app",
+        "app_lookup:factory",
+    ):
         status, out, err = command_line("call", "app_lookup.add", "-a", "[1, 2]", app=name)
         print(name, status, "found" if status == 0 else (out + err).strip().splitlines()[-1])
     print("--my-option" in command_line("worker", "--help")[1])

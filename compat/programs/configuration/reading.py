@@ -18,7 +18,13 @@ def main():
     print(conf.result_expires, conf.task_time_limit, "task_time_limit" in conf)
     print(conf.setdefault("result_expires", 99), conf.setdefault("fresh", 1), conf.fresh)
     print(conf.find_option("default_queue", "task")[:2])
-    show(sorted((k, v) for k, v in conf.table(with_defaults=False).items() if not k.startswith(("broker", "result_b"))))
+    show(
+        sorted(
+            (k, v)
+            for k, v in conf.table(with_defaults=False).items()
+            if k != "deprecated_settings" and not k.startswith(("broker", "result_b"))
+        )
+    )
     conf.api_secret_key = "hush"
     conf.some_token = "hush"
     print({k: v for k, v in conf.table(with_defaults=False, censored=True).items() if "secret" in k or "token" in k})

@@ -12,7 +12,9 @@ app = Celery("add_periodic_task", timezone="Europe/Berlin")
 def setup(sender, **kwargs):
     sender.add_periodic_task(10.0, test.s("hello"), name="add every 10")
     sender.add_periodic_task(30.0, test.s("world"), expires=10)
-    sender.add_periodic_task(crontab(hour=7, minute=30, day_of_week=1), test.s("Happy Mondays!"), kwargs={"k": 1}, queue="slow")
+    sender.add_periodic_task(
+        crontab(hour=7, minute=30, day_of_week=1), test.s("Happy Mondays!"), kwargs={"k": 1}, queue="slow"
+    )
     sender.add_periodic_task(5, test.s("once"), args=(2,)), sender.add_periodic_task(6, test.s("once"))
 
 

@@ -6,7 +6,13 @@ from compat.harness import background, said, say, scratch, show, until, worker
 
 app = Celery("beat", beat_max_loop_interval=0.2)
 app.conf.beat_schedule = {
-    "often": {"task": "beat.note", "schedule": 0.5, "args": ("often",), "kwargs": {"k": 1}, "options": {"priority": 4, "queue": "other"}},
+    "often": {
+        "task": "beat.note",
+        "schedule": 0.5,
+        "args": ("often",),
+        "kwargs": {"k": 1},
+        "options": {"priority": 4, "queue": "other"},
+    },
     "never": {"task": "beat.note", "schedule": 86400.0, "args": ("never",)},
 }
 

@@ -15,7 +15,11 @@ def add(a, b):
 
 def main():
     backend = app.backend
-    print(backend.store_result("own-id", {"a": 1}, states.SUCCESS), backend.get_state("own-id"), backend.get_result("own-id"))
+    print(
+        backend.store_result("own-id", {"a": 1}, states.SUCCESS),
+        backend.get_state("own-id"),
+        backend.get_result("own-id"),
+    )
     backend.store_result("own-id-2", {"step": 1}, "PROGRESS")
     print(backend.get_state("own-id-2"), backend.get_result("own-id-2"), backend.get_traceback("own-id-2"))
     backend.mark_as_failure("failed-id", ValueError("by hand"), traceback="a traceback")
@@ -29,6 +33,8 @@ def main():
     print(sorted(meta), meta["status"], meta["result"], meta["task_id"])
     with worker():
         result = add.delay(1, 2)
-        print(result.get(timeout=10), backend.get_task_meta(result.id)["result"], sorted(backend.get_task_meta(result.id)))
+        print(
+            result.get(timeout=10), backend.get_task_meta(result.id)["result"], sorted(backend.get_task_meta(result.id))
+        )
     disabled = Celery("disabled", backend="disabled://", set_as_current=False)
     print(isinstance(disabled.backend, DisabledBackend))

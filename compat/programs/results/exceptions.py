@@ -37,7 +37,16 @@ def main():
     ]
     for example in examples:
         again = pickle.loads(pickle.dumps(example))
-        print(type(example).__name__, "|", str(example), "|", repr(example), "|", type(again).__name__, again.args == example.args)
+        print(
+            type(example).__name__,
+            "|",
+            str(example),
+            "|",
+            repr(example),
+            "|",
+            type(again).__name__,
+            again.args == example.args,
+        )
     retry = examples[0]
     print(retry.message, repr(retry.exc), retry.excs, retry.when, retry.humanize(), retry.is_eager, retry.sig)
     print(exceptions.TimeoutError is TimeoutError, outcome(lambda: exceptions.reraise(KeyError, KeyError("again"))))

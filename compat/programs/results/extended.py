@@ -31,4 +31,7 @@ def main():
         grouped.get(timeout=10)
         print(app.backend.get_task_meta(grouped.results[0].id)["group_id"] == grouped.id)
         app.conf.result_extended = False
-        print(sorted(app.backend.get_task_meta(app.AsyncResult("nobody").id)), app.backend.get_task_meta("nobody")["status"])
+        print(
+            sorted(app.backend.get_task_meta(app.AsyncResult("nobody").id)),
+            app.backend.get_task_meta("nobody")["status"],
+        )

@@ -27,4 +27,3 @@ def main():
             child = parent.apply_async(priority=5, queue="other").get(timeout=10)
             print(inherit, app.AsyncResult(child).get(timeout=10))
             print(chain(look.s(), look.s()).apply_async(priority=4).get(timeout=10))
-

@@ -3,7 +3,7 @@
 from celery import Celery
 from kombu import Exchange, Queue
 
-from compat.harness import outcome, until, worker
+from compat.harness import outcome, worker
 
 app = Celery("task_queues")
 app.conf.task_queues = (
@@ -26,12 +26,22 @@ def where(self):
 def main():
     print(sorted(app.amqp.queues), app.amqp.queues["feeds"].exchange.name, app.amqp.queues["feeds"].routing_key)
     with worker():
-        print(where.delay().get(timeout=10), where.apply_async(queue="feeds").get(timeout=10), where.apply_async(queue="plain").get(timeout=10))
+        print(
+            where.delay().get(timeout=10),
+            where.apply_async(queue="feeds").get(timeout=10),
+            where.apply_async(queue="plain").get(timeout=10),
+        )
         print(where.apply_async(queue=Queue("plain")).get(timeout=10))
         print(where.apply_async(exchange="feeds", routing_key="feed.import").get(timeout=10))
         print(where.apply_async(routing_key="task.anything").get(timeout=10))
     print("made" if where.apply_async(queue="unheard-of") else None, "unheard-of" in app.amqp.queues)
-    strict = Celery("strict", set_as_current=False, task_create_missing_queues=False, task_queues=[Queue("only")], task_default_queue="only")
+    strict = Celery(
+        "strict",
+        set_as_current=False,
+        task_create_missing_queues=False,
+        task_queues=[Queue("only")],
+        task_default_queue="only",
+    )
 
     @strict.task(shared=False)
     def task():
@@ -43,4 +53,8 @@ def main():
     print({name: (queue.exchange.name, queue.routing_key) for name, queue in sorted(as_dict.amqp.queues.items())})
     as_dict.select_queues(["b"])
     print(sorted(as_dict.amqp.queues.consume_from), as_dict.amqp.queues.add("c").name, "c" in as_dict.amqp.queues)
-    print(app.amqp.default_queue.name, app.amqp.default_exchange.name, app.amqp.router.route({"queue": "feeds"}, "x")["queue"].name)
+    print(
+        app.amqp.default_queue.name,
+        app.amqp.default_exchange.name,
+        app.amqp.router.route({"queue": "feeds"}, "x")["queue"].name,
+    )

@@ -3,9 +3,8 @@
 import re
 
 from celery import Celery
-from celery.signals import before_task_publish
 
-from compat.harness import outcome, worker
+from compat.harness import worker
 
 app = Celery("task_routes")
 
@@ -68,11 +67,20 @@ def by_key(self):
 
 def main():
     with worker("-Q", QUEUES):
-        for signature in (plain.s(), exact.s(), encode.s(), re_x.s(), by_argument.s(1), by_argument.s(2), decorated.s(), by_key.s()):
+        for signature in (
+            plain.s(),
+            exact.s(),
+            encode.s(),
+            re_x.s(),
+            by_argument.s(1),
+            by_argument.s(2),
+            decorated.s(),
+            by_key.s(),
+        ):
             print(signature, signature.delay().get(timeout=10), signature.apply_async(queue="given").get(timeout=10))
         print(by_argument.apply_async((1,), priority=9).get(timeout=10), app.send_task("video.encode").get(timeout=10))
         print((exact.s() | plain.si() | encode.si()).delay().get(timeout=10))
-    other = Celery("other", set_as_current=False)
+    Celery("other", set_as_current=False)
     for routes in ({"a.*": "glob"}, {"a.b": {"queue": "exact"}}, "task_routes.by_function", [{"a.b": "listed"}]):
         each = Celery("each", set_as_current=False, task_routes=routes)
         route = each.amqp.router.route({}, "a.b")

@@ -65,13 +65,20 @@ def main():
 
     print([(handler.__name__, value) for handler, value in signal.send("x", a=1)])
     print([value for _, value in signal.send("y", a=2)], signal.has_listeners())
-    print(signal.disconnect(one), signal.disconnect(sender="x", dispatch_uid="unique"), signal.disconnect(two), signal.send("x", a=3))
+    print(
+        signal.disconnect(one),
+        signal.disconnect(sender="x", dispatch_uid="unique"),
+        signal.disconnect(two),
+        signal.send("x", a=3),
+    )
 
     @signal.connect
     def failing(sender, **kwargs):
         raise ValueError("failing")
 
-    print([repr(value) for _, value in signal.send("x", a=1)], [repr(value) for _, value in signal.send_robust("x", a=1)])
+    print(
+        [repr(value) for _, value in signal.send("x", a=1)], [repr(value) for _, value in signal.send_robust("x", a=1)]
+    )
     signal.disconnect(failing)
 
     def strong(sender, **kwargs):
@@ -80,7 +87,9 @@ def main():
     signal.connect(lambda sender, **kwargs: "weak", weak=True)
     signal.connect(lambda sender, **kwargs: "strong", weak=False)
     gc.collect()
-    print([value for _, value in signal.send("x", a=1)], repr(signal), outcome(signal.connect, "not callable") is not None)
+    print(
+        [value for _, value in signal.send("x", a=1)], repr(signal), outcome(signal.connect, "not callable") is not None
+    )
     print(outcome(signal.connect, lambda sender: None, weak=False) is not None)
 
     class Listener:
@@ -92,4 +101,7 @@ def main():
     print([value for _, value in signal.send("x", a=1) if value == "method"])
     del listener
     gc.collect()
-    print([value for _, value in signal.send("x", a=1) if value == "method"], repr(before_task_publish).startswith("<Signal: before_task_publish"))
+    print(
+        [value for _, value in signal.send("x", a=1) if value == "method"],
+        repr(before_task_publish).startswith("<Signal: before_task_publish"),
+    )

@@ -18,9 +18,27 @@ def look(self, *args, **kwargs):
 @before_task_publish.connect
 def before(sender, body, exchange, routing_key, headers, properties, declare, retry_policy, **kwargs):
     args, kw, embed = body
-    heard.append(["before", sender, list(args), kw, sorted(embed), exchange, routing_key, headers["id"] == properties["correlation_id"]])
+    heard.append(
+        [
+            "before",
+            sender,
+            list(args),
+            kw,
+            sorted(embed),
+            exchange,
+            routing_key,
+            headers["id"] == properties["correlation_id"],
+        ]
+    )
     heard.append({name: headers[name] for name in HEADERS if name not in ("root_id", "parent_id")})
-    heard.append([headers["root_id"] == headers["id"], headers["parent_id"], sorted(retry_policy), [queue.name for queue in declare]])
+    heard.append(
+        [
+            headers["root_id"] == headers["id"],
+            headers["parent_id"],
+            sorted(retry_policy),
+            [queue.name for queue in declare],
+        ]
+    )
     headers["tenant"] = "acme"
     properties["app_id"] = "shop"
 
@@ -35,7 +53,11 @@ def main():
         print(look.delay(1, k=2).get(timeout=10))
         show(heard)
         heard.clear()
-        print(look.apply_async(headers={"own": 1}, countdown=0.01, shadow="s", queue="celery", time_limit=9).get(timeout=10))
+        print(
+            look.apply_async(headers={"own": 1}, countdown=0.01, shadow="s", queue="celery", time_limit=9).get(
+                timeout=10
+            )
+        )
         show(line for line in heard if isinstance(line, dict) and line.update(eta=bool(line["eta"])) is None)
         heard.clear()
         chain(look.s(), look.si())().get(timeout=10)

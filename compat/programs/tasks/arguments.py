@@ -40,7 +40,11 @@ def main():
     print(outcome(add.apply_async, (1,), [2]))
     print(outcome(add.s().apply_async))
     with worker():
-        print(add.delay(1).get(timeout=10), add.delay(1, 2, c=3).get(timeout=10), add.apply_async([1], {"c": 5}).get(timeout=10))
+        print(
+            add.delay(1).get(timeout=10),
+            add.delay(1, 2, c=3).get(timeout=10),
+            add.apply_async([1], {"c": 5}).get(timeout=10),
+        )
         print(add.apply_async(kwargs={"a": 1}).get(timeout=10), add.apply_async((1,), None).get(timeout=10))
         print(anything.delay(1, (2, 3), {"k": None}, x=True, y=1.5).get(timeout=10))
         print(bound.delay({"1": [None, "é", "\u0000"]}).get(timeout=10))

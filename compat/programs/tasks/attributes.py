@@ -5,7 +5,12 @@ from celery import Celery, Task
 from compat.harness import outcome, show
 
 app = Celery(
-    "attributes", task_acks_late=True, task_default_rate_limit="5/m", task_time_limit=100, task_serializer="yaml", task_track_started=True
+    "attributes",
+    task_acks_late=True,
+    task_default_rate_limit="5/m",
+    task_time_limit=100,
+    task_serializer="yaml",
+    task_track_started=True,
 )
 
 NAMES = (

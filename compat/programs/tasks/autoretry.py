@@ -1,7 +1,7 @@
 """autoretry_for retries listed errors with retry_kwargs and back-off, except those in dont_autoretry_for."""
 
 from celery import Celery
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Retry
 from celery.signals import task_retry
 
 from compat.harness import outcome, said, say, show, worker

@@ -1,9 +1,10 @@
 """update_state publishes progress under any state name, with any serialisable meta."""
 
+from pathlib import Path
+
 from celery import Celery, states
 
-from compat.harness import outcome, said, say, scratch, until, worker
-from pathlib import Path
+from compat.harness import outcome, scratch, until, worker
 
 app = Celery("custom_states")
 
@@ -24,7 +25,9 @@ def for_another(self, task_id):
 
 @app.task(bind=True)
 def as_failure(self):
-    self.update_state(state=states.FAILURE, meta={"exc_type": "ValueError", "exc_message": ["by hand"], "exc_module": "builtins"})
+    self.update_state(
+        state=states.FAILURE, meta={"exc_type": "ValueError", "exc_message": ["by hand"], "exc_module": "builtins"}
+    )
     from celery.exceptions import Ignore
 
     raise Ignore()

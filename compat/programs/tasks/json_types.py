@@ -12,7 +12,7 @@ app = Celery("json_types")
 
 VALUES = [
     dt.datetime(2024, 2, 29, 12, 30, 15, 123456),
-    dt.datetime(2024, 2, 29, 12, 30, tzinfo=dt.timezone.utc),
+    dt.datetime(2024, 2, 29, 12, 30, tzinfo=dt.UTC),
     dt.datetime(2024, 2, 29, 12, 30, tzinfo=dt.timezone(dt.timedelta(hours=2))),
     dt.date(2024, 2, 29),
     dt.time(1, 2, 3),

@@ -31,7 +31,14 @@ def main():
     with worker("-n", "w@h"):
         seen["delay(1, a=2)"] = look.delay(1, a=2)
         seen["options"] = look.apply_async(
-            ("x",), retries=3, time_limit=9, soft_time_limit=5, headers={"my": "own"}, shadow="other.name", priority=3, argsrepr="(hidden)"
+            ("x",),
+            retries=3,
+            time_limit=9,
+            soft_time_limit=5,
+            headers={"my": "own"},
+            shadow="other.name",
+            priority=3,
+            argsrepr="(hidden)",
         )
         seen["send_task"] = app.send_task("request.look", kwargs={"k": [1]}, queue="celery", ignore_result=False)
         for how, result in seen.items():
@@ -44,4 +51,7 @@ def main():
 @app.task(bind=True)
 def look_directly(self):
     request = self.request
-    return {name: getattr(request, name) for name in ("id", "called_directly", "args", "retries", "is_eager", "delivery_info", "root_id")}
+    return {
+        name: getattr(request, name)
+        for name in ("id", "called_directly", "args", "retries", "is_eager", "delivery_info", "root_id")
+    }

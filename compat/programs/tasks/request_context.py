@@ -31,7 +31,9 @@ def options(self):
 def main():
     with worker():
         print(outer.delay().get(timeout=10))
-        for name, value in options.apply_async(priority=2, headers={"a": 1}, expires=1000, soft_time_limit=50).get(timeout=10):
+        for name, value in options.apply_async(priority=2, headers={"a": 1}, expires=1000, soft_time_limit=50).get(
+            timeout=10
+        ):
             print(name, "given" if name == "expires" else value)
     inner.push_request(args=("pushed",), id="by-hand", called_directly=False)
     print(inner.request.args, inner.request.id, inner(2), inner.request.called_directly)

@@ -1,6 +1,6 @@
 """While a task waits for its retry its state is RETRY and its result the reason."""
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from celery import Celery
 
@@ -18,7 +18,7 @@ def later(self):
 def at(self):
     if self.request.retries:
         return "again"
-    self.retry(eta=datetime.now(timezone.utc) + timedelta(seconds=0.3), exc=ValueError("soon"))
+    self.retry(eta=datetime.now(UTC) + timedelta(seconds=0.3), exc=ValueError("soon"))
 
 
 def main():

@@ -54,4 +54,8 @@ def main():
     print([line for line in lines if line.endswith("ready.")])
     show(line for line in lines if "|celery.worker.strategy|" in line)
     print("in the pool")
-    show(line for line in lines if "|celery.app.trace|" in line or "|celery.redirected|" in line or "shop" in line or line.startswith("T|"))
+    show(
+        line
+        for line in lines
+        if "|celery.app.trace|" in line or "|celery.redirected|" in line or "shop" in line or line.startswith("T|")
+    )

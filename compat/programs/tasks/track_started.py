@@ -4,7 +4,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from compat.harness import scratch, until, worker
+from compat.harness import said, say, scratch, until, worker
 
 app = Celery("track_started")
 
@@ -17,6 +17,7 @@ def tracked():
 
 @app.task
 def untracked():
+    say("untracked runs")
     until(Path(scratch("go2")).exists)
     return "done"
 
@@ -34,8 +35,7 @@ def main():
         Path(scratch("go")).touch()
         print(result.get(timeout=10))
         result = untracked.delay()
-        active = app.control.inspect()
-        until(lambda: active.active()["w@h"])
+        said(at_least=1)
         print(result.state, result.info)
         Path(scratch("go2")).touch()
         print(result.get(timeout=10))

@@ -3,7 +3,7 @@
 from celery import Celery
 from celery.exceptions import NotRegistered
 
-from compat.harness import outcome, until, worker
+from compat.harness import outcome, worker
 
 app = Celery("unknown")
 

@@ -14,7 +14,15 @@ def echo(value=None):
 
 @app.task
 def returns(what):
-    return {"object": object(), "set": {1}, "bytes": b"\xff\x00", "nan": float("nan"), "big": 2**70, "circle": circle(), "lambda": lambda: 1}[what]
+    return {
+        "object": object(),
+        "set": {1},
+        "bytes": b"\xff\x00",
+        "nan": float("nan"),
+        "big": 2**70,
+        "circle": circle(),
+        "lambda": lambda: 1,
+    }[what]
 
 
 def circle():

@@ -44,7 +44,16 @@ def retried(self, succeed=True):
 @app.task(bind=True)
 def request(self, *args):
     r = self.request
-    return r.is_eager, r.called_directly, r.args, r.retries, r.delivery_info, r.hostname is not None, r.root_id == r.id, r.headers
+    return (
+        r.is_eager,
+        r.called_directly,
+        r.args,
+        r.retries,
+        r.delivery_info,
+        r.hostname is not None,
+        r.root_id == r.id,
+        r.headers,
+    )
 
 
 @app.task(bind=True)
@@ -64,20 +73,53 @@ def echo(value):
 
 
 for name in ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "before_task_publish"):
-    getattr(signals, name).connect(lambda sender, signal, **kwargs: say(signal.name, getattr(sender, "name", sender)), weak=False)
+    getattr(signals, name).connect(
+        lambda sender, signal, **kwargs: say(signal.name, getattr(sender, "name", sender)), weak=False
+    )
 
 
 def main():
     result = add.delay(1, b=2)
-    print(type(result).__name__, result.get(), result.result, result.state, result.ready(), result.successful(), result.children, len(result.id))
+    print(
+        type(result).__name__,
+        result.get(),
+        result.result,
+        result.state,
+        result.ready(),
+        result.successful(),
+        result.children,
+        len(result.id),
+    )
     failed = fail.delay()
-    print(failed.state, repr(failed.result), outcome(failed.get), repr(failed.get(propagate=False)), failed.traceback.strip().splitlines()[-1])
+    print(
+        failed.state,
+        repr(failed.result),
+        outcome(failed.get),
+        repr(failed.get(propagate=False)),
+        failed.traceback.strip().splitlines()[-1],
+    )
     print(retried.delay().get(), outcome(retried.delay(False).get), retried.delay(False).state)
     print(request.apply_async((1,), headers={"a": 1}, priority=4, queue="q").get())
-    print(add.apply_async((1, 2), link=add.s(10)).get(), add.apply_async((1,), countdown=1000).get(), add.apply_async((1,), expires=1000).get())
-    print(outcome(fail.apply_async, link_error=add.s(1)).state, outcome(parent.delay().get).splitlines()[0], progress.delay().get(), progress.delay().state)
+    print(
+        add.apply_async((1, 2), link=add.s(10)).get(),
+        add.apply_async((1,), countdown=1000).get(),
+        add.apply_async((1,), expires=1000).get(),
+    )
+    print(
+        outcome(fail.apply_async, link_error=add.s(1)).state,
+        outcome(parent.delay().get).split("!")[0],
+        progress.delay().get(),
+        progress.delay().state,
+    )
     given = [1, (2, 3)]
     print(echo.delay(given).get(), echo.delay(given).get() is given, outcome(echo.delay, object()), outcome(add.delay))
-    print(app.AsyncResult(result.id).state, add.delay(1, 2).forget(), result.revoke(), add.apply_async((1,), task_id="mine").id)
-    print(repr(add.delay(1)).split(":")[0], outcome(result.get, timeout=1, interval=2), outcome(result.wait), result.state)
+    print(
+        app.AsyncResult(result.id).state,
+        add.delay(1, 2).forget(),
+        result.revoke(),
+        add.apply_async((1,), task_id="mine").id,
+    )
+    print(
+        repr(add.delay(1)).split(":")[0], outcome(result.get, timeout=1, interval=2), outcome(result.wait), result.state
+    )
     show(said())

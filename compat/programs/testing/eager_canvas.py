@@ -36,8 +36,18 @@ def main():
     result = chain(add.s(1, 2), add.s(3))()
     print(result.get(), type(result).__name__, result.parent.get(), (add.s(1) | add.s(2)).delay(10).get())
     grouped = group(add.s(n, n) for n in range(3))()
-    print(grouped.get(), type(grouped).__name__, grouped.successful(), group()().get(), group(add.s(1, 1), fail.s())().get(propagate=False)[0])
-    print(chord([add.s(1, 1), add.s(2, 2)])(total.s()).get(), chord([], total.s())().get(), (group(add.s(1), add.s(2)) | total.s()).delay().get())
+    print(
+        grouped.get(),
+        type(grouped).__name__,
+        grouped.successful(),
+        group()().get(),
+        group(add.s(1, 1), fail.s())().get(propagate=False)[0],
+    )
+    print(
+        chord([add.s(1, 1), add.s(2, 2)])(total.s()).get(),
+        chord([], total.s())().get(),
+        (group(add.s(1), add.s(2)) | total.s()).delay().get(),
+    )
     print((add.s(1, 1) | group(add.s(1), add.s(2)) | total.s() | add.s(100)).delay().get())
     print(chain(add.s(1, 1), chord([add.s(1), add.s(2)], total.s()), add.s(5))().get())
     print(group(chain(add.s(1, 1), add.s(2)), group(add.s(5), add.s(6)))().get())
@@ -46,6 +56,10 @@ def main():
     print(outcome(lambda: chord([add.s(1, 1), fail.s()])(total.s()).get()))
     print(outcome(group(add.s(1, 1), fail.s())().get))
     for canvas in (replaced.s(1), replaced_by_chain.s(1), chain(add.s(1, 1), replaced.s())):
-        print(str(outcome(lambda: canvas.delay().get())).splitlines()[0])
-    print(chain(add.s(1, 2), add.s(3)).apply().get(), group(add.s(1), add.s(2)).apply().get(), chord([add.s(1)], total.s()).apply().get())
+        print(str(outcome(lambda: canvas.delay().get())).split("!")[0])
+    print(
+        chain(add.s(1, 2), add.s(3)).apply().get(),
+        group(add.s(1), add.s(2)).apply().get(),
+        chord([add.s(1)], total.s()).apply().get(),
+    )
     print((~add.s(1, 2)), add.s(1, 2).apply_async().get(), add.s(2).apply((1,)).get())

@@ -21,6 +21,10 @@ def main():
     with worker("-n", "w1@h", "-c", "2", "-Q", "celery,extra", "-E") as running:
         pass
     lines = running.log()
-    show(line.strip() for line in lines if any(word in line for word in (".> concurrency", ".> task events", ".> extra", ".> celery", "  . ")))
+    show(
+        line.strip()
+        for line in lines
+        if any(word in line for word in (".> concurrency", ".> task events", ".> extra", ".> celery", "  . "))
+    )
     print([line.split("] ")[-1] for line in lines if "ready." in line or "shutdown" in line])
     print(any("w1@h v" in line for line in lines))

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from celery import Celery
-from celery.signals import task_failure, task_retry
+from celery.signals import task_failure
 
 from compat.harness import outcome, said, say, scratch, show, worker
 
@@ -67,7 +67,7 @@ def failed(sender, exception, **kwargs):
 
 def tell(*words):
     """Job numbers are the pool's own business."""
-    print(re.sub(r" Job: \d+", "", " ".join(map(str, words))))
+    print(re.sub(r" Job: [^.]+", "", " ".join(map(str, words))))
 
 
 def main():

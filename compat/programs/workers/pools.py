@@ -5,7 +5,7 @@ import threading
 
 from celery import Celery
 
-from compat.harness import outcome, until, worker
+from compat.harness import outcome, worker
 
 app = Celery("pools")
 
@@ -37,4 +37,9 @@ def main():
         with worker("-P", pool, "-c", "2") as running:
             pid, main_thread = where.delay().get(timeout=10)
             print(pool, "in the worker's own process:", pid == running.process.pid, "in the main thread:", main_thread)
-            print("  ", retried.delay().get(timeout=10), outcome(fail.delay().get, timeout=10), (add.s(1, 2) | add.s(3)).delay().get(timeout=10))
+            print(
+                "  ",
+                retried.delay().get(timeout=10),
+                outcome(fail.delay().get, timeout=10),
+                (add.s(1, 2) | add.s(3)).delay().get(timeout=10),
+            )

@@ -3,7 +3,7 @@
 from celery import Celery
 from kombu import Queue
 
-from compat.harness import said, say, show, until, worker
+from compat.harness import said, say, show, worker
 
 app = Celery("queues")
 app.conf.task_queues = [Queue("celery"), Queue("video"), Queue("mail")]

@@ -5,7 +5,7 @@ import os
 from celery import Celery
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from compat.harness import said, say, show, until, worker
+from compat.harness import said, say, show, worker
 
 app = Celery("recycling")
 

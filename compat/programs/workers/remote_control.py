@@ -4,7 +4,7 @@ import time
 
 from celery import Celery
 
-from compat.harness import outcome, show, until, worker
+from compat.harness import outcome, worker
 
 app = Celery("remote_control")
 

@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from compat.harness import until, worker
+from compat.harness import worker
 
 app = Celery("revoke_by_stamp")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from celery import Celery
-from celery.signals import task_failure, task_postrun, task_revoked
+from celery.signals import task_failure, task_revoked
 
 from compat.harness import outcome, said, say, scratch, show, until, worker
 

@@ -6,7 +6,7 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_failure
 
-from compat.harness import outcome, said, say, show, until, worker
+from compat.harness import outcome, said, say, show, worker
 
 app = Celery("time_limits")
 
@@ -66,7 +66,10 @@ def main():
         result = hard.delay()
         print(outcome(result.get, timeout=15), result.state)
         print(unlimited.delay(0).get(timeout=15))
-        print(outcome(unlimited.apply_async(soft_time_limit=1).get, timeout=15), outcome(unlimited.apply_async(time_limit=1).get, timeout=15))
+        print(
+            outcome(unlimited.apply_async(soft_time_limit=1).get, timeout=15),
+            outcome(unlimited.apply_async(time_limit=1).get, timeout=15),
+        )
         print(outcome(retried.delay().get, timeout=20))
         print(outcome(late.delay().get, timeout=15), unlimited.delay(0).get(timeout=15))
     show(said())

@@ -7,7 +7,7 @@ from celery.exceptions import Ignore, Reject
 
 from compat.harness import outcome, said, say, show, worker
 
-app = Celery("tasks")
+app = Celery("around_tasks")
 MAIN_PROCESS = os.getpid()
 
 
@@ -18,7 +18,12 @@ def words(value):
 def listener(name, *keys):
     def listen(sender, **kwargs):
         place = "main" if os.getpid() == MAIN_PROCESS else "child"
-        say(name, place, getattr(sender, "name", type(sender).__name__), *(f"{key}={words(kwargs[key])}" for key in keys))
+        say(
+            name,
+            place,
+            getattr(sender, "name", type(sender).__name__),
+            *(f"{key}={words(kwargs[key])}" for key in keys),
+        )
 
     getattr(signals, name).connect(listen, weak=False)
 

@@ -4,7 +4,7 @@ from celery import Celery
 
 from compat.harness import command_line, show, worker
 
-app = Celery("calling")
+app = Celery("call_and_result")
 
 
 @app.task
@@ -26,15 +26,17 @@ def tell(*arguments):
 
 
 def main():
-    one = tell("call", "calling.add", "-a", "[1, 2]")
-    two = tell("call", "calling.add", "--args", "[1]", "--kwargs", '{"b": 5}', "--queue", "celery", "--countdown", "0")
-    bad = tell("call", "calling.fail")
+    one = tell("call", "call_and_result.add", "-a", "[1, 2]")
+    two = tell(
+        "call", "call_and_result.add", "--args", "[1]", "--kwargs", '{"b": 5}', "--queue", "celery", "--countdown", "0"
+    )
+    bad = tell("call", "call_and_result.fail")
     with worker():
         app.AsyncResult(bad).get(timeout=10, propagate=False)
         tell("result", one)
         tell("result", two)
         tell("result", bad)
-        tell("result", "-t", "calling.add", one)
+        tell("result", "-t", "call_and_result.add", one)
     for n in range(3):
         add.delay(n)
     tell("purge", "-f")

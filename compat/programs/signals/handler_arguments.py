@@ -2,9 +2,9 @@
 
 from celery import Celery, signals
 
-from compat.harness import outcome, said, say, show, until, worker
+from compat.harness import outcome, said, say, show, worker
 
-app = Celery("arguments")
+app = Celery("handler_arguments")
 NAMES = (
     "before_task_publish after_task_publish task_received task_prerun task_postrun task_success task_failure task_retry "
     "task_revoked task_unknown worker_init worker_ready worker_shutting_down worker_shutdown worker_process_init "

@@ -4,7 +4,7 @@ from celery import Celery, signals
 
 from compat.harness import said, say, show, worker
 
-app = Celery("workers")
+app = Celery("worker_life")
 
 
 @signals.celeryd_init.connect

@@ -1,0 +1,13 @@
+"""Tasks for tests of workers."""
+
+from __future__ import annotations
+
+from pgtasks.app.sharing import shared_task
+
+__all__ = ("ping",)
+
+
+@shared_task(name="celery.ping")
+def ping() -> str:
+    """Answer: what `start_worker` asks a worker before a test may use it."""
+    return "pong"

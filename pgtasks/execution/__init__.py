@@ -1,0 +1,93 @@
+"""Running one claimed task and saying what came of it.
+
+    claim -> read (decode the message) -> trace (run the task) -> settling -> Outcome
+          -> refuse: unknown task, bytes that do not decode, content that is not accepted
+          -> condemn: revoked, expired, or its worker died too often: the task is not run, it fails
+
+An outcome carries everything that ends with the task: its result, a retry's new message, the tasks that can never run
+since it failed. It is stored by whoever claimed the task, in one statement. User code that belongs to the end - hooks,
+signals, errbacks - has run by then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgtasks import states
+from pgtasks.app import trace
+from pgtasks.exceptions import NotRegistered
+from pgtasks.execution.ending import condemn, fail, give_up, refuse
+from pgtasks.execution.reading import Unreadable, read, time_limits
+from pgtasks.execution.settling import Settling
+from pgtasks.execution.site import Limits, Site
+from pgtasks.message import Claim, Outcome
+
+__all__ = ("Limits", "Site", "aexecute", "execute", "give_up")
+
+
+def execute(site: Site, claim: Claim) -> Outcome:
+    """Run one claimed task and say what came of it; raises only what ends the process."""
+    prepared = _prepare(site, claim)
+    if isinstance(prepared, Outcome):
+        return prepared
+    task, request, effects = prepared
+    tracer = _tracer(site.app, task)
+    attempt = tracer(request["id"], request["args"], request["kwargs"], request, effects)
+    return _concluded(site, claim, task, effects, attempt)
+
+
+async def aexecute(site: Site, claim: Claim) -> Outcome:
+    """`execute` for a task whose body is a coroutine function, on the running event loop."""
+    prepared = _prepare(site, claim)
+    if isinstance(prepared, Outcome):
+        return prepared
+    task, request, effects = prepared
+    tracer = _tracer(site.app, task, awaits=True)
+    attempt = await tracer(request["id"], request["args"], request["kwargs"], request, effects)
+    return _concluded(site, claim, task, effects, attempt)
+
+
+def _concluded(site: Site, claim: Claim, task: Any, effects: Settling, attempt: Any) -> Outcome:
+    reject = attempt.retval
+    if attempt.state == states.REJECTED and not reject.requeue:
+        return fail(site, claim, task, read(site, claim), reject)
+    return effects.conclude(attempt)
+
+
+_tracers: dict[tuple[int, str, bool], tuple[Any, Any, Any]] = {}
+
+
+def _tracer(app: Any, task: Any, awaits: bool = False) -> Any:
+    key = (id(app), task.name, awaits)
+    known = _tracers.get(key)
+    # A monitoring library may have put its own function in the place of build_tracer since.
+    if known is None or known[0] is not task or known[1] is not trace.build_tracer:
+        tracer = trace.build_tracer(task.name, task, app=app, awaits=awaits)
+        known = _tracers[key] = (task, trace.build_tracer, tracer)
+    return known[2]
+
+
+def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], Settling] | Outcome:
+    """Read a message and find its task, or say at once what becomes of a claim that cannot or must not be run."""
+    task = site.app.tasks.get(claim.name)
+    try:
+        request = read(site, claim)
+    except Unreadable as error:
+        return refuse(site, claim, error.__cause__ or error, unreadable=True)
+    if task is None:
+        return refuse(site, claim, NotRegistered(claim.name), request)
+    effects = Settling(site, claim)
+    if claim.fate != "live":
+        return condemn(site, claim, task, request)
+    _arm_time_limits(site, task, request)
+    request["resubmit"] = effects.resubmit
+    request["become"] = effects.become
+    request["join"] = effects.join if claim.has_successors and claim.group_id else None
+    return task, request, effects
+
+
+def _arm_time_limits(site: Site, task: Any, request: dict[str, Any]) -> None:
+    hard, soft = time_limits(site.app, task, request)
+    if hard or soft:
+        request["timelimit"] = (hard, soft)
+        site.limits.arm(hard, soft)

@@ -1,0 +1,118 @@
+"""From a claimed message to the request that its task sees: decoding, accept rules, what the predecessors returned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pgtasks.canvas.nodes import shaped
+from pgtasks.exceptions import InvalidTaskError
+from pgtasks.execution.site import Site
+from pgtasks.message import Claim
+from pgtasks.serialization import accepted, decode
+
+__all__ = ("Unreadable", "accepted_content", "read", "time_limits")
+
+
+class Unreadable(Exception):
+    """A message that cannot be run; the cause says why."""
+
+
+def read(site: Site, claim: Claim) -> dict[str, Any]:
+    """Decode a message into the attributes of the request that its task will see; raises `Unreadable`."""
+    conf = site.app.conf
+    try:
+        body = decode(claim.payload, claim.content_type, claim.content_encoding, accepted_content(conf))
+        args, kwargs, embed = body
+        options = json.loads(claim.options) if claim.options else {}
+        args = _with_inputs(site, claim, args, options)
+        if not isinstance(kwargs, dict) or not isinstance(options, dict):
+            raise InvalidTaskError("The keyword arguments of a message and its options must be mappings")
+        return _request(site, claim, args, kwargs, embed or {}, options)
+    except Exception as error:
+        raise Unreadable(claim.public_id) from error
+
+
+def accepted_content(conf: Any) -> Any:
+    """The content types that messages may have here."""
+    names = conf.accept_content
+    known = _accepted_by_names.get(id(names))
+    if known is None or known[0] is not names:
+        known = _accepted_by_names[id(names)] = (names, accepted(names))
+    return known[1]
+
+
+_accepted_by_names: dict[int, tuple[Any, Any]] = {}
+
+
+def _with_inputs(site: Site, claim: Claim, args: Any, options: Mapping[str, Any]) -> Any:
+    """Put what the predecessors returned before the arguments."""
+    if claim.inputs not in ("value", "list") or claim.input_values is None:
+        return args
+    accept = site.app.backend.accept
+    values = [
+        None if value is None else decode(value, content_type, encoding, accept)
+        for value, content_type, encoding in zip(
+            claim.input_values, claim.input_types or (), claim.input_encodings or (), strict=True
+        )
+    ]
+    first = values[0] if claim.inputs == "value" else shaped(values, options.get("shape"))
+    return [first, *args]
+
+
+def _request(
+    site: Site, claim: Claim, args: Any, kwargs: Any, embed: Mapping[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    task_id = claim.public_id
+    request = {
+        "lang": "py",
+        "task": claim.name,
+        "id": task_id,
+        "correlation_id": task_id,
+        "args": args,
+        "kwargs": kwargs,
+        "root_id": str(claim.root) if claim.root else task_id,
+        "parent_id": str(claim.parent) if claim.parent else None,
+        "group": claim.group_id,
+        "group_index": options.get("group_index"),
+        "eta": claim.due.isoformat() if claim.due else None,
+        "expires": claim.expires.isoformat() if claim.expires else None,
+        "retries": claim.retries + options.get("retries", 0),
+        "hostname": site.hostname,
+        "delivery_info": {
+            "exchange": options.get("exchange", ""),
+            "routing_key": options.get("routing_key", claim.queue),
+            "priority": -claim.rank,
+            "redelivered": claim.delivery > claim.retries + 1,
+        },
+        "timelimit": options.get("timelimit", (None, None)),
+        "callbacks": embed.get("callbacks"),
+        "errbacks": embed.get("errbacks"),
+        "chain": embed.get("chain"),
+        "chord": embed.get("chord"),
+        "utc": True,
+        "origin": options.get("origin"),
+        "reply_to": options.get("reply_to"),
+        "shadow": options.get("shadow"),
+        "ignore_result": options.get("ignore_result", False),
+        "replaced_task_nesting": options.get("replaced_task_nesting", 0),
+        "stamped_headers": options.get("stamped_headers"),
+        "stamps": options.get("stamps") or {},
+        "headers": options.get("headers"),
+        "argsrepr": options.get("argsrepr"),
+        "kwargsrepr": options.get("kwargsrepr"),
+        "properties": {"correlation_id": task_id, **options.get("properties", {})},
+    }
+    custom = options.get("headers")
+    return {**custom, **request} if custom else request
+
+
+def time_limits(app: Any, task: Any, request: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The hard and the soft time limit of one call, in seconds: the call's, else the task's, else the app's."""
+    hard, soft = request["timelimit"] or (None, None)
+    conf = app.conf
+    return (
+        hard or task.time_limit or conf.task_time_limit,
+        soft or task.soft_time_limit or conf.task_soft_time_limit,
+    )

@@ -1,0 +1,269 @@
+"""What comes of an attempt: the effects of a traced task, collected into one outcome.
+
+While the task runs nothing is written but what it asks for (STARTED, its own states, a replacement of itself). What its end
+means - the result, a retry, the tasks that wait for it and now never run, the errbacks that are tasks - becomes one
+`Outcome`, which its claimer settles in one statement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from pgtasks import states
+from pgtasks.app import trace
+from pgtasks.app.context import Context
+from pgtasks.app.linked import call_errbacks, publish_callbacks
+from pgtasks.app.publish import Call, announce, collecting, compose, compose_plan
+from pgtasks.canvas.failing import Fall, Waiting, falls
+from pgtasks.canvas.nodes import Edge
+from pgtasks.canvas.plan import plan
+from pgtasks.einfo import ExceptionInfo
+from pgtasks.exceptions import EncodeError, Retry
+from pgtasks.execution.reading import accepted_content
+from pgtasks.execution.site import Site
+from pgtasks.message import Batch, Casualty, Claim, Outcome
+from pgtasks.serialization import decode, encode_exception
+from pgtasks.store import tasks
+from pgtasks.store.sql import Query
+from pgtasks.utils.log import get_logger
+
+__all__ = ("Settling",)
+
+logger = get_logger("celery.worker")
+
+
+class Settling(trace.Effects):
+    """Collects, while a task is traced, what must be stored when it has ended."""
+
+    def __init__(self, site: Site, claim: Claim, *, is_quiet: bool = False) -> None:
+        #: Quiet: no errback is called, since none of the task's own code may run here.
+        self.is_quiet = is_quiet
+        self.site = site
+        self.claim = claim
+        self.row: Mapping[str, Any] | None = None
+        self.is_hidden = False
+        self.casualties: tuple[Casualty, ...] = ()
+        self.follow_ups: list[Batch] = []
+        self.again: Any = None
+        self.is_gone = False
+
+    def started(self, task: Any, request: Context) -> None:
+        backend = self.site.app.backend
+        row = backend.row_of(trace.started_meta(request), request=request)
+        self._mark(states.STARTED, row)
+
+    def _mark(self, state: str, row: Mapping[str, Any]) -> None:
+        claim = self.claim
+        query = tasks.mark(claim.id, state, worker=self.site.worker, delivery=claim.delivery, **row)
+        self.site.app.database.run(query)
+
+    def succeeded(self, task: Any, request: Context, retval: Any, store: bool) -> None:
+        self.site.limits.disarm()
+        if request.callbacks or request.chain:
+            publish_callbacks(self.site.app, request, retval)
+        self.is_hidden = not store
+        # What others wait for is kept for them, whether its caller wants it or not.
+        if store or self.claim.has_successors:
+            backend = self.site.app.backend
+            try:
+                self.row = backend.row_of(backend.prepare_value(retval), request=request)
+            except EncodeError as error:
+                raise EncodeError(
+                    f"Task {task.name!r} returned a {type(retval).__name__} that cannot be written as"
+                    f" {backend.serializer}: {error}. Return plain data, or set result_serializer."
+                ) from error
+
+    def cancelled(self, cancelled: BaseException) -> Exception | None:
+        return self.site.limits.translate()
+
+    def resubmit(self, sig: Any) -> None:
+        """Take a retry, which becomes part of this attempt's outcome instead of a message of its own."""
+        self.again = sig
+
+    def become(self, sig: Any) -> None:
+        """Go on as another canvas, whose last task takes this one's id and so its place among the others."""
+        app, claim = self.site.app, self.claim
+        planned = plan(sig)
+        calls, messages = compose_plan(app, planned)
+        new = {message.id: message for message in messages}
+        mine = new.pop(claim.id)
+        preds = [edge.pred for edge in planned.edges if edge.succ == claim.id]
+        queries: list[Query[Any]] = [tasks.replace(self.site.worker, claim.delivery, mine, preds)]
+        if new:
+            queries.append(tasks.enqueue(list(new.values()), planned.edges))
+        app.database.run_together(*queries)
+        for call, message in zip(calls, messages, strict=True):
+            announce(app, call, message)
+        self.is_gone = True
+
+    def join(self, sig: Any, lazy: bool) -> Any:
+        """Add a task to the header of the chord that this one is in."""
+        app = self.site.app
+        planned = plan(sig)
+        calls, messages = compose_plan(app, planned)
+        (member,) = planned.ends
+        # The edge from the new member is written by join_chord; here it only says that somebody waits for it.
+        edges = [*planned.edges, Edge(member, self.claim.id, 0)]
+        app.database.run_together(tasks.join_chord(self.claim.id, member), tasks.enqueue(messages, edges))
+        for call, message in zip(calls, messages, strict=True):
+            announce(app, call, message)
+        return sig if lazy else planned.result
+
+    def retried(self, task: Any, request: Context, retry: Retry, einfo: ExceptionInfo, store: bool) -> None:
+        self.site.limits.disarm()
+        self.is_hidden = not store
+        self.row = self.error_row(retry.exc or retry, request, str(einfo.traceback))
+
+    def failed(self, task: Any, request: Context, exc: BaseException, einfo: ExceptionInfo, store: bool) -> None:
+        self.site.limits.disarm()
+        self.is_hidden = not store
+        self.row = self.error_row(exc, request, str(einfo.traceback))
+        self.spread(request, exc, einfo.traceback)
+
+    def spread(self, request: Any, exc: BaseException, traceback: Any) -> None:
+        """Fail what waits for this task and call the errbacks; those that are tasks go with the outcome."""
+        self.casualties = self._fell(exc, traceback)
+        self._call_errbacks(request, exc, traceback)
+
+    def _call_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
+        if not request.errbacks or self.is_quiet:
+            return
+
+        @contextmanager
+        def sending() -> Iterator[None]:
+            with collecting() as batches:
+                yield
+            self.follow_ups.extend(batches)
+
+        try:
+            call_errbacks(self.site.app, request, exc, traceback, sending)
+        except Exception:
+            logger.exception("An errback of task %s raised; the task has failed all the same.", request.id)
+
+    def _fell(self, exc: BaseException, traceback: Any) -> tuple[Casualty, ...]:
+        """Say how the tasks end that can never run since this one failed, and call the errbacks of chord bodies."""
+        site, claim = self.site, self.claim
+        if not claim.has_successors:
+            return ()
+        rows = site.app.database.run(tasks.successors(claim.id))
+        successors = {row.id: row for row in rows}
+        casualties = []
+        for fall in falls(claim.id, claim.public_id, exc, map(_waiting, rows)):
+            if fall.calls_errbacks:
+                self._call_errbacks(_context_of(site, successors[fall.id]), fall.error, None)
+            casualties.append(_casualty(site, fall))
+        return tuple(casualties)
+
+    def error_row(self, exc: BaseException, request: Any, traceback: str | None) -> Mapping[str, Any]:
+        """Write an error down."""
+        backend = self.site.app.backend
+        row: Mapping[str, Any] = backend.row_of(backend.prepare_exception(exc), traceback, request)
+        return row
+
+    def conclude(self, attempt: trace.Attempt) -> Outcome:
+        """Make the outcome of an attempt."""
+        self.site.limits.disarm()
+        if self.is_gone:
+            return Outcome(id=self.claim.id, delivery=self.claim.delivery, kind="gone")
+        state = attempt.state
+        if state == states.REJECTED:
+            return Outcome(
+                id=self.claim.id,
+                delivery=self.claim.delivery,
+                kind="back",
+                retries=self.claim.retries,
+                losses=self.claim.losses,
+            )
+        if state == states.RETRY and self.again is not None:
+            return self._retry()
+        if state in (states.SUCCESS, states.FAILURE):
+            return self.ended(state)
+        # IGNORED, and whatever else was not decided: over, without a result that anybody sees.
+        self.is_hidden, self.row = True, None
+        self.casualties = self._fell(attempt.retval, None)
+        return self.ended(state or states.IGNORED)
+
+    def ended(self, state: str) -> Outcome:
+        """The outcome of a task that is over, with what was collected."""
+        claim, row = self.claim, self.row or {}
+        return Outcome(
+            id=claim.id,
+            delivery=claim.delivery,
+            state=state,
+            value=row.get("value"),
+            content_type=row.get("content_type"),
+            content_encoding=row.get("content_encoding"),
+            traceback=row.get("traceback"),
+            children=row.get("children"),
+            hidden=self.is_hidden,
+            has_successors=claim.has_successors,
+            fails=self.casualties,
+            follow_ups=tuple(self.follow_ups),
+        )
+
+    def _retry(self) -> Outcome:
+        claim, row, sig = self.claim, self.row or {}, self.again
+        changes = _recomposed(self.site.app, claim, sig)
+        return Outcome(
+            id=claim.id,
+            delivery=claim.delivery,
+            kind="again",
+            state=states.RETRY,
+            value=row.get("value"),
+            content_type=row.get("content_type"),
+            content_encoding=row.get("content_encoding"),
+            traceback=row.get("traceback"),
+            children=row.get("children"),
+            hidden=self.is_hidden,
+            delay_s=changes.countdown_s,
+            due=changes.due,
+            retries=sig.options.get("retries", claim.retries + 1),
+            changes=changes,
+        )
+
+
+def _recomposed(app: Any, claim: Claim, sig: Any) -> Any:
+    """The message of a retry: the arguments it was given, now with what the predecessors returned among them."""
+    options = dict(sig.options)
+    for place in ("retries", "task_id", "root_id", "parent_id", "group_id", "chord", "chain", "link"):
+        options.pop(place, None)
+    errbacks = options.pop("link_error", None)
+    embed = {"errbacks": errbacks} if errbacks else {}
+    call = Call(
+        claim.id, claim.public_id, claim.name, sig.args, sig.kwargs, options, embed, claim.root, claim.parent, claim.group_id
+    )
+    return compose(app, call, app.tasks.get(claim.name))
+
+
+def _waiting(successor: tasks.Successor) -> Waiting:
+    options = json.loads(successor.options) if successor.options else {}
+    entry = options.get("entry")
+    return Waiting(
+        successor.id, successor.pred, _public_id(successor), options.get("role", "step"), UUID(entry) if entry else None
+    )
+
+
+def _public_id(successor: tasks.Successor) -> str:
+    return successor.task_id or str(successor.id)
+
+
+def _context_of(site: Site, successor: tasks.Successor) -> Context:
+    try:
+        _, _, embed = decode(
+            successor.payload, successor.content_type, successor.content_encoding, accepted_content(site.app.conf)
+        )
+    except Exception:
+        embed = {}
+    errbacks = (embed or {}).get("errbacks")
+    return Context(id=_public_id(successor), task=successor.name, errbacks=errbacks, called_directly=False)
+
+
+def _casualty(site: Site, fall: Fall) -> Casualty:
+    backend = site.app.backend
+    row = backend.row_of(encode_exception(fall.error, backend.serializer))
+    state = states.IGNORED if fall.is_silent else states.FAILURE
+    return Casualty(id=fall.id, state=state, value=row["value"], hidden=fall.is_silent)
