@@ -52,7 +52,7 @@ class Transcript:
 
     text: str
     error: str = ""
-    remarks: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -95,8 +95,8 @@ def run(program: Program, implementation: Implementation) -> Transcript:
             complaints += f"\nstill running after {PATIENCE_S} s"
         logs = "".join(f"--- {log.name}\n{_end_of(log.read_text())}" for log in sorted(Path(scratch).glob("*.log")))
         text = normalised(printed, scratch)
-        remarks = [line for line in complaints.splitlines() if line.startswith("compat: ")]
-    return Transcript(text, _end_of(complaints) + logs if process.returncode else "", "; ".join(remarks))
+        remarks = tuple(line for line in complaints.splitlines() if line.startswith(REMARK))
+    return Transcript(text, _end_of(complaints) + logs if process.returncode else "", remarks)
 
 
 def normalised(text: str, scratch: str) -> str:

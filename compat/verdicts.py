@@ -37,6 +37,8 @@ class Verdict:
 
 
 def judge(program: Program, celery: Transcript, pgtasks: Transcript) -> Verdict:
+    if not celery.complete:
+        return Verdict("undeclared", "Celery itself does not run it to its end", celery.error)
     declared = declarations().get(str(program))
     if not pgtasks.complete and (declared is None or declared["verdict"] != "missing"):
         return Verdict("undeclared", "does not run to its end", difference(celery, pgtasks) + pgtasks.error)

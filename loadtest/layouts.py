@@ -26,7 +26,7 @@ import statistics
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -38,12 +38,12 @@ import psycopg
 from psycopg.types.numeric import Int2, Int8
 
 from loadtest.layouts_sql import ENQUEUE_IDEMPOTENT, ENQUEUE_PLAIN, LAYOUTS, Layout
+from loadtest.measure import Figures, backend_cpu_s, difference, medians, per_task_us, ratios, spent
 
 PAYLOAD = os.urandom(200)
 RESULT = b'{"ok": true, "took": 1}'
 FIRST = (-(2**15), 0)  # below every (rank, seq): a claim from here is a sweep of the whole queue
 SWEEP_EVERY_S = 1.0
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def new_id() -> uuid.UUID:
@@ -142,64 +142,7 @@ class Hand:
         return max(last)
 
 
-# -- what the server spent -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Counters of the server at one moment; subtract two."""
-
-    cpu_s: float | None
-    wal_bytes: float
-
-    def __sub__(self, earlier: Spent) -> Spent:
-        return Spent(_difference(self.cpu_s, earlier.cpu_s), self.wal_bytes - earlier.wal_bytes)
-
-
-def spent(conn: psycopg.Connection[Any]) -> Spent:
-    """Read the server's counters: CPU from /proc when local, and the WAL position."""
-    row = conn.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
-    assert row is not None
-    return Spent(_server_cpu_s(conn.info.backend_pid) if _is_local(conn) else None, float(row[0]))
-
-
-def backend_cpu_s(conn: psycopg.Connection[Any]) -> float | None:
-    """Return the CPU time of this connection's backend, to the nanosecond, or None when it is elsewhere."""
-    if not _is_local(conn):
-        return None
-    return int(Path(f"/proc/{conn.info.backend_pid}/schedstat").read_text().split()[0]) / 1e9
-
-
-def _difference(later: float | None, earlier: float | None) -> float | None:
-    return None if later is None or earlier is None else later - earlier
-
-
-def _is_local(conn: psycopg.Connection[Any]) -> bool:
-    return conn.info.host.startswith("/") and Path("/proc/self/schedstat").exists()
-
-
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _server_cpu_s(backend: int) -> float:
-    """Sum the CPU of the postmaster, of its living children and of those it has already buried."""
-    postmaster = int(_stat(backend)[1])
-    while True:
-        own = _stat(postmaster)[11:15]
-        living = sum(_living_child_ticks(postmaster))
-        if _stat(postmaster)[13:15] == own[2:]:  # nobody was buried between the two readings
-            return (sum(map(int, own)) + living) / TICKS_PER_S
-
-
-def _living_child_ticks(postmaster: int) -> Iterator[int]:
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = _stat(int(entry.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(stat[1]) == postmaster:
-            yield int(stat[11]) + int(stat[12])
+# -- tables -------------------------------------------------------------------------------------------------
 
 
 def create_tables(url: str, layout: Layout) -> None:
@@ -249,7 +192,7 @@ class Stopwatch:
 
     def stop(self, settled: int) -> Ran:
         cpu_s = time.process_time() - self.cpu_s
-        backend = _difference(backend_cpu_s(self.conn), self.backend_cpu_s)
+        backend = difference(backend_cpu_s(self.conn), self.backend_cpu_s)
         return Ran(settled, cpu_s, backend, time.monotonic())
 
 
@@ -283,11 +226,6 @@ def _enqueuer(url: str, statement: str, start_at: float, seconds: float) -> Ran:
         return watch.stop(count)
 
 
-def _per_task_us(seconds: list[float | None], tasks: int) -> float | None:
-    known = [each for each in seconds if each is not None]
-    return sum(known) / tasks * 1e6 if known else None
-
-
 class Bench:
     """Owns the client processes and one connection for tables and counters."""
 
@@ -309,8 +247,8 @@ class Bench:
         tasks = sum(one.settled for one in ran)
         figures = {
             "tasks_per_s": tasks / (max(one.ended_at for one in ran) - start_at),
-            "backend_us": _per_task_us([one.backend_cpu_s for one in ran], tasks),
-            "server_us": _per_task_us([cost.cpu_s], tasks),
+            "backend_us": per_task_us([one.backend_cpu_s for one in ran], tasks),
+            "server_us": per_task_us([cost.cpu_s], tasks),
             "client_us": sum(one.cpu_s for one in ran) / tasks * 1e6,
             "wal_bytes": cost.wal_bytes / tasks,
         }
@@ -363,7 +301,7 @@ class Bench:
                     hand.enqueue(100)
                     hand.step(len(hand.tasks), 100)
                 wall_us.append((time.monotonic() - started) / window * 1e6)
-                backend_us.append(_per_task_us([_difference(backend_cpu_s(conn), before)], window))
+                backend_us.append(per_task_us([difference(backend_cpu_s(conn), before)], window))
             old.execute("ROLLBACK")
         return {"backend_us": backend_us, "wall_us": wall_us}
 
@@ -384,26 +322,7 @@ class Bench:
 
 # -- series --------------------------------------------------------------------------------------------------
 
-Figures = dict[str, Any]
-
-
-def medians(runs: list[Figures]) -> Figures:
-    """Take the median of each figure over the runs of one case."""
-    return {
-        key: statistics.median(run[key] for run in runs) if runs[0][key] is not None else None
-        for key in runs[0]
-    }
-
-
-def ratios(runs: list[Figures], yardstick: list[Figures]) -> Figures:
-    """Compare round by round with another case, and take the medians: slow minutes cancel out."""
-    return {
-        f"{key}_ratio": statistics.median(
-            run[key] / base[key] for run, base in zip(runs, yardstick, strict=True)
-        )
-        for key in ("tasks_per_s", "backend_us", "client_us", "wal_bytes")
-        if runs[0][key]
-    }
+COMPARED = ("tasks_per_s", "backend_us", "client_us", "wal_bytes")
 
 
 def run_cycles(bench: Bench, options: argparse.Namespace) -> list[Figures]:
@@ -416,7 +335,7 @@ def run_cycles(bench: Bench, options: argparse.Namespace) -> list[Figures]:
                 runs[name].append(bench.cycle(name, batch, keep, clients, options.seconds))
         for name in options.layouts:
             case = {"layout": name, "batch": batch, "clients": clients, "keep": keep}
-            lines.append(case | medians(runs[name]) | ratios(runs[name], runs[options.layouts[0]]))
+            lines.append(case | medians(runs[name]) | ratios(runs[name], runs[options.layouts[0]], COMPARED))
             say(lines[-1])
     return lines
 

@@ -160,13 +160,12 @@ def _request(
 
 
 def _result(task: Any, request: dict[str, Any], attempt: trace.Attempt) -> EagerResult[Any]:
-    task_id = request["id"]
-    if attempt.einfo is None:
-        return EagerResult(task_id, attempt.retval, states.SUCCESS, name=task.name)
-    exc = attempt.einfo.unwrap()
-    if isinstance(exc, Retry) and exc.sig is not None:
-        again: EagerResult[Any] = exc.sig.apply(retries=request["retries"] + 1)
+    task_id, einfo = request["id"], attempt.einfo
+    retval = attempt.retval if einfo is None else einfo.unwrap()
+    # Also a retry that was returned, from `retry(throw=False)`.
+    if isinstance(retval, Retry) and retval.sig is not None:
+        again: EagerResult[Any] = retval.sig.apply(retries=request["retries"] + 1)
         return again
-    return EagerResult(
-        task_id, exc, attempt.state or states.FAILURE, traceback=attempt.einfo.traceback, name=task.name
-    )
+    if einfo is None:
+        return EagerResult(task_id, retval, states.SUCCESS, name=task.name)
+    return EagerResult(task_id, retval, attempt.state or states.FAILURE, traceback=einfo.traceback, name=task.name)

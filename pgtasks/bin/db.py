@@ -19,6 +19,8 @@ from pgtasks.store.embedded import Server
 from pgtasks.store.url import THROW_AWAY, configured_url
 from pgtasks.utils.text import mask_url
 
+_A_DAY_S = 86_400.0
+
 
 @click.group()
 def db() -> None:
@@ -84,8 +86,7 @@ def status(obj: CLIContext, /, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def url(obj: CLIContext, /, as_json: bool) -> None:
-    """Print the database's URL, password included, for other programs; starts the private server if it is
-    that."""
+    """Print the database's URL, password included; starts the private server if it is that."""
     found = _url(obj)
     _print(obj, as_json, {"url": found}, found)
 
@@ -135,8 +136,10 @@ def sql(obj: CLIContext, /, pending: bool, role: str | None) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def psql(obj: CLIContext, /, arguments: tuple[str, ...]) -> NoReturn:
-    """Open psql on the database; ARGUMENTS are psql's own, as in `pgtasks db psql -c 'TABLE
-    pgtasks.worker'`."""
+    """Open psql on the database.
+
+    ARGUMENTS are psql's own, as in `pgtasks db psql -c 'TABLE pgtasks.workers'`.
+    """
     program = shutil.which("psql") or _own_psql()
     os.execv(program, [program, _url(obj), *arguments])
 
@@ -172,7 +175,7 @@ def _url(obj: CLIContext) -> str:
 def _connected(url: str) -> Iterator[psycopg.Connection[Any]]:
     try:
         with database.connect(url) as conn:
-            conn.deadline_s = None  # a migration of large tables takes its time
+            conn.deadline_s = _A_DAY_S  # migrating large tables takes its time
             yield conn
     except psycopg.Error as error:
         raise faults.translate(error, url) from error

@@ -70,12 +70,15 @@ class Account:
             "Create one, or run as another user, or set PGTASKS_DATABASE_URL to a database that is running."
         )
 
-    def run(self, *command: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program as this account and capture what it says; a program that cannot be run has status
-        126.
+    def give(self, path: Path) -> None:
+        """Make a file or directory this account's own."""
+        if self.uid != os.geteuid():
+            os.chown(path, self.uid, self.gid)
 
-        Nothing is inherited that would change what Postgres does: no PG* variables, no locale, no current
-        directory.
+    def run(self, *command: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a program as this account and capture what it says; one that cannot be run has status 126.
+
+        Nothing is inherited that would change what Postgres does: no PG* variables, no locale, no directory.
         """
         is_other = self.uid != os.geteuid()
         try:
@@ -149,8 +152,7 @@ def _copy_readable(source: Path, target: Path) -> None:
 
 
 def find_installs(environ: Mapping[str, str] = os.environ) -> Sequence[Install]:
-    """Return the usable sets of programs, newest first; raise ImproperlyConfigured when PGTASKS_PG_BIN is
-    wrong."""
+    """Return the usable sets of programs, newest first; raise ImproperlyConfigured if PGTASKS_PG_BIN has none."""
     if chosen := environ.get("PGTASKS_PG_BIN"):
         install = _inspect(Path(chosen))
         if install is None:

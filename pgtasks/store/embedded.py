@@ -23,26 +23,22 @@ import fcntl
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 from pgtasks.exceptions import DatabaseUnavailable, ImproperlyConfigured
+from pgtasks.store import postmaster
 from pgtasks.store.binaries import Account, Install, find_installs
 
 DATABASE = "pgtasks"
 ROLE = "postgres"
-PORT = 5432  # only a part of the socket's name
-#: The address of a unix socket is at most 107 bytes on Linux, 103 on macOS and the BSDs.
-_LONGEST_SOCKET = 103
 #: Crash recovery after a long backlog of WAL takes its time, and interrupting it helps nobody.
 _START_TIMEOUT_S = 600.0
 _LOG_LIMIT_BYTES = 20_000_000
@@ -59,6 +55,8 @@ random_page_cost = 1.1
 jit = off
 max_parallel_workers_per_gather = 0
 autovacuum_naptime = 15s
+# Not POSIX shared memory: systemd removes that when the user logs out, and containers have little of it.
+dynamic_shared_memory_type = mmap
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] '
@@ -81,10 +79,6 @@ class Status(NamedTuple):
     data: Path
     log: Path
     url: str
-
-    @property
-    def is_running(self) -> bool:
-        return self.state == "ready"
 
 
 @dataclass(slots=True)
@@ -122,7 +116,7 @@ class Server:
                 "(or broker_url) to a Postgres that is running, as in postgresql://user@host/database."
             )
         data = _data(home, installs[0].major)
-        if data.exists():
+        if os.path.exists(data):  # unlike Path.exists, this can be asked of what may not be looked at
             account = Account.of(data.stat().st_uid)
         else:
             account = Account.without_rights() if os.geteuid() == 0 else Account.of(os.geteuid())
@@ -137,8 +131,7 @@ class Server:
         except BaseException:
             home.rmdir()
             raise
-        if server.account.uid != os.geteuid():  # the undertaker is of this account, and removes everything
-            os.chown(home, server.account.uid, server.account.gid)
+        server.account.give(home)  # the undertaker is of this account, and removes everything
         server.is_throw_away = True
         return server
 
@@ -150,12 +143,7 @@ class Server:
 
     @property
     def socket_directory(self) -> Path:
-        """Where the socket is: the data directory, or a private one below /tmp where that path is too
-        long."""
-        if len(os.fsencode(_socket(self.data))) <= _LONGEST_SOCKET:
-            return self.data
-        name = sha256(os.fsencode(self.data)).hexdigest()[:16]
-        return Path("/tmp", f"pgtasks-{self.account.uid}-{name}")
+        return postmaster.socket_directory(self.data, self.account)
 
     def url(self, database: str = DATABASE) -> str:
         """Return the libpq URL of a database of this server."""
@@ -163,31 +151,15 @@ class Server:
 
     def status(self) -> Status:
         """Say whether the server runs. States: absent, stopped, starting, ready, stopping."""
-        pid, state = self._postmaster() if self.data.exists() else (None, "absent")
+        pid, state = postmaster.look(self.data, self.account)
+        if not self.data.exists():
+            state = "absent"
         return Status(state, pid, int(self.data.name[2:]), self.data, self.log, self.url())
 
     def is_ready(self) -> bool:
-        """Does the server accept connections? Costs two system calls, so it is asked before any lock is
-        taken."""
-        return self._postmaster()[1] == "ready" and _answers(_socket(self.socket_directory))
-
-    def _postmaster(self) -> tuple[int | None, str]:
-        """Read postmaster.pid: its first line is the process, its eighth the state."""
-        try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-            pid = int(lines[0])
-        except FileNotFoundError:
-            return None, "stopped"
-        except (ValueError, IndexError):  # being written
-            return None, "starting"
-        except PermissionError as exc:
-            raise ImproperlyConfigured(
-                f"The database in {self.data} belongs to {self.account.name}. Run as {self.account.name}, "
-                "or set PGTASKS_HOME to a directory of your own, or PGTASKS_DATABASE_URL to another database."
-            ) from exc
-        if not _is_postmaster(pid, self.data):
-            return None, "stopped"
-        return pid, lines[7].strip() if len(lines) > 7 else "starting"
+        """Does the server accept connections? Cheap, so that it can be asked before any lock is taken."""
+        state = postmaster.look(self.data, self.account).state
+        return state == "ready" and postmaster.answers(self.socket_directory)
 
     # -- acting
 
@@ -198,6 +170,8 @@ class Server:
         here, and DatabaseUnavailable, with the end of the server's log, when Postgres would not start.
         """
         if not self.is_ready():
+            if self.is_throw_away and self._undertaker is None:
+                self._employ_undertaker()  # before there is anything that could be left behind
             with self._locked():
                 if not self.data.exists():
                     self._initialise()
@@ -212,12 +186,12 @@ class Server:
             self._undertaker.wait()
             self._undertaker = None
             return True
-        if not self.data.exists() or self._postmaster()[0] is None:
+        if not self.data.exists() or postmaster.look(self.data, self.account).pid is None:
             return False
         with self._locked():
             pg_ctl = self.program("pg_ctl")
             said = self.account.run(pg_ctl, "stop", "-w", "-t", "120", "-m", mode, "-D", self.data)
-        if said.returncode and self._postmaster()[0] is not None:
+        if said.returncode and postmaster.look(self.data, self.account).pid is not None:
             raise DatabaseUnavailable(f"Postgres in {self.data} did not stop: {_words(said)}")
         return True
 
@@ -263,8 +237,7 @@ class Server:
         fresh = self.data.with_name(self.data.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed here
         fresh.mkdir(mode=0o700)
-        if self.account.uid != os.geteuid():
-            os.chown(fresh, self.account.uid, self.account.gid)
+        self.account.give(fresh)
         self._check_reach(fresh)
         options = ["--no-sync"] if self.is_throw_away else ["--data-checksums"]
         said = self.account.run(
@@ -304,22 +277,20 @@ class Server:
                 raise DatabaseUnavailable(
                     f"Postgres in {self.data} was not ready after {waited}; its log is {self.log}."
                 )
-            if self._postmaster()[0] is None:
-                self._disown_stale_pids()
+            if postmaster.look(self.data, self.account).pid is None:
+                postmaster.disown_stale_pids(self.data, self.account)
                 self._launch(deadline - time.monotonic())
             time.sleep(0.05)  # for somebody's start, or stop, or crash recovery that is under way
-        if self.is_throw_away:
-            self._employ_undertaker()
 
     def _launch(self, timeout_s: float) -> None:
         directory = self.socket_directory
         if directory != self.data:
-            _make_private(directory, self.account)
+            postmaster.make_private(directory, self.account)
         # What the launcher relies on is said here and not in postgresql.conf: there it could be changed, or
         # be wrong after the directory was moved.
         options = {
             "listen_addresses": "",
-            "port": str(PORT),
+            "port": str(postmaster.PORT),
             "unix_socket_directories": '"' + str(directory).replace('"', '""') + '"',
             "unix_socket_permissions": "0700",
         }
@@ -341,22 +312,6 @@ class Server:
             return size
         self.log.rename(self.log.with_suffix(".log.1"))
         return 0
-
-    def _disown_stale_pids(self) -> None:
-        """Keep the lock files of a dead server from naming a process that has nothing to do with it.
-
-        Postgres refuses to start while that process exists and is of the same user, which is common in
-        containers, where numbers start again at 1. postmaster.pid must not be removed, for its shared memory
-        key tells Postgres whether processes of the dead server are left. So the number is replaced with this
-        process's own: Postgres knows that pg_ctl's parent is not a server.
-        """
-        for path in (self.data / "postmaster.pid", Path(_socket(self.socket_directory) + ".lock")):
-            try:
-                first, rest = path.read_text().split("\n", 1)
-            except (FileNotFoundError, ValueError):
-                continue
-            if first != str(os.getpid()):
-                self.account.run("tee", path, stdin=f"{os.getpid()}\n{rest}")
 
     def _employ_undertaker(self) -> None:
         command = (_UNDERTAKER, str(self.program("pg_ctl")), str(self.data), str(self.home))
@@ -400,53 +355,6 @@ def _data(home: Path, major: int) -> Path:
 def _newest_data(home: Path) -> int | None:
     majors = [int(path.name[2:]) for path in home.glob("pg*") if path.name[2:].isdigit()]
     return max(majors, default=None)
-
-
-def _socket(directory: Path) -> str:
-    return f"{directory}/.s.PGSQL.{PORT}"
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
-
-
-def _is_postmaster(pid: int, data: Path) -> bool:
-    """Is this process alive and the server of this directory, rather than another that was given its
-    number?"""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # no /proc on this system
-        said = subprocess.run(["ps", "-o", "state=,command=", "-p", str(pid)], capture_output=True)
-        state, command = said.stdout.decode(errors="replace")[:1], said.stdout
-    return state != "Z" and os.fsencode(data) in command
-
-
-def _make_private(directory: Path, account: Account) -> None:
-    """Make a directory that only the account can enter; refuse one that another user has put there."""
-    try:
-        directory.mkdir(mode=0o700)
-        if account.uid != os.geteuid():
-            os.chown(directory, account.uid, account.gid)
-    except FileExistsError:
-        found = directory.lstat()
-        if found.st_uid != account.uid or found.st_mode & 0o077 or directory.is_symlink():
-            raise ImproperlyConfigured(
-                f"{directory} is to hold the database's socket, but it does not belong to {account.name} "
-                "alone. Remove it, or set PGTASKS_HOME to a directory with a shorter path."
-            ) from None
 
 
 def _short_temporary_directory() -> str | None:

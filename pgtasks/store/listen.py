@@ -143,7 +143,10 @@ class Waiter:
         with self._changed:
             added = self._declared.add(ids)
         try:
-            yield self._database.run(fleet.watch(self.process, added)) if added else None
+            ended = None
+            if added:
+                ended = self._database.run(fleet.watch(self.process, added))
+            yield ended
         finally:
             with self._changed:
                 gone = self._declared.remove(ids)
@@ -242,7 +245,10 @@ class AsyncWaiter:
         await self._listen()
         added = self._declared.add(ids)
         try:
-            yield await self._database.run(fleet.watch(self.process, added)) if added else None
+            ended = None
+            if added:
+                ended = await self._database.run(fleet.watch(self.process, added))
+            yield ended
         finally:
             gone = self._declared.remove(ids)
             with suppress(Exception):
@@ -253,6 +259,7 @@ class AsyncWaiter:
         """Wait until at least one of the tasks has ended; gives those that have, none when the time is over."""
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         wait, rung = _Wait(ids), asyncio.Event()
+        self._move_in()
         self._rung[wait] = rung
         try:
             async with self.holding(wait.ids) as ended:
@@ -280,11 +287,16 @@ class AsyncWaiter:
             ended = None
             pause = min(pause * 2, _LAST_LOOK_S)
 
+    def _move_in(self) -> None:
+        """Start afresh on a loop, or in a process, that this waiter has not been used in."""
+        owner = (os.getpid(), asyncio.get_running_loop())
+        if self._owner != owner:
+            self._owner, self.process = owner, uuid4()
+            self._bell, self._rung, self._declared = None, {}, _Declared()
+
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._owner != (os.getpid(), loop):
-            self._owner, self.process = (os.getpid(), loop), uuid4()
-            self._bell, self._rung, self._declared = None, {}, _Declared()
+        self._move_in()
         if self._bell is not None:
             return
         channel = f"pgtasks_waiter_{self.process}"

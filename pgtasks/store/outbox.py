@@ -87,7 +87,8 @@ class Outbox:
 
     def _send_together(self) -> None:
         with self._lock:
-            parcels, size = [], 0
+            parcels: list[_Parcel] = []
+            size = 0
             while self._waiting and (not parcels or size + len(self._waiting[0].messages) <= MOST):
                 parcels.append(self._waiting.pop(0))
                 size += len(parcels[-1].messages)

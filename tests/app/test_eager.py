@@ -315,9 +315,14 @@ def a_retry_returned_instead_of_raised(lib: Library) -> None:
 
     @app.task(bind=True)
     def look(self: Any) -> Any:
-        return repr(self.retry(throw=False, countdown=3)) if not self.request.retries else "again"
+        return self.retry(throw=False, countdown=3) if not self.request.retries else "again"
+
+    @app.task(bind=True)
+    def go_on(self: Any) -> Any:
+        return repr(self.retry(throw=False, countdown=3))
 
     lib.result(look.apply())
+    lib.result(go_on.apply())
 
 
 @program
