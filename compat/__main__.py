@@ -78,7 +78,8 @@ def _compare(program: Program, celery: Implementation | None, subject: Implement
         accepted_path(program).write_text(got.text)
     verdict = judge(program, expected, got)
     print(f"{program}: {verdict.word}{': ' + verdict.reason if verdict.reason else ''}")
-    print(*verdict.difference.splitlines(), *got.remarks, sep="\n", end="\n" * bool(verdict.difference or got.remarks))
+    for line in (*verdict.difference.splitlines(), *got.remarks):
+        print("   ", line)
     return verdict
 
 

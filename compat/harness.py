@@ -31,13 +31,12 @@ from typing import Any
 
 from celery.signals import worker_ready
 
+from compat import REMARK
+
 PATIENCE_S = 30.0
 POLL_S = 0.02
 #: Errors whose type is the contract and whose words are not.
 ADVICE = {"ContentDisallowed", "DecodeError", "EncodeError", "ImproperlyConfigured", "OperationalError", "TimeoutError"}
-
-#: Starts a line of standard error that the runner passes on although the program succeeds.
-REMARK = "compat: "
 
 _worker_numbers = itertools.count(1)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from compat import REMARK
 from compat.implementations import Implementation
 
 HERE = Path(__file__).parent

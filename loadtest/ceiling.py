@@ -1,7 +1,7 @@
 """What the database could do: our own statements, run by pgbench, with no Python between them.
 
-The statements are read from `pgtasks/store/tasks.sql`, and run as pgtasks runs them: prepared, with generic plans and the
-session settings of its connections. Ids are made by the server. A client of the drain carries the ids that one
+The statements are read from `pgtasks/store/tasks.sql`, and run as pgtasks runs them: prepared, with generic plans and
+the session settings of its connections. Ids are made by the server. A client of the drain carries the ids that one
 statement has claimed to the next, which settles them. To let pgbench have them, the rows of the answer are aggregated
 by the server instead of sent one by one: a little less work than pgtasks asks for, so the ceiling is rather too high.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 from pgtasks.store.sql import load
 from pgtasks.store.tasks import Lane
@@ -25,10 +26,14 @@ _SESSION = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
 _PARAMETER = re.compile(r"%\((\w+)\)[sbt]")
 _STATEMENTS = load("tasks")
 
-#: Where each client begins: an id of its own, nothing to settle, the start of the queue.
+_WORKER_PREFIX = "00000000-0000-4000-8000-"
+
+#: Where each client begins: an id of its own, the start of the queue.
 _FIRST_CLAIM = """\\if :has_begun = 0
-SELECT ('00000000-0000-4000-8000-' || lpad(:client_id::text, 12, '0')) AS worker, '{}' AS ids, '{}' AS deliveries,
-       (%(first_rank)s)::text AS rank, '0' AS seq \\gset
+SELECT '{worker_prefix}' || lpad(:client_id::text, 12, '0') AS worker \\gset
+\\set rank {first_rank}
+\\set seq 0
+\\set batch {batch}
 \\set has_begun 1
 \\endif
 """
@@ -70,6 +75,8 @@ class Pgbench:
             said = subprocess.run(
                 [
                     *(str(self.program), "-n", "-M", "prepared", "-f", str(path), "-D", "has_begun=0"),
+                    # Nothing to settle at first.
+                    *("-D", "ids={}", "-D", "deliveries={}"),
                     *("-c", str(clients), "-j", str(min(clients, 2)), "-t", str(transactions), parts.path.lstrip("/")),
                 ],
                 capture_output=True,
@@ -78,6 +85,11 @@ class Pgbench:
             )
         if said.returncode or "aborted" in said.stderr or "aborted" in said.stdout:
             raise PgbenchFailed(f"pgbench ended with status {said.returncode}:\n{said.stderr[-2000:]}")
+
+
+def worker_of(client: int) -> UUID:
+    """The id under which a client of `drain` claims; it must be registered."""
+    return UUID(f"{_WORKER_PREFIX}{client:012}")
 
 
 def enqueue_one(call: Call) -> str:
@@ -124,7 +136,7 @@ def drain(queue: str, batch: int, value: bytes = b"12345") -> str:
         "deliveries": ":deliveries",
         "values": f"array_fill({_bytes(value)}, ARRAY[cardinality(:ids::uuid[])])",
         "hidden": "array_fill(false, ARRAY[cardinality(:ids::uuid[])])",
-        "limit": str(batch),
+        "limit": ":batch::bigint",
         "max_deliveries": "5",
         "queues": f"ARRAY[{_text(queue)}]",
         "los": "ARRAY[:rank::int]",
@@ -134,12 +146,12 @@ def drain(queue: str, batch: int, value: bytes = b"12345") -> str:
     statement = _filled("claim", given).removesuffix(";\n")
     body, final = statement.rsplit("\nSELECT f.*", 1)
     return (
-        _FIRST_CLAIM % {"first_rank": Lane(queue).rank}
+        _FIRST_CLAIM.format(worker_prefix=_WORKER_PREFIX, first_rank=Lane(queue).rank, batch=batch)
         + f"{body},\nanswer AS (\nSELECT f.*{final}\n)\n"
         + "SELECT coalesce(array_agg(id) FILTER (WHERE id IS NOT NULL), '{}') AS ids,\n"
         + "       coalesce(array_agg(delivery) FILTER (WHERE id IS NOT NULL), '{}') AS deliveries,\n"
         + "       coalesce(max(seq), :seq::bigint) AS seq, coalesce(max(rank), :rank::int) AS rank,\n"
-        + "       sum(octet_length(payload)) AS bytes\nFROM answer \\gset\n"
+        + "       sum(octet_length(payload)) AS bytes, max(told) AS told, max(ended) AS ended\nFROM answer \\gset\n"
     )
 
 

@@ -41,6 +41,8 @@ _apps: weakref.WeakSet[Any] = weakref.WeakSet()
 #: luck.
 _on_app_finalizers: dict[Callable[[Any], Any], None] = {}
 _task_stack: LocalStack[Any] = LocalStack()
+#: All that execute here, the innermost last. Every call of a task asks, so it must be quick.
+_executing = _task_stack._frames.get
 
 #: Makes a task the current one of this context; `pop_current_task` undoes it.
 push_current_task = _task_stack.push
@@ -85,7 +87,7 @@ def get_current_task() -> Any:
 
 def get_current_worker_task() -> Any:
     """Return the task that was applied (by a worker or eagerly) rather than called as a function."""
-    for task in reversed(_task_stack.stack):
+    for task in reversed(_executing()):
         if not task.request.called_directly:
             return task
     return None

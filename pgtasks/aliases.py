@@ -30,8 +30,9 @@ CELERY_VERSION = "5.7.0"
 
 #: Where modules are that have another name here than in Celery.
 MOVED = {
-    "celery.backends": "pgtasks.app.backend",
-    "celery.backends.base": "pgtasks.app.backend",
+    "celery.apps.worker": "pgtasks.worker.supervisor",
+    "celery.backends": "pgtasks.backends",
+    "celery.backends.base": "pgtasks.backends",
     "celery.bin.celery": "pgtasks.bin.base",
     "celery.fixups.django": "pgtasks.contrib.django",
     "celery.loaders": "pgtasks.app.loader",
@@ -115,11 +116,15 @@ def _top_level(name: str) -> ModuleType:
 def _counterpart(fullname: str, rest: str) -> ModuleType | None:
     target = MOVED.get(fullname) or f"pgtasks.{rest}"
     try:
-        return import_module(target)
+        module = import_module(target)
     except ModuleNotFoundError as error:
         if error.name is not None and target.startswith(error.name):
             return None
         raise
+    if not hasattr(module, "__path__") and any(name.startswith(f"{fullname}.") for name in MOVED):
+        # A package there and a module here: what is below it is found through a package that stands for the module.
+        return _Facade(fullname, module)
+    return module
 
 
 class _CeleryDistribution(Distribution):

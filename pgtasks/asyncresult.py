@@ -357,11 +357,33 @@ class AsyncResult(ResultBase, Generic[R]):
         signal: str | None = None,
         wait: bool = False,
         timeout: float | None = None,
+        canvas: bool = False,
     ) -> None:
-        """Keep the task from running; with `terminate`, send the process that runs it a `signal` (TERM)."""
+        """Keep the task from running; with `terminate`, send the process that runs it a `signal` (TERM).
+
+        With `canvas`, the same for every task of the canvas it is part of.
+        """
         self.app.control.revoke(
-            self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+            self.backend.canvas_ids(self.id) if canvas else self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
         )
+
+    def redrive(self) -> int:
+        """Run again what failed in the canvas that this task is part of; what succeeded keeps its result.
+
+        Gives how many tasks run again. Raises `ImproperlyConfigured` while tasks of the canvas have not ended.
+        """
+        uncache(self)
+        redriven: int = self.backend.redrive(self.id)
+        return redriven
+
+    def fork(self, from_node: str | None = None) -> AsyncResult[R]:
+        """Run this task, or the canvas from the task `from_node` on, anew under new ids; what came before is not run again.
+
+        Gives the result of this task's copy, or that of `from_node`'s when this task does not come after it.
+        """
+        copies = self.backend.fork(self.id, from_node)
+        forked: AsyncResult[R] = self.app.AsyncResult(copies.get(self.id) or copies[from_node])
+        return forked
 
     def revoke_by_stamped_headers(
         self,

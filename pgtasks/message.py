@@ -70,6 +70,8 @@ def own_spelling(task_id: str, key: UUID) -> str | None:
 
 #: How the results of a task's predecessors become its first argument: not at all, one value, or their list.
 Inputs = Literal["none", "value", "list"]
+#: When a task with predecessors runs, if not once all have succeeded: once all have ended, once one has succeeded.
+Trigger = Literal["all_done", "any"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ class Message:
     options: bytes | None = None
     max_deliveries: int | None = None
     inputs: Inputs | None = None
+    trigger: Trigger | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -138,7 +141,9 @@ class Claim(NamedTuple):
     expires: datetime | None
     #: None for a task without predecessors; else how it takes their results, which follow in the canvas' order.
     inputs: str | None
+    trigger: str | None
     has_successors: bool
+    input_states: list[str] | None
     input_types: list[str | None] | None
     input_encodings: list[str | None] | None
     input_values: list[bytes | None] | None

@@ -30,6 +30,7 @@ __all__ = (
     "maybe_drop_privileges",
     "parse_gid",
     "parse_uid",
+    "refuse_second_process",
 )
 
 # From sysexits.h, but for EX_FAILURE.
@@ -107,14 +108,19 @@ def _is_ours(pid: int) -> bool:
     return True
 
 
-def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:
-    """Write a pid file that is removed at exit; raises LockFailed while the process of an existing one
-    runs."""
+def refuse_second_process(pidfile: str | os.PathLike[str]) -> None:
+    """Raise LockFailed while the process runs that a pid file names; remove the file of one that does not."""
     lock = Pidfile(pidfile)
     if lock.is_locked() and not lock.remove_if_stale():
         raise LockFailed(
             f"Pidfile ({pidfile}) already exists.\nSeems we're already running? (pid: {lock.read_pid()})"
         )
+
+
+def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:
+    """Write a pid file that is removed at exit; raises LockFailed while another process holds it."""
+    refuse_second_process(pidfile)
+    lock = Pidfile(pidfile)
     lock.acquire()
     owner = os.getpid()
     # Forked children run the exit handlers too, if they end in the ordinary way.

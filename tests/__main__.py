@@ -17,7 +17,13 @@ CHORES = {
     "lint": ([*PYTHON, "ruff", "check", "."], "Look for mistakes and bad style."),
     "types": ([*PYTHON, "mypy"], "Check the package's types."),
     "format": ([*PYTHON, "ruff", "format", "."], "Lay out the code."),
-    "settings": ([*PYTHON, "pgtasks.app.reference"], "Make docs/settings.md from the settings."),
+    "settings": (
+        [
+            *(sys.executable, "-c"),
+            "from pgtasks.app.reference import reference; open('docs/settings.md', 'w').write(reference())",
+        ],
+        "Make docs/settings.md from the settings.",
+    ),
     "compat": ([*PYTHON, "compat"], "Run the programs in compat/ on Celery and on pgtasks, and compare."),
 }
 

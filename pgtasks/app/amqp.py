@@ -152,9 +152,7 @@ class AMQP:
         conf = self.app.conf
         routing_key = conf.task_default_routing_key
         if not queues and conf.task_default_queue:
-            queues = (
-                Queue(conf.task_default_queue, exchange=self.default_exchange, routing_key=routing_key),
-            )
+            queues = (Queue(conf.task_default_queue, exchange=self.default_exchange, routing_key=routing_key),)
         return self.queues_cls(
             queues,
             default_exchange=self.default_exchange,
@@ -203,6 +201,24 @@ class AMQP:
         # Settings may be changed at any time and have no observers: one comparison per call tells.
         if self.app.conf.task_routes is not self._routes_setting:
             self.flush_routes()
+
+    def route(
+        self, options: dict[str, Any], name: str, args: Any, kwargs: Any, task: Any = None
+    ) -> tuple[dict[str, Any], Destination]:
+        """Complete the options of a call by its route, and say where they lead.
+
+        A router given as the option `router` is asked in place of the app's.
+        """
+        router = options.get("router")
+        if router is None:
+            router = self.router
+            get = options.get
+            says_where = get("queue") or get("exchange") or get("routing_key") or get("exchange_type")
+            if not router.routes and not says_where:
+                # Most calls: no route has anything to say, and the default queue is nobody's surprise.
+                return options, self.destination({})
+        options = router.route(options, name, args, kwargs, task)
+        return options, self.destination(options)
 
     def destination(self, options: dict[str, Any]) -> Destination:
         """Say where routed options lead.

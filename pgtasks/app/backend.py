@@ -25,6 +25,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from pgtasks import states
 from pgtasks._state import get_current_app
+from pgtasks.app import graph
 from pgtasks.app.codec import ResultCodec
 from pgtasks.app.waiting import Plan, Watch, acarry_out, carry_out
 from pgtasks.einfo import ExceptionInfo
@@ -459,6 +460,20 @@ class Backend(ResultCodec):
 
     def delete_group(self, group_id: str) -> None:
         self.app.database.run(tasks.delete_group(group_id))
+
+    # -- whole canvases
+
+    def canvas_ids(self, task_id: str) -> list[str]:
+        """The ids of all tasks of the canvas that a task is part of."""
+        return [node.public_id for node in graph.load(self.app, task_id).nodes] or [task_id]
+
+    def redrive(self, task_id: str) -> int:
+        """See `pgtasks.app.graph.redrive`."""
+        return graph.redrive(self.app, task_id)
+
+    def fork(self, task_id: str, from_node: str | None = None) -> dict[str, str]:
+        """See `pgtasks.app.graph.fork`."""
+        return graph.fork(self.app, task_id, from_node)
 
     def ensure_chords_allowed(self) -> None:
         """Nothing to do: chords work with this backend."""

@@ -173,9 +173,7 @@ class Celery(Configured, Parts, Connections):
     @overload
     def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(
-        self, *, bind: Literal[True], **opts: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    def task(self, *, bind: Literal[True], **opts: Any) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
     @overload
     def task(self, *, bind: Literal[False] = ..., **opts: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -262,9 +260,7 @@ class Celery(Configured, Parts, Connections):
         result: AsyncResult[Any] = publish.publish(self, task, name, args, kwargs, **options)
         return result
 
-    async def asend_task(
-        self, name: str, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> AsyncResult[Any]:
+    async def asend_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[Any]:
         """`send_task` for coroutines."""
         task, options = self._with_own_options(name, options)
         result: AsyncResult[Any] = await publish.apublish(self, task, name, args, kwargs, **options)
@@ -308,7 +304,7 @@ class Celery(Configured, Parts, Connections):
         """The constructor's arguments that make an app like this one."""
         return {
             "main": self.main,
-            "changes": self._conf.changes if self.configured else self._preconf,
+            "changes": self.conf.changes if self.configured else self._preconf,
             "loader": self.loader_cls,
             "amqp": self.amqp_cls,
             "events": self.events_cls,
@@ -325,7 +321,7 @@ class Celery(Configured, Parts, Connections):
         """The same as positional arguments: for subclasses that override it, which then are pickled by it."""
         return (
             self.main,
-            self._conf.changes if self.configured else {},
+            self.conf.changes if self.configured else {},
             self.loader_cls,
             None,
             self.amqp_cls,

@@ -29,23 +29,27 @@ class App(Protocol):
 
 
 @connect_on_app_finalize
-def add_backend_cleanup_task(app: App) -> None:
+def add_backend_cleanup_task(app: App) -> Any:
     @app.task(name="celery.backend_cleanup", shared=False, lazy=False)
     def backend_cleanup() -> None:
         app.backend.cleanup()
 
+    return backend_cleanup
+
 
 @connect_on_app_finalize
-def add_accumulate_task(app: App) -> None:
+def add_accumulate_task(app: App) -> Any:
     @app.task(bind=True, name="celery.accumulate", shared=False, lazy=False)
     def accumulate(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the arguments, or the one at `index`: the task that ends a replaced group."""
         index = kwargs.get("index")
         return args[index] if index is not None else args
 
+    return accumulate
+
 
 @connect_on_app_finalize
-def add_unlock_chord_task(app: App) -> None:
+def add_unlock_chord_task(app: App) -> Any:
     @app.task(
         name="celery.chord_unlock",
         max_retries=None,
@@ -72,32 +76,40 @@ def add_unlock_chord_task(app: App) -> None:
             values = header.join(timeout=app.conf.result_chord_join_timeout, propagate=True)
         maybe_signature(callback, app=app).delay(values)
 
+    return unlock_chord
+
 
 @connect_on_app_finalize
-def add_map_task(app: App) -> None:
+def add_map_task(app: App) -> Any:
     @app.task(name="celery.map", shared=False, lazy=False)
     def xmap(task: Any, it: Any) -> list[Any]:
         call = signature(task, app=app).type
         return [call(item) for item in it]
 
+    return xmap
+
 
 @connect_on_app_finalize
-def add_starmap_task(app: App) -> None:
+def add_starmap_task(app: App) -> Any:
     @app.task(name="celery.starmap", shared=False, lazy=False)
     def xstarmap(task: Any, it: Any) -> list[Any]:
         call = signature(task, app=app).type
         return [call(*item) for item in it]
 
+    return xstarmap
+
 
 @connect_on_app_finalize
-def add_chunk_task(app: App) -> None:
+def add_chunk_task(app: App) -> Any:
     @app.task(name="celery.chunks", shared=False, lazy=False)
     def apply_chunks(task: Any, it: Any, n: int) -> Any:
         return chunks.apply_chunks(task, it, n)
 
+    return apply_chunks
+
 
 @connect_on_app_finalize
-def add_group_task(app: App) -> None:
+def add_group_task(app: App) -> Any:
     @app.task(name="celery.group", bind=True, shared=False, lazy=False)
     def apply_group(
         self: Any, tasks: Any, result: Any, group_id: str, partial_args: Any, add_to_parent: bool = True
@@ -111,16 +123,20 @@ def add_group_task(app: App) -> None:
             parent.add_trail(result)
         return result
 
+    return apply_group
+
 
 @connect_on_app_finalize
-def add_chain_task(app: App) -> None:
+def add_chain_task(app: App) -> Any:
     @app.task(name="celery.chain", shared=False, lazy=False)
     def apply_chain(*args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("chain is not a real task")
 
+    return apply_chain
+
 
 @connect_on_app_finalize
-def add_chord_task(app: App) -> None:
+def add_chord_task(app: App) -> Any:
     @app.task(name="celery.chord", bind=True, ignore_result=False, shared=False, lazy=False)
     def apply_chord(
         self: Any,
@@ -133,3 +149,5 @@ def add_chord_task(app: App) -> None:
         header = group([maybe_signature(member, app=app) for member in members], app=app)
         body = maybe_signature(body, app=app)
         return chord(header, body, app=app).apply_async(partial_args)
+
+    return apply_chord

@@ -41,6 +41,8 @@ logger = get_logger("celery.app.base")
 class Configured:
     """Reads, changes and completes the configuration of an app."""
 
+    #: The settings, as attributes and as items.
+    conf: Any
     #: Seen while the configuration is read: a method of a subclass, or a signal.
     on_configure: Any = None
     on_after_configure: Signal
@@ -69,31 +71,19 @@ class Configured:
         # configuration.
         self._preconf_set_by_auto = set(given)
         pending = PendingConfiguration(self._preconf, self._configure_now)
-        self._conf: Any = Settings(pending, prefix=namespace, keys=(_old_key_to_new, _new_key_to_old))
+        self.conf = Settings(pending, prefix=namespace, keys=(_old_key_to_new, _new_key_to_old))
         if self.on_configure is None:
             self.on_configure = Signal(name="app.on_configure")
         self.on_after_configure = Signal(name="app.on_after_configure", providing_args={"source"})
 
-    @property
-    def conf(self) -> Any:
-        """The settings, as attributes and as items."""
-        if self._conf is None:
-            self._conf = self._load_config()
-        return self._conf
-
-    @conf.setter
-    def conf(self, conf: Any) -> None:
-        self._conf = conf
-
     def _configure_now(self) -> Any:
         try:
-            self._conf = self._load_config()
+            return self._load_config()
         except AttributeError as exc:
             # Attribute lookup on the pending settings takes an AttributeError for an answer and asks again.
             raise ModuleNotFoundError(*exc.args) from exc
-        return self._conf
 
-    def _load_config(self) -> Any:
+    def _load_config(self, afresh: bool = False) -> Any:
         if isinstance(self.on_configure, Signal):
             self.on_configure.send(sender=self)
         else:
@@ -107,17 +97,17 @@ class Configured:
             ignore_keys=self._preconf_set_by_auto,
             prefix=self.namespace,
         )
-        if self._conf is None:
-            self._conf = settings
+        if afresh:
+            self.conf = settings
         else:
             # In place: somebody may hold a reference to app.conf and go on changing it.
-            self._conf.swap_with(settings)
+            self.conf.swap_with(settings)
         while self._pending_defaults:
-            self._conf.add_defaults(maybe_evaluate(self._pending_defaults.popleft()()))
+            self.conf.add_defaults(maybe_evaluate(self._pending_defaults.popleft()()))
         while self._pending_periodic_tasks:
             self._pending_periodic_tasks.popleft()()
-        self.on_after_configure.send(sender=self, source=self._conf)
-        return self._conf
+        self.on_after_configure.send(sender=self, source=self.conf)
+        return self.conf
 
     def prepare_config(self, config: Any) -> Any:
         """Look at the user's configuration before the defaults are added; a hook for subclasses."""
@@ -129,7 +119,7 @@ class Configured:
         """Add defaults: a dict, or a function that returns one when the app is configured."""
         provide = fun if callable(fun) else lambda: fun
         if self.configured:
-            self._conf.add_defaults(provide())
+            self.conf.add_defaults(provide())
         else:
             self._pending_defaults.append(provide)
 
@@ -144,8 +134,7 @@ class Configured:
         self._config_source_silent = silent
         self.namespace = namespace or self.namespace
         if (force or self.configured) and self.loader.config_from_object(obj, silent=silent):
-            self._conf = None
-            return self.conf
+            return self._load_config(afresh=True)
         return None
 
     def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> Any:
@@ -162,7 +151,7 @@ class Configured:
 
     def config_from_cmdline(self, argv: Iterable[str], namespace: str = "celery") -> None:
         """Change settings from arguments like `worker.concurrency=4`."""
-        self._conf.update(self.loader.cmdline_config_parser(argv, namespace))
+        self.conf.update(self.loader.cmdline_config_parser(argv, namespace))
 
     # -- tasks that the configuration brings along
 
@@ -218,13 +207,13 @@ class Configured:
         return key
 
     def _add_periodic_task(self, key: str, entry: dict[str, Any], named: bool) -> None:
-        if not named and key in self._conf.beat_schedule:
+        if not named and key in self.conf.beat_schedule:
             logger.warning(
                 "Periodic task key='%s' shadowed a previous unnamed periodic task. "
                 "Pass a name kwarg to add_periodic_task to silence this warning.",
                 key,
             )
-        self._conf.beat_schedule[key] = entry
+        self.conf.beat_schedule[key] = entry
 
     # -- settings with logic
 

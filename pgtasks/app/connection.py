@@ -164,7 +164,7 @@ class Connections:
     producer_pool = pool
 
     @contextmanager
-    def connection_or_acquire(self, connection: Any = None, pool: bool = True) -> Iterator[Any]:
+    def connection_or_acquire(self, connection: Any = None, *_: Any, **__: Any) -> Iterator[Any]:
         """The given connection, or one of the app's."""
         yield connection or self.connection_for_write()
 

@@ -110,8 +110,7 @@ def share_function(fun: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     """Register a function with every app there is and will be; returns a proxy for the current app's task."""
     if type(fun) is Proxy:
         raise TypeError(
-            "@shared_task was applied more than once to the same function. "
-            "Remove the extra @shared_task decorator."
+            "@shared_task was applied more than once to the same function. Remove the extra @shared_task decorator."
         )
 
     @_state.connect_on_app_finalize

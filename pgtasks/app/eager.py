@@ -46,17 +46,11 @@ class _EagerEffects(trace.Effects):
 
     def retried(self, task: Any, request: Context, retry: Retry, einfo: ExceptionInfo, store: bool) -> None:
         if store:
-            task.backend.store_result(
-                request.id, retry.exc, states.RETRY, traceback=einfo.traceback, request=request
-            )
+            task.backend.store_result(request.id, retry.exc, states.RETRY, traceback=einfo.traceback, request=request)
 
-    def failed(
-        self, task: Any, request: Context, exc: BaseException, einfo: ExceptionInfo, store: bool
-    ) -> None:
+    def failed(self, task: Any, request: Context, exc: BaseException, einfo: ExceptionInfo, store: bool) -> None:
         if store:
-            task.backend.store_result(
-                request.id, exc, states.FAILURE, traceback=einfo.traceback, request=request
-            )
+            task.backend.store_result(request.id, exc, states.FAILURE, traceback=einfo.traceback, request=request)
         call_errbacks(self.app, request, exc, einfo.traceback)
 
 

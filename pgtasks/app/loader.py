@@ -209,15 +209,16 @@ class DefaultLoader(BaseLoader):
                 raise
             if strtobool(os.environ.get("C_WNOCONF", False)):
                 warnings.warn(
-                    NotConfigured(
-                        f"No {name} module found! Please make sure it exists and is available to Python."
-                    ),
+                    NotConfigured(f"No {name} module found! Please make sure it exists and is available to Python."),
                     stacklevel=2,
                 )
             return self.setup_settings({})
         self.configured = True
         return self.setup_settings(settings)
 
+
+#: Its name in `celery.loaders.default`.
+Loader = DefaultLoader
 
 _ALIASES = {"app": "pgtasks.app.loader:AppLoader", "default": "pgtasks.app.loader:DefaultLoader"}
 
@@ -230,9 +231,7 @@ def get_loader_cls(loader: Any) -> Any:
 _discovering = False
 
 
-def autodiscover_tasks(
-    packages: Iterable[str], related_name: str | None = "tasks"
-) -> list[ModuleType | None]:
+def autodiscover_tasks(packages: Iterable[str], related_name: str | None = "tasks") -> list[ModuleType | None]:
     """Import the module called `related_name` of every package; None where there is none."""
     global _discovering
     # A task module that triggers a discovery of its own would find half-imported modules.

@@ -7,9 +7,12 @@ import os
 import socket
 import threading
 import weakref
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, Self, TypeVar, overload
 from uuid import NAMESPACE_OID, uuid3
+
+from kombu.clocks import LamportClock
 
 from pgtasks.app.annotations import prepare as prepare_annotations
 from pgtasks.app.loader import BaseLoader, get_loader_cls
@@ -19,9 +22,39 @@ from pgtasks.store.database import AsyncDatabase, Database
 from pgtasks.store.outbox import Outbox
 from pgtasks.store.url import database_url
 from pgtasks.utils.dispatch import Signal
-from pgtasks.utils.imports import instantiate
+from pgtasks.utils.imports import instantiate, symbol_by_name
 
 __all__ = ("Parts",)
+
+T = TypeVar("T")
+
+
+class _part(Generic[T]):
+    """A part that is made once and then an attribute like any other.
+
+    Threads may ask for one at the same moment, and two databases are one too many: `functools.cached_property` takes no
+    lock since Python 3.12.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self.make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, app: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, app: Parts, owner: type) -> T: ...
+
+    def __get__(self, app: Parts | None, owner: type) -> Any:
+        if app is None:
+            return self
+        with app._parts_lock:
+            if self.name not in app.__dict__:
+                app.__dict__[self.name] = self.make(app)
+        return app.__dict__[self.name]
 
 
 class Parts:
@@ -46,9 +79,7 @@ class Parts:
             attribute = part if part == "task_cls" else f"{part}_cls"
             setattr(self, attribute, cls or getattr(self, attribute))
         self._local = threading.local()
-        self._database: Database | None = None
-        self._outbox: Outbox | None = None
-        self._database_lock = threading.Lock()
+        self._parts_lock = threading.RLock()
         self._adatabases: weakref.WeakKeyDictionary[Any, AsyncDatabase] = weakref.WeakKeyDictionary()
 
     # -- the database
@@ -59,27 +90,15 @@ class Parts:
         conf = self.conf
         return database_url(conf.database_url or conf.broker_url, conf.result_backend)
 
-    @property
+    @_part
     def database(self) -> Database:
         """The way to the database; connections are made as they are needed."""
-        if self._database is None:
-            with self._database_lock:
-                self._opened_database()
-        return self._database  # type: ignore[return-value]  # opened above
+        return Database(self.database_url)
 
-    def _opened_database(self) -> Database:
-        if self._database is None:
-            self._database = Database(self.database_url)
-        return self._database
-
-    @property
+    @_part
     def outbox(self) -> Outbox:
         """Where calls go on their way to the database, so that concurrent ones share a commit."""
-        if self._outbox is None:
-            with self._database_lock:
-                if self._outbox is None:
-                    self._outbox = Outbox(self._opened_database())
-        return self._outbox
+        return Outbox(self.database)
 
     @property
     def adatabase(self) -> AsyncDatabase:
@@ -91,7 +110,8 @@ class Parts:
         return database
 
     def _close_parts(self) -> None:
-        database, self._database, self._outbox = self._database, None, None
+        self.__dict__.pop("outbox", None)
+        database = self.__dict__.pop("database", None)
         if database is not None:
             database.close()
 
@@ -101,33 +121,38 @@ class Parts:
 
     # -- parts by name
 
-    @cached_property
+    @_part
     def amqp(self) -> Any:
         """Queues and routes."""
         return instantiate(self.amqp_cls, app=self)
 
-    @cached_property
+    @_part
     def backend(self) -> Any:
         """Results."""
         return instantiate(self.backend_cls, app=self)
 
-    @cached_property
+    @_part
     def control(self) -> Any:
         """Orders to workers and questions about them."""
         return instantiate(self.control_cls, app=self)
 
-    @cached_property
+    @_part
+    def clock(self) -> LamportClock:
+        """A logical clock (Lamport's): letters to workers and their replies carry it."""
+        return LamportClock()
+
+    @_part
     def events(self) -> Any:
         """Monitoring events."""
         return instantiate(self.events_cls, app=self)
 
-    @cached_property
+    @_part
     def loader(self) -> BaseLoader:
         """Where the configuration and the task modules come from."""
         loader: BaseLoader = get_loader_cls(self.loader_cls)(app=self)
         return loader
 
-    @cached_property
+    @_part
     def log(self) -> Any:
         """Logging."""
         return instantiate(self.log_cls, app=self)
@@ -136,7 +161,7 @@ class Parts:
         """Consume these queues only."""
         self.amqp.queues.select(queues)
 
-    @cached_property
+    @_part
     def annotations(self) -> Any:
         return prepare_annotations(self.conf.task_annotations)
 
@@ -147,42 +172,37 @@ class Parts:
         return subclass_with_app(self, Class, name, **kwargs)
 
     def create_task_cls(self) -> Any:
-        return self.subclass_with_self(
-            self.task_cls, name="Task", attribute="_app", keep_reduce=True, abstract=True
-        )
+        return self.subclass_with_self(self.task_cls, name="Task", attribute="_app", keep_reduce=True, abstract=True)
 
-    @cached_property
+    @_part
     def Task(self) -> Any:
         """The base class of this app's tasks; may be set."""
         return self.create_task_cls()
 
-    @cached_property
+    @_part
     def AsyncResult(self) -> Any:
         return self.subclass_with_self("pgtasks.result:AsyncResult")
 
-    @cached_property
+    @_part
     def ResultSet(self) -> Any:
         return self.subclass_with_self("pgtasks.result:ResultSet")
 
-    @cached_property
+    @_part
     def GroupResult(self) -> Any:
         return self.subclass_with_self("pgtasks.result:GroupResult")
 
-    @cached_property
+    @_part
     def Worker(self) -> Any:
-        return self.subclass_with_self("pgtasks.apps.worker:Worker")
+        """Makes a worker of this app, from the options of the command `worker`; its `start` runs it."""
+        return partial(symbol_by_name("pgtasks.worker.supervisor:Worker"), self)
 
-    @cached_property
+    @property
     def WorkController(self) -> Any:
-        return self.subclass_with_self("pgtasks.worker:WorkController")
-
-    @cached_property
-    def Beat(self) -> Any:
-        return self.subclass_with_self("pgtasks.apps.beat:Beat")
+        return self.Worker
 
     # -- identity
 
-    @cached_property
+    @_part
     def oid(self) -> str:
         """An id of this app in this process."""
         return _object_id(self)

@@ -266,8 +266,9 @@ def _call_of(node: Any) -> Call:
 
 def compose(app: Any, call: Call, task: Any) -> Message:
     """Make the message of a call: route it, encode it, and let `before_task_publish` have its say."""
-    options = call.options
-    destination = app.amqp.destination(app.amqp.router.route(options, call.name, call.args, call.kwargs, task))
+    options, destination = app.amqp.route(call.options, call.name, call.args, call.kwargs, task)
+    # A route may say more than where to: priority, serializer, compression.
+    call.options = options
     args, kwargs = _arguments(call)
     countdown_s, due = _due(app, options)
     expires_in_s, expires = _expires(app, options)
@@ -296,7 +297,15 @@ def compose(app: Any, call: Call, task: Any) -> Message:
         options=_dump_options(headers).encode("utf-8", "surrogatepass"),
         max_deliveries=options.get("max_deliveries"),
         inputs=call.inputs,
+        trigger=_trigger(call),
     )
+
+
+def _trigger(call: Call) -> Any:
+    trigger = call.options.get("trigger")
+    if trigger not in (None, "all_success", "all_done", "any"):
+        raise ValueError(f"trigger={trigger!r} is not known; it is one of all_success (the default), all_done and any.")
+    return None if trigger == "all_success" or call.inputs is None else trigger
 
 
 def _arguments(call: Call) -> tuple[Any, Any]:
@@ -345,8 +354,9 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
     soft, hard = options.get("soft_time_limit"), options.get("time_limit")
     if soft is not None or hard is not None:
         headers["timelimit"] = [hard, soft]
-    if options.get("ignore_result"):
-        headers["ignore_result"] = True
+    # Absent, the result is kept; null, nobody has said, and the task that runs decides.
+    if options.get("ignore_result") is not False:
+        headers["ignore_result"] = options.get("ignore_result")
     for key in _HEADERS:
         if options.get(key) not in (None, "", []):
             headers[key] = options[key]
@@ -368,7 +378,7 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
 _NOT_A_PROPERTY = _TRANSPORT_OPTIONS.union(
     _HEADERS,
     ("countdown", "eta", "expires", "priority", "queue", "exchange", "routing_key", "serializer", "compression"),
-    ("headers", "ignore_result", "soft_time_limit", "time_limit", "origin", "stamps", "max_deliveries", "group_id"),
+    ("headers", "ignore_result", "soft_time_limit", "time_limit", "origin", "stamps", "max_deliveries", "group_id", "trigger"),
     ("link", "link_error"),
 )
 
@@ -456,7 +466,7 @@ def protocol_headers(app: Any, call: Call, headers: Mapping[str, Any], args: Any
         "argsrepr": headers.get("argsrepr") or saferepr(args, app.amqp.argsrepr_maxsize),
         "kwargsrepr": headers.get("kwargsrepr") or saferepr(kwargs, app.amqp.kwargsrepr_maxsize),
         "origin": headers["origin"],
-        "ignore_result": bool(headers.get("ignore_result")),
+        "ignore_result": headers.get("ignore_result", False),
         "replaced_task_nesting": headers.get("replaced_task_nesting", 0),
         "stamped_headers": headers.get("stamped_headers"),
         "stamps": headers.get("stamps", {}),

@@ -92,12 +92,10 @@ class ModelArguments:
             return args, kwargs
         positional, by_keyword = self._parameter_names(bound)
         dumped_args = [
-            self._dumped(positional[i] if i < len(positional) else None, value)
-            for i, value in enumerate(given_args)
+            self._dumped(positional[i] if i < len(positional) else None, value) for i, value in enumerate(given_args)
         ]
         dumped_kwargs = {
-            key: self._dumped(key if key in by_keyword else None, value)
-            for key, value in given_kwargs.items()
+            key: self._dumped(key if key in by_keyword else None, value) for key, value in given_kwargs.items()
         }
         if any(new is not old for new, old in zip(dumped_args, given_args, strict=True)):
             args = dumped_args if isinstance(given_args, list) else tuple(dumped_args)
@@ -152,9 +150,7 @@ def _import_base_model() -> Any:
         # An optional third party, and slow to import.
         return importlib.import_module("pydantic").BaseModel
     except ModuleNotFoundError as exc:
-        raise ImproperlyConfigured(
-            "You need to install pydantic to use pydantic model serialization."
-        ) from exc
+        raise ImproperlyConfigured("You need to install pydantic to use pydantic model serialization.") from exc
 
 
 def _optional_argument(annotation: Any) -> Any:

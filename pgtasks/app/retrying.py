@@ -41,9 +41,7 @@ def retry(
     if not eta and countdown is None:
         countdown = task.default_retry_delay
     args, kwargs = _merge_arguments(task, request, args, kwargs)
-    sig = signature_from_request(
-        task, request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options
-    )
+    sig = signature_from_request(task, request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options)
     if limit is not None and retries > limit:
         _raise_exhausted(task, request, sig, exc)
     again = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=sig)
@@ -135,9 +133,7 @@ def _merge_arguments(task: Any, request: Context, args: Any, kwargs: Any) -> tup
 
 
 def _without_positional(signature: inspect.Signature, given: int, kwargs: Any) -> dict[str, Any]:
-    positional = [
-        p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     taken = {p.name for p in positional[:given] if p.kind == p.POSITIONAL_OR_KEYWORD}
     return {name: value for name, value in kwargs.items() if name not in taken}
 
@@ -150,9 +146,6 @@ def _with_keywords(signature: inspect.Signature, args: Any, kwargs: Any) -> tupl
         return None, kwargs
     rest = dict(kwargs)
     for name in kwargs:
-        if (
-            name in bound.arguments
-            and signature.parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        ):
+        if name in bound.arguments and signature.parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
             bound.arguments[name] = rest.pop(name)
     return bound.args, {**bound.kwargs, **rest}

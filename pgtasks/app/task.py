@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
@@ -19,7 +18,7 @@ from pgtasks.app.annotations import resolve_all as resolve_all_annotations
 from pgtasks.app.context import Context, get_actual_ignore_result
 from pgtasks.app.registry import _unpickle_task_v2
 from pgtasks.canvas import Signature, chunks, signature, xmap, xstarmap
-from pgtasks.exceptions import CDeprecationWarning, MaxRetriesExceededError, OperationalError
+from pgtasks.exceptions import MaxRetriesExceededError, OperationalError
 from pgtasks.result import AsyncResult, denied_join_result
 from pgtasks.utils.threads import LocalStack
 
@@ -31,10 +30,9 @@ Awaited = TypeVar("Awaited")
 
 #: Attributes of a task that are options of its calls.
 EXEC_OPTIONS = (
-    "queue routing_key exchange priority expires serializer delivery_mode compression "
-    "time_limit soft_time_limit immediate mandatory"
-).split()
-_ROUTING_ATTRIBUTES = ("queue", "exchange", "exchange_type", "routing_key", "delivery_mode", "priority")
+    *("queue", "routing_key", "exchange", "priority", "expires", "serializer", "delivery_mode", "compression"),
+    *("time_limit", "soft_time_limit", "immediate", "mandatory"),
+)
 
 
 class _BoundApp:
@@ -150,8 +148,6 @@ class Task(Generic[P, R]):
         was_bound, cls.__bound__ = cls.__bound__, True
         cls._app = app
         cls._exec_options = None
-        if not was_bound:
-            cls._warn_of_routing_attributes()
         if cls.typing is None:
             cls.typing = app.strict_typing
         conf = app.conf
@@ -166,18 +162,6 @@ class Task(Generic[P, R]):
             cls.request_stack = LocalStack()
         cls.on_bound(app)
         return app
-
-    @classmethod
-    def _warn_of_routing_attributes(cls) -> None:
-        for attribute in _ROUTING_ATTRIBUTES:
-            if attribute in cls.__dict__:
-                warnings.warn(
-                    CDeprecationWarning(
-                        f"The {attribute!r} task attribute is deprecated by Celery. "
-                        "Use the task_routes setting instead."
-                    ),
-                    stacklevel=2,
-                )
 
     @classmethod
     def on_bound(cls, app: Any) -> None:

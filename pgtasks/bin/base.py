@@ -66,6 +66,7 @@ COMMANDS = {
     "call": ("pgtasks.bin.call:call", "Call a task by name."),
     "db": ("pgtasks.bin.db:db", "Look after the database."),
     "demo": ("pgtasks.bin.demo:demo", "See tasks survive a kill -9, on real files."),
+    "graph": ("pgtasks.bin.graph:graph", "Show the canvas that a task is part of."),
     "list": ("pgtasks.bin.list:list_", "List queues, and their bindings."),
     "purge": ("pgtasks.bin.purge:purge", "Delete all waiting tasks of queues."),
     "report": ("pgtasks.bin.report:report", "Print what is useful to know in a bug report."),

@@ -98,8 +98,7 @@ class CLIContext:
 
 
 class CeleryOption(click.Option):
-    """An option that is listed below a heading of its own in the help, and read from either prefix of
-    variables."""
+    """An option with a heading of its own in the help, read from variables of either prefix."""
 
     def __init__(self, *args: Any, help_group: str | None = None, **kwargs: Any) -> None:
         self.default_value_from_context = kwargs.pop("default_value_from_context", None)
@@ -134,8 +133,7 @@ class CeleryCommand(click.Command):
 
 
 class DaemonOption(CeleryOption):
-    """An option of long-running commands; its default is the setting of the command's name:
-    `worker_pidfile`."""
+    """An option of long-running commands; its default is a setting, such as `worker_pidfile`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("help_group", "Daemonization Options")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -30,6 +32,7 @@ from pgtasks.platforms import (
     create_pidlock,
     detach,
     maybe_drop_privileges,
+    refuse_second_process,
 )
 from pgtasks.utils.nodenames import default_nodename, host_format, node_format
 from pgtasks.worker.supervisor import Worker
@@ -187,11 +190,9 @@ def worker(ctx: click.Context, /, hostname: str, **options: Any) -> None:
     obj: CLIContext = ctx.obj
     if options["beat"]:
         raise click.UsageError("A worker does not run the scheduler: start `pgtasks beat` beside it.", ctx)
-    service = {name: options[name] for name in ("detach", "pidfile", "uid", "gid", "umask", "executable")}
-    if service["detach"] and _IN_BACKGROUND not in os.environ:
-        _go_to_background(options["logfile"] and node_format(options["logfile"], hostname), service)
     _configure(ctx, obj.app, options)
-    _prepare(obj.app, hostname, service)
+    with _told_in_one_line():
+        _become_a_service(obj.app, hostname, options)
     given = {name: options[name] for name in _WORKER_OPTIONS}
     if options["autoscale"]:  # idle children cost nothing, so all that may be needed are there from the start
         given["concurrency"] = options["autoscale"][0]
@@ -241,36 +242,40 @@ def _configure(ctx: click.Context, app: Any, options: dict[str, Any]) -> None:
         ) from exc
 
 
-def _go_to_background(logfile: str | None, service: dict[str, Any]) -> None:
+def _become_a_service(app: Any, hostname: str, options: dict[str, Any]) -> None:
+    """Become the user that is asked for, go to the background, and be the only one with this pid file."""
+    maybe_drop_privileges(options["uid"], options["gid"])  # before files are made
+    check_privileges(app.conf.accept_content)
+    pidfile = options["pidfile"] and node_format(options["pidfile"], hostname)
+    is_in_background = os.environ.pop(_IN_BACKGROUND, None) is not None
+    if options["detach"] and not is_in_background:
+        if pidfile:
+            refuse_second_process(pidfile)  # while there is somebody to tell
+        _go_to_background(options["logfile"] and node_format(options["logfile"], hostname), options)
+    if pidfile:
+        create_pidlock(pidfile)
+
+
+def _go_to_background(logfile: str | None, options: dict[str, Any]) -> NoReturn:
     """Start the same command in the background, where it finds the same directory and environment."""
-    _become(service)  # before files are made
-    detach(logfile, service["umask"])
+    detach(logfile, options["umask"])
     os.environ[_IN_BACKGROUND] = "1"
-    python = service["executable"] or sys.executable
+    python = options["executable"] or sys.executable
     os.execv(python, [python, "-m", "pgtasks", *sys.argv[1:]])
 
 
-def _prepare(app: Any, hostname: str, service: dict[str, Any]) -> None:
-    """Become the user that is asked for, and make sure to be the only one with this pid file."""
-    _become(service)
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
     try:
-        check_privileges(app.conf.accept_content)
-        if service["pidfile"]:
-            create_pidlock(node_format(service["pidfile"], hostname))
+        yield
     except LockFailed as exc:
         raise CeleryCommandException(str(exc), EX_CANTCREAT) from exc
     except SecurityError as exc:
         raise CeleryCommandException(str(exc), EX_FAILURE) from exc
-
-
-def _become(service: dict[str, Any]) -> None:
-    try:
-        maybe_drop_privileges(service["uid"], service["gid"])
-    except PermissionError as exc:
+    except (OSError, KeyError, ValueError) as exc:
+        reason = exc.args[0] if isinstance(exc, KeyError) else exc
         raise CeleryCommandException(
-            f"Cannot become user {service['uid']!r}, group {service['gid']!r}: only root can. Start the "
-            "worker as root, or as that user without --uid and --gid.",
+            f"Cannot start the worker: {reason}. Look at --uid, --gid, --umask and --logfile; only root can "
+            "become another user.",
             EX_FAILURE,
         ) from exc
-    except (KeyError, SecurityError) as exc:
-        raise CeleryCommandException(f"Cannot start the worker: {exc.args[0]}", EX_FAILURE) from exc

@@ -130,7 +130,7 @@ class _chain(Signature):
     ) -> Any:
         """Give all steps their ids, in place, and return the last one's result, linked back through
         `parent`."""
-        steps = chain_steps(self, copy=False)
+        steps = chain_steps(self, apart=False)
         if not steps:
             raise IndexError("An empty chain has no result to freeze. Give it a step, or leave it out.")
         if self.args:
@@ -221,24 +221,40 @@ class chain(_chain):
 
 
 def compose(tasks: Sequence[Any]) -> Any:
-    """Join tasks as `|` would, starting from an empty chain.
+    """Join tasks as `|` would, starting from an empty chain; all but the last are copied.
 
-    Every `|` copies the chain that it extends. Steps that are only appended are gathered here instead, so
-    that a long chain takes linear time. All but the last are copies, as `|` leaves them.
+    Every `|` copies the chain that it extends, and the bodies of chords in it once per level. Here the chain is
+    our own and grows in place, so that joining takes linear time.
     """
-    steps: list[Any] = []
+    composed: Any = _chain()
     for position, task in enumerate(tasks, start=1):
-        if _is_appended(task, steps):
-            steps.append(task if position == len(tasks) else task.clone())
-            continue
-        longer = _chain(steps) | task
-        if type(longer) is not _chain:
-            return reduce(or_, tasks[position:], longer)
-        steps = list(longer.tasks)
-    return _chain([*(step.clone() for step in steps[:-1]), *steps[-1:]])
+        is_copied = isinstance(task, Signature) and position < len(tasks)
+        composed = _grown(composed, task.clone() if is_copied else task)
+    if type(composed) is _chain and composed.tasks:
+        # An errback that was an inner chain's is now that of several steps: each gets a copy, to be stamped once.
+        *before, last = composed.tasks
+        composed.tasks = [*(step.clone() for step in before), last]
+    return composed
 
 
-def _is_appended(task: Any, steps: Sequence[Any]) -> bool:
-    """Is this a single task, after a step that does not become something else by it?"""
-    is_single = isinstance(task, Signature) and not (is_chain(task) or is_group(task) or is_chord(task))
-    return is_single and not (steps and (is_group(steps[-1]) or is_chord(steps[-1])))
+def _grown(sig: Any, other: Any) -> Any:
+    """`sig | other` for a `sig` that is ours to change, without copying what it holds."""
+    other = unrolled(other) if is_group(other) else other
+    is_single = isinstance(other, Signature) and not (is_chain(other) or is_group(other) or is_chord(other))
+    if is_single and is_chord(sig):
+        sig.body = _grown(sig.body, other)
+        return sig
+    is_plain_chain = is_chain(sig) and sig.tasks and not sig.options
+    if not is_plain_chain or is_empty_group(other) or not (is_single or is_group(other)):
+        return sig | other
+    steps = sig.tasks = sig.tasks if isinstance(sig.tasks, list) else list(sig.tasks)
+    last = steps[-1]
+    if is_chord(last):
+        last.body = _grown(last.body, other)
+    elif is_group(last) and is_single:
+        if is_chord(steps[-2:][0]):
+            return sig | other
+        steps[-1] = chord(last, other)
+    else:
+        steps.append(other)
+    return sig

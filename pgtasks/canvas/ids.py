@@ -11,30 +11,40 @@ from uuid import UUID
 from pgtasks._state import get_current_worker_task
 from pgtasks.message import id_of, new_id
 
-#: The first id made for the canvas that is being frozen or planned; empty before it.
+#: The id whose slot the canvas that is being frozen or planned has: of the task running here, or else its first.
 _anchor: ContextVar[list[UUID] | None] = ContextVar("pgtasks.canvas.anchor", default=None)
 
 
 @contextmanager
 def one_slot() -> Iterator[None]:
     """Let all ids made in the `with` block share a slot, also those of such blocks within it."""
-    token = _anchor.set([]) if _anchor.get() is None else None
+    if _anchor.get() is not None:
+        yield
+        return
+    root = _root_of_here()
+    token = _anchor.set([] if root is None else [root])
     try:
         yield
     finally:
-        if token is not None:
-            _anchor.reset(token)
+        _anchor.reset(token)
 
 
 def fresh_id(root_id: str | None = None) -> str:
-    """Make a task id in the slot of its root: the given one, or that of the task running here, or of the
-    canvas."""
+    """Make a task id in the slot of its root: the given one, that of the task running here, or the canvas'."""
+    return str(fresh_key(root_id))
+
+
+def fresh_key(root_id: str | None = None) -> UUID:
+    """`fresh_id`, as a UUID."""
     anchor = _anchor.get()
-    root = id_of(root_id) if root_id else _root_of_here() or (anchor[0] if anchor else None)
-    made = new_id(root)
-    if anchor == []:
+    if root_id:
+        return new_id(id_of(root_id))
+    if anchor is None:
+        return new_id(_root_of_here())
+    made = new_id(anchor[0] if anchor else None)
+    if not anchor:
         anchor.append(made)
-    return str(made)
+    return made
 
 
 def _root_of_here() -> UUID | None:

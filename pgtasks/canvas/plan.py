@@ -10,6 +10,7 @@ from typing import Any
 
 from pgtasks._state import get_current_worker_task
 from pgtasks.canvas.ids import one_slot
+from pgtasks.canvas.kinds import is_group
 from pgtasks.canvas.nodes import Edge, Node, Plan, Role, Shape, shaped
 from pgtasks.canvas.planner import FIRST, Planner
 
@@ -25,7 +26,9 @@ def plan(sig: Any, args: Any = None, kwargs: Any = None, options: dict[str, Any]
     planner = Planner(sig.app)
     with one_slot():
         try:
-            part = planner.add(sig, tuple(args or ()), dict(kwargs or {}), dict(options or {}), FIRST, outermost=True)
+            # A group is copied member by member, for it may be a generator.
+            own = sig if is_group(sig) else sig.clone()
+            part = planner.add(own, tuple(args or ()), dict(kwargs or {}), dict(options or {}), FIRST, outermost=True)
         except RecursionError as exc:
             raise ValueError(
                 f"The canvas {sig.task!r} is nested too deeply to be sent, or contains itself. "

@@ -20,7 +20,7 @@ from uuid import UUID
 from kombu.utils.functional import maybe_list
 
 from pgtasks._state import get_current_worker_task
-from pgtasks.canvas.ids import fresh_id
+from pgtasks.canvas.ids import fresh_id, fresh_key
 from pgtasks.canvas.kinds import is_chord, is_group
 from pgtasks.canvas.links import with_callbacks
 from pgtasks.canvas.nodes import Node, Role, Shape, shaped
@@ -100,6 +100,7 @@ class Planner:
         self.app = app
         self.nodes: dict[UUID, Node] = {}
         self._order: list[UUID] = []
+        self._tasks: dict[str, Any] = {}
         caller = get_current_worker_task()
         self._root = None if caller is None else id_of(caller.request.root_id or caller.request.id)
         self._parent = None if caller is None else id_of(caller.request.id)
@@ -114,7 +115,10 @@ class Planner:
         *,
         outermost: bool = False,
     ) -> Part | None:
-        """Plan what `sig.apply_async(args, kwargs, **options)` would send; None when that is nothing."""
+        """Plan what `sig.apply_async(args, kwargs, **options)` would send; None when that is nothing.
+
+        The signature must be the planner's own, for planning changes it; members of groups are copied here.
+        """
         match sig.kind:
             case "chain":
                 return self._add_chain(sig, args, kwargs, options, after, outermost)
@@ -128,12 +132,14 @@ class Planner:
 
     def _add_task(self, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After) -> Part:
         args, kwargs, options = sig._merge(args, kwargs, without_nones(options))
-        args, kwargs, own = self._as_called(sig, args, kwargs, options, after)
+        task = self._task_of(sig)
+        args, kwargs, own = self._as_called(task, args, kwargs, options, after)
         takes_inputs = bool(args) and args[0] is INPUT
-        task_id = options.get("task_id") or fresh_id()
         errbacks = maybe_list(options.get("link_error"))
+        key = self._key(options.get("task_id"), sig)
+        task_id = options.get("task_id") or str(key)
         node = Node(
-            id=self._key(task_id, sig),
+            id=key,
             task_id=task_id,
             name=sig.task,
             args=tuple(args[1:] if takes_inputs else args),
@@ -145,33 +151,40 @@ class Planner:
             shape=after.shape if takes_inputs else None,
             role=after.role,
             entry=after.entry,
-            root=self._root_of(task_id, options, after),
+            root=self._root_of(key, options, after),
             parent=self._parent_of(options, after),
             group_id=options.get("group_id"),
         )
         self.nodes[node.id] = node
         self._order.append(node.id)
         self._add_callbacks(node, options.get("link"))
-        result = sig.AsyncResult(task_id)
+        result = (self.app if task is None else task).AsyncResult(task_id)
         return Part((node.id,), result, result)
 
+    def _task_of(self, sig: Any) -> Any:
+        """The task that is called, None when it is not registered here."""
+        name = sig.task
+        if sig._type is not None:
+            return sig._type
+        if name not in self._tasks:
+            self._tasks[name] = self.app.tasks.get(name)
+        return self._tasks[name]
+
     def _as_called(
-        self, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After
+        self, task: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Complete a call as the task's own `apply_async` would: checked, and with the task's options."""
         own = {key: value for key, value in options.items() if key not in _PLACE_OPTIONS}
         if after.preds and self.app.conf.task_inherit_parent_priority:
             inherited = self.nodes[after.preds[-1]].options.get("priority")
             own.update(without_nones({"priority": inherited}))
-        try:
-            task = sig.type
-        except KeyError:
+        if task is None:
             return args, kwargs, own
         args, kwargs, shadow, own = task._prepare_call(args, kwargs, own.pop("shadow", None), own)
         return args, kwargs, {**own, **without_nones({"shadow": shadow})}
 
-    def _key(self, task_id: str, sig: Any) -> UUID:
-        key = id_of(task_id)
+    def _key(self, task_id: str | None, sig: Any) -> UUID:
+        key = id_of(task_id) if task_id else fresh_key()
         if key in self.nodes:
             raise ValueError(
                 f"Two tasks of the canvas have the id {task_id!r}: {self.nodes[key].name!r}, {sig.task!r}. "
@@ -179,11 +192,11 @@ class Planner:
             )
         return key
 
-    def _root_of(self, task_id: str, options: dict[str, Any], after: After) -> UUID:
+    def _root_of(self, key: UUID, options: dict[str, Any], after: After) -> UUID:
         if after.preds:
             return self.nodes[after.preds[0]].root
         given = options.get("root_id")
-        return id_of(given) if given else self._root or id_of(task_id)
+        return id_of(given) if given else self._root or key
 
     def _parent_of(self, options: dict[str, Any], after: After) -> UUID | None:
         if after.preds:
@@ -195,9 +208,9 @@ class Planner:
         after = After((node.id,), "value", None, "callback")
         for position, link in enumerate(maybe_list(links) or []):
             callback = as_signature(link, self.app, f"Callback {position} of {node.name!r}")
+            callback = callback.clone()
             if callback.id and id_of(callback.id) in self.nodes:
                 # Frozen, then linked to several tasks: each call but the first needs an id of its own.
-                callback = callback.clone()
                 del callback.options["task_id"]
             self.add(callback, after.args, {}, {}, after)
 
@@ -206,7 +219,7 @@ class Planner:
     def _add_chain(
         self, chain: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After, outermost: bool
     ) -> Part | None:
-        steps = chain_steps(chain, copy=True)
+        steps = chain_steps(chain, apart=True)
         if not steps:
             return None
         options = {**chain.options, **options}
@@ -273,7 +286,7 @@ class Planner:
         self, chord: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After, outermost: bool
     ) -> Part:
         kwargs, options = dict(kwargs), {**chord.options, **options}
-        body = kwargs.pop("body", None) or chord.body
+        body = maybe_signature(kwargs.pop("body", None), app=self.app, clone=True) or chord.body
         if body is None:
             raise ValueError("The chord has no body. Give it one: chord(header, body) or chord(header)(body).")
         task_id, group_id = options.pop("task_id", None), chord.tasks.id if is_group(chord.tasks) else None
@@ -301,9 +314,8 @@ class Planner:
         return replace(part, first=header.result)
 
     def _chord_body(self, body: Any, options: dict[str, Any], place: dict[str, Any]) -> Any:
-        """Return a copy of the body that has what Celery passes on to it: all but times and the parent."""
+        """Return the body with what Celery passes on to it: all but times and the parent."""
         passed_on = {key: options[key] for key in options if key not in _HEADER_OPTIONS}
-        body = maybe_signature(body, app=self.app, clone=True)
         body = with_callbacks(body, options.get("link"), options.get("link_error"))
         body.options.update(passed_on)
         _place(body, place)

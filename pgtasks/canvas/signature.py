@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableSequence
 from copy import deepcopy
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from itertools import chain as concat
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -29,22 +29,21 @@ SignatureClass = TypeVar("SignatureClass", bound="type[Signature]")
 
 
 class Entry:
-    """An attribute that lives in the dict, under a dotted path; None when the last key is missing."""
+    """An attribute that lives in the dict under a key, or `parent.key`; None when the key is missing."""
 
     def __init__(self, path: str) -> None:
-        *self._parents, self._key = path.split(".")
+        self._parent, _, self._key = path.rpartition(".")
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.__doc__ = f"The signature's {name}, as stored in the dict."
 
     def __get__(self, sig: Any, owner: type | None = None) -> Any:
-        return self if sig is None else self._home(sig).get(self._key)
+        if sig is None:
+            return self
+        return (sig[self._parent] if self._parent else sig).get(self._key)
 
     def __set__(self, sig: Any, value: Any) -> None:
-        self._home(sig)[self._key] = value
-
-    def _home(self, sig: Any) -> Any:
-        return reduce(lambda mapping, key: mapping[key], self._parents, sig)
+        (sig[self._parent] if self._parent else sig)[self._key] = value
 
 
 class Signature(dict[str, Any]):
@@ -134,7 +133,7 @@ class Signature(dict[str, Any]):
                 "args": tuple(args),
                 # Shallow: arguments may be lazy or not copyable, and only the mapping itself gets changed.
                 "kwargs": dict(kwargs) if kwargs is self.kwargs else kwargs,
-                "options": deepcopy(options),
+                "options": deepcopy(options) if options else {},
                 "subtask_type": self.subtask_type,
                 "immutable": self.immutable,
             },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pgtasks.canvas.kinds import is_chain, is_chord, is_empty_group, is_group, unrolled
@@ -21,14 +21,14 @@ CHAIN_OPTIONS = (
 )
 
 
-def chain_steps(chain: Any, *, copy: bool) -> list[Any]:
+def chain_steps(chain: Any, *, apart: bool) -> list[Any]:
     """Return the steps that a chain really has: flat, nothing empty, a group that is followed made a chord.
 
-    A chain of empty groups keeps one: its result is an empty list. With `copy` the chain's own steps stay
-    untouched, and chords are taken apart: of a body that is a chain, only the first step stays in it.
+    A chain of empty groups keeps one: its result is an empty list. With `apart` chords are taken apart: of a body
+    that is a chain, only the first step stays in it. That changes them, so the chain must be the caller's own.
     """
     app = chain.app
-    steps = list(_flat(chain.tasks, app, copy))
+    steps = list(_flat(chain.tasks, app, apart))
     steps = [step for step in steps if not is_empty_group(step)] or steps[-1:]
     for position in range(len(steps) - 2, -1, -1):
         if is_group(steps[position]):
@@ -37,16 +37,17 @@ def chain_steps(chain: Any, *, copy: bool) -> list[Any]:
     return steps
 
 
-def _flat(steps: Sequence[Any], app: Any, copy: bool) -> Iterator[Any]:
+def _flat(steps: Iterable[Any], app: Any, apart: bool) -> Iterator[Any]:
     for position, step in enumerate(steps):
         step = as_signature(step, app, f"Step {position} of the chain")
-        step = step.clone() if copy else step
         while is_group(step) and unrolled(step) is not step:
             step = as_signature(unrolled(step), app, "The only member of the group")
+            # Members of a group are not copied with it.
+            step = step.clone() if apart else step
         if is_chain(step):
-            yield from _flat(step.unchain_tasks() if copy else step.tasks, app, copy)
-        elif copy and _can_be_taken_apart(step):
-            yield from _flat(_taken_apart(step), app, copy)
+            yield from _flat(step.unchain_tasks() if apart else step.tasks, app, apart)
+        elif apart and _can_be_taken_apart(step):
+            yield from _flat(_taken_apart(step), app, apart)
         else:
             yield step
 

@@ -295,6 +295,15 @@ class Child:
         except OSError:
             self._unsent.clear()  # it died; the reading side will tell
 
+    def begun(self) -> list[Job]:
+        """The jobs that a slot has taken up: all but those whose tickets are still in the socket."""
+        try:
+            tickets = self._tickets_read.recv(_READ, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            tickets = b""
+        waiting = {number for (number,) in _TICKET.iter_unpack(tickets[: len(tickets) // _TICKET.size * _TICKET.size])}
+        return [job for number, job in self.jobs.items() if number not in waiting]
+
     def take_back(self) -> list[Claim]:
         """Take back all claims that no slot has started."""
         claims: list[Claim] = []

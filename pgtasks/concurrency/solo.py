@@ -61,6 +61,9 @@ class SoloChild:
             self.last_ended_at = time.monotonic()
             self._take_report(Ended(0, outcome, self.last_ended_at - began_at))
 
+    def begun(self) -> list[Job]:
+        return []
+
     def take_back(self) -> list[Claim]:
         return []
 

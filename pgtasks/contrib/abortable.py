@@ -34,12 +34,12 @@ class AbortableAsyncResult(AsyncResult[Any]):
         return self.backend.store_result(self.id, result=None, state=ABORTED, traceback=None)
 
 
-class AbortableTask(Task):  # type: ignore[type-arg]
+class AbortableTask(Task[..., Any]):
     """The base of tasks that can be asked to stop."""
 
     abstract = True
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> AbortableAsyncResult:  # type: ignore[override]
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AbortableAsyncResult:
         return AbortableAsyncResult(task_id, backend=self.backend, **kwargs)
 
     def is_aborted(self, **kwargs: Any) -> bool:

@@ -89,6 +89,7 @@ class _Demo:
         self.plan, self.screen, self.stack = plan, screen, stack
         self.workers: list[WorkerProcess] = []
         self.total = 0
+        self.killed_at = 0.0
 
     def run(self) -> int:
         paths = self._find()
@@ -236,6 +237,7 @@ class _Demo:
 
     def _kill(self, worker: WorkerProcess, held: Held) -> None:
         self.workers.remove(worker)
+        self.killed_at = time.monotonic()
         children_are_gone = worker.kill()
         self.screen.end_progress()
         self.screen.say()
@@ -245,11 +247,10 @@ class _Demo:
         self.screen.say()
 
     def _watch_takeover(self, victim: Held) -> None:
-        began_at = time.monotonic()
         for _ in self._looks():
             if not self.look.held_by(victim.id):
                 break
-        took_s = time.monotonic() - began_at
+        took_s = time.monotonic() - self.killed_at
         self.screen.end_progress()
         self.screen.say()
         over = self.screen.paint("taken over", fg="green", bold=True)
@@ -304,10 +305,10 @@ _QUERIES = (
 SELECT worker, count(*) AS tasks, count(*) FILTER (WHERE delivery > 1) AS redelivered
 FROM pgtasks.tasks WHERE queue = % GROUP BY worker ORDER BY worker""",
     """\
-SELECT name, state, count(*), min(created_at)::time(3) AS sent, max(done_at)::time(3) AS last_done
+SELECT name, state, count(*), (max(done_at) - min(created_at))::interval(1)::text AS took
 FROM pgtasks.tasks WHERE queue = % GROUP BY name, state ORDER BY name, state""",
     """\
-SELECT delivery, worker, state, split_part(payload, '"', 2) AS path
+SELECT delivery, worker, state, right(split_part(payload, '"', 2), 35) AS path
 FROM pgtasks.tasks WHERE queue = % AND delivery > 1 LIMIT 3""",
 )
 

@@ -80,12 +80,28 @@ class WorkerProcess:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def _has_gone_within(self, seconds: float) -> bool:
-        """Wait until no process of the worker's group is left."""
+        """Wait until no process of the worker's group runs."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            try:
-                os.killpg(self.pid, 0)
-            except (ProcessLookupError, PermissionError):  # the latter on macOS, for zombies
-                return True
+        while _runs(self.pid):
+            if time.monotonic() > until:
+                return False
             time.sleep(0.02)
+        return True
+
+
+def _runs(group: int) -> bool:
+    """Does any process of the group run? Zombies do not: in a container nobody may ever collect them."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):  # the latter on macOS, for zombies
         return False
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    return any(_is_running_in(group, stat) for stat in stats) if stats else True
+
+
+def _is_running_in(group: int, stat: Path) -> bool:
+    try:
+        state, _parent, of_group = stat.read_text().rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):  # it has just gone
+        return False
+    return int(of_group) == group and state != "Z"

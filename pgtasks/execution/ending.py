@@ -13,6 +13,7 @@ from pgtasks import signals, states
 from pgtasks.app.context import Context, get_actual_ignore_result
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import (
+    ChordError,
     ContentDisallowed,
     DecodeError,
     InvalidTaskError,
@@ -85,7 +86,7 @@ def refuse(
             " accept_content and who sends to queue %s.",
             claim.name, claim.public_id, claim.content_type or "json", len(claim.payload), error, claim.queue,
         )
-        if not isinstance(error, ContentDisallowed | DecodeError | InvalidTaskError):
+        if not isinstance(error, ChordError | ContentDisallowed | DecodeError | InvalidTaskError):
             error = InvalidTaskError(f"The message of task {claim.name!r} cannot be read: {error!r}")
     else:
         logger.error(

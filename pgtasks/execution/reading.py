@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pgtasks import states
 from pgtasks.canvas.nodes import shaped
-from pgtasks.exceptions import InvalidTaskError
+from pgtasks.exceptions import ChordError, InvalidTaskError
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim
 from pgtasks.serialization import accepted, decode
@@ -50,15 +51,37 @@ def _with_inputs(site: Site, claim: Claim, args: Any, options: Mapping[str, Any]
     """Put what the predecessors returned before the arguments."""
     if claim.inputs not in ("value", "list") or claim.input_values is None:
         return args
-    accept = site.app.backend.accept
-    values = [
-        None if value is None else decode(value, content_type, encoding, accept)
-        for value, content_type, encoding in zip(
-            claim.input_values, claim.input_types or (), claim.input_encodings or (), strict=True
-        )
-    ]
+    values = [_result(site, *parts) for parts in _inputs(claim)]
+    if claim.trigger == "any":
+        return [_successes(claim, values), *args]
     first = values[0] if claim.inputs == "value" else shaped(values, options.get("shape"))
     return [first, *args]
+
+
+def _inputs(claim: Claim) -> Iterator[tuple[str, bytes | None, str | None, str | None]]:
+    return zip(
+        claim.input_states or (),
+        claim.input_values or (),
+        claim.input_types or (),
+        claim.input_encodings or (),
+        strict=True,
+    )
+
+
+def _result(site: Site, state: str, value: bytes | None, content_type: str | None, encoding: str | None) -> Any:
+    """What a predecessor returned; the exception it raised, where the task asked to run all the same."""
+    if value is None:
+        return None
+    decoded = decode(value, content_type, encoding, site.app.backend.accept)
+    return site.app.backend.exception_to_python(decoded) if state in states.EXCEPTION_STATES else decoded
+
+
+def _successes(claim: Claim, values: list[Any]) -> list[Any]:
+    """The results there are, in the order of the canvas, for a task that runs once there is any."""
+    found = [value for value, (state, *_) in zip(values, _inputs(claim), strict=True) if state == states.SUCCESS]
+    if not found:
+        raise ChordError(f"None of the {len(values)} tasks it waits for has succeeded; the first failed with {values[0]!r}")
+    return found
 
 
 def _request(

@@ -152,7 +152,9 @@ class Settling(trace.Effects):
         rows = site.app.database.run(tasks.successors(claim.id))
         successors = {row.id: row for row in rows}
         casualties = []
-        for fall in falls(claim.id, claim.public_id, exc, map(_waiting, rows)):
+        # One with a trigger of its own is told of the failure by the settle, and may yet run.
+        waiting = (_waiting(row) for row in rows if row.trigger is None)
+        for fall in falls(claim.id, claim.public_id, exc, waiting):
             if fall.calls_errbacks:
                 self._call_errbacks(_context_of(site, successors[fall.id]), fall.error, None)
             casualties.append(_casualty(site, fall))

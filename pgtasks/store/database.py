@@ -29,8 +29,10 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.abc import RV, PQGen
 
+from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.store import borrow, faults, migrate
 from pgtasks.store.sql import Query
+from pgtasks.utils.text import mask_url
 
 T = TypeVar("T")
 
@@ -48,17 +50,23 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
 #: Sent once per connection. READ COMMITTED is what every statement is written for, whatever a role's default says;
 #: a generic plan is the same as a planned one for statements that probe primary keys, and saves the planning. A plan
 #: made while the tables are nearly empty would scan them, and be kept until they are not: no sequential scans, then.
+#: Behind a pooler nothing of it happens, since the session belongs to many: it shows by the process that answers being
+#: another one than the process that was introduced at the start.
 _SESSION = (
     "SELECT set_config('default_transaction_isolation', 'read committed', false),"
     " set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),"
     " set_config('idle_in_transaction_session_timeout', '60s', false)"
+    " WHERE pg_backend_pid() = {backend_pid}"
 )
+_ISOLATION = "SHOW default_transaction_isolation"
 
 
 class OwnConnection(Connection[Any]):
     """A connection whose calls end at a deadline, even when the server no longer answers."""
 
     deadline_s: float = DEADLINE_S
+    #: A pooler stands between: nothing is prepared here, and nothing is heard.
+    is_pooled = False
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         began_at = time.monotonic()
@@ -82,8 +90,10 @@ def cut_socket(fileno: int) -> None:
 def connect(url: str) -> OwnConnection:
     """Open one connection, set up as all of pgtasks' own are; raises what psycopg raises."""
     conn = OwnConnection.connect(url, autocommit=True, **_connect_options(url))
-    conn.prepare_threshold = None if _is_pooled(url) else 5
-    conn.execute(_SESSION)
+    conn.is_pooled = conn.execute(_session(conn)).fetchone() is None
+    if conn.is_pooled:
+        _check_isolation(url, conn.execute(_ISOLATION).fetchone())
+    conn.prepare_threshold = None if conn.is_pooled else 5
     return conn
 
 
@@ -100,10 +110,18 @@ def _connect_options(url: str) -> dict[str, Any]:
     return {key: value for key, value in defaults.items() if key not in given}
 
 
-def _is_pooled(url: str) -> bool:
-    """Prepared statements break behind older transaction poolers; `?application_name=...pooled` asks for none."""
-    name = psycopg.conninfo.conninfo_to_dict(url).get("application_name")
-    return isinstance(name, str) and name.endswith("pooled")
+def _session(conn: Connection[Any] | AsyncConnection[Any]) -> bytes:
+    return _SESSION.format(backend_pid=conn.info.backend_pid).encode()
+
+
+def _check_isolation(url: str, found: tuple[Any, ...] | None) -> None:
+    """Refuse another isolation level behind a pooler, where it cannot be set without being set for others."""
+    if found != ("read committed",):
+        raise ImproperlyConfigured(
+            f"At {mask_url(url)}, behind a connection pooler, transactions are {found[0] if found else found!r} by "
+            "default, and pgtasks needs 'read committed': ALTER ROLE ... SET default_transaction_isolation TO"
+            " 'read committed'."
+        )
 
 
 def _upgrade_at(url: str) -> None:
@@ -133,6 +151,8 @@ class Database:
     def __init__(self, url: str, *, patience_s: float = PATIENCE_S) -> None:
         self.url = url
         self.patience_s = patience_s
+        #: Known when a connection has been opened; then there is no listening.
+        self.is_pooled = False
         self._lock = threading.Lock()
         self._idle: deque[OwnConnection] = deque()
         self._pid = os.getpid()
@@ -203,6 +223,7 @@ class Database:
             if self._idle:
                 return self._idle.pop()
         conn = connect(self.url)
+        self.is_pooled = conn.is_pooled
         if not self._is_current:
             migrate.upgrade(conn)
             self._is_current = True
@@ -236,6 +257,8 @@ class AsyncDatabase:
     def __init__(self, url: str, *, patience_s: float = PATIENCE_S) -> None:
         self.url = url
         self.patience_s = patience_s
+        #: Known when a connection has been opened; then there is no listening.
+        self.is_pooled = False
         self._idle: deque[AsyncConnection[Any]] = deque()
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._turns = asyncio.Semaphore(CROWD)
@@ -294,6 +317,8 @@ class AsyncDatabase:
             await asyncio.to_thread(_upgrade_at, self.url)
             self._is_current = True
         conn = await AsyncConnection.connect(self.url, autocommit=True, **_connect_options(self.url))
-        conn.prepare_threshold = None if _is_pooled(self.url) else 5
-        await conn.execute(_SESSION)
+        self.is_pooled = await (await conn.execute(_session(conn))).fetchone() is None
+        if self.is_pooled:
+            _check_isolation(self.url, await (await conn.execute(_ISOLATION)).fetchone())
+        conn.prepare_threshold = None if self.is_pooled else 5
         return conn

@@ -27,7 +27,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +42,9 @@ ROLE = "postgres"
 #: Crash recovery after a long backlog of WAL takes its time, and interrupting it helps nobody.
 _START_TIMEOUT_S = 600.0
 _LOG_LIMIT_BYTES = 20_000_000
+
+#: What means something to a shell between double quotes, where pg_ctl puts paths.
+_SHELL_SYNTAX = frozenset('"$`\\\n')
 
 #: Written to postgresql.conf once, so that an operator may change it there.
 _TUNING = """
@@ -151,14 +154,14 @@ class Server:
 
     def status(self) -> Status:
         """Say whether the server runs. States: absent, stopped, starting, ready, stopping."""
-        pid, state = postmaster.look(self.data, self.account)
+        pid, state = postmaster.look(self.data)
         if not self.data.exists():
             state = "absent"
         return Status(state, pid, int(self.data.name[2:]), self.data, self.log, self.url())
 
     def is_ready(self) -> bool:
         """Does the server accept connections? Cheap, so that it can be asked before any lock is taken."""
-        state = postmaster.look(self.data, self.account).state
+        state = postmaster.look(self.data).state
         return state == "ready" and postmaster.answers(self.socket_directory)
 
     # -- acting
@@ -186,13 +189,16 @@ class Server:
             self._undertaker.wait()
             self._undertaker = None
             return True
-        if not self.data.exists() or postmaster.look(self.data, self.account).pid is None:
+        if not self.data.exists() or postmaster.look(self.data).pid is None:
             return False
         with self._locked():
             pg_ctl = self.program("pg_ctl")
             said = self.account.run(pg_ctl, "stop", "-w", "-t", "120", "-m", mode, "-D", self.data)
-        if said.returncode and postmaster.look(self.data, self.account).pid is not None:
+        if said.returncode and postmaster.look(self.data).pid is not None:
             raise DatabaseUnavailable(f"Postgres in {self.data} did not stop: {_words(said)}")
+        if self.socket_directory != self.data:
+            with suppress(OSError):
+                self.socket_directory.rmdir()
         return True
 
     def program(self, name: str) -> Path:
@@ -234,6 +240,11 @@ class Server:
 
     def _initialise(self) -> None:
         """Make the data directory, complete or not at all: it gets its name when everything in it is done."""
+        if unsafe := _SHELL_SYNTAX.intersection(str(self.home)):
+            raise ImproperlyConfigured(
+                f"The path {self.home} contains {' '.join(sorted(unsafe))}, which pg_ctl would let a shell "
+                "interpret. Set PGTASKS_HOME to another directory."
+            )
         fresh = self.data.with_name(self.data.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed here
         fresh.mkdir(mode=0o700)
@@ -277,7 +288,7 @@ class Server:
                 raise DatabaseUnavailable(
                     f"Postgres in {self.data} was not ready after {waited}; its log is {self.log}."
                 )
-            if postmaster.look(self.data, self.account).pid is None:
+            if postmaster.look(self.data).pid is None:
                 postmaster.disown_stale_pids(self.data, self.account)
                 self._launch(deadline - time.monotonic())
             time.sleep(0.05)  # for somebody's start, or stop, or crash recovery that is under way
@@ -353,8 +364,11 @@ def _data(home: Path, major: int) -> Path:
 
 
 def _newest_data(home: Path) -> int | None:
-    majors = [int(path.name[2:]) for path in home.glob("pg*") if path.name[2:].isdigit()]
-    return max(majors, default=None)
+    try:
+        names = os.listdir(home)
+    except OSError:  # not there yet, or not for this account, which the attempt to make it will tell
+        return None
+    return max((int(name[2:]) for name in names if name[:2] == "pg" and name[2:].isdigit()), default=None)
 
 
 def _short_temporary_directory() -> str | None:

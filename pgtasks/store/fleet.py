@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from pgtasks.message import Claim
 from pgtasks.store.sql import Query, Row, count, id_set, load, nothing, rows
 
 _SQL = load("fleet")
@@ -23,6 +24,7 @@ class Tick(NamedTuple):
     has_ready: bool
     revoked_ids: list[UUID]
     revoked_signals: list[str]
+    has_letters: bool
 
 
 class Reaped(NamedTuple):
@@ -128,3 +130,19 @@ def workers() -> Query[Sequence[Row]]:
     """The registered workers, as rows of the view `pgtasks.workers`."""
     return Query(_SQL["workers"], {}, rows)
 
+
+def subscribe(worker: UUID, queues: Sequence[str]) -> Query[None]:
+    """Change which queues a worker consumes."""
+    return Query(_SQL["subscribe"], {"worker": worker, "queues": list(queues)}, nothing)
+
+
+def agenda(
+    worker: UUID, queues: Sequence[str], ids: Iterable[UUID] | None = None, limit: int = 1000
+) -> Query[list[Claim]]:
+    """The tasks scheduled in the queues that this worker speaks for, or those of some ids, the next one first."""
+    values = {"worker": worker, "queues": list(queues), "ids": None if ids is None else list(ids), "limit": limit}
+    return Query(_SQL["agenda"], values, _claims)
+
+
+def _claims(found: Sequence[Row]) -> list[Claim]:
+    return [Claim._make(row) for row in found]

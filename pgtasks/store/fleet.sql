@@ -11,7 +11,7 @@ VALUES (%(id)s, %(hostname)s, %(machine)s, %(pid)s, %(pool)s, %(concurrency)s, %
 -- ready queue, and look around. Any worker moves any queue's tasks. An idle tick writes nothing.
 -- Relies on scheduled_due, claim_revoked. Locks: worker row, then scheduled by due time.
 -- In: worker, its queues, renew, limit. Out: is this worker still registered; how many were moved; seconds to the next
--- due task or NULL; is anything ready; ids and signals of its claims that were revoked.
+-- due task or NULL; is anything ready; ids and signals of its claims that were revoked; is there a letter for it.
 WITH renewed AS (
   UPDATE pgtasks.worker SET heartbeat_at = pgtasks.clock() WHERE id = %(worker)s AND %(renew)s RETURNING id
 ),
@@ -32,7 +32,8 @@ SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pg
        EXISTS (SELECT FROM unnest(%(queues)b::text[]) AS q(queue)
                WHERE EXISTS (SELECT FROM pgtasks.ready r WHERE r.queue = q.queue)),
        ARRAY(SELECT id FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id),
-       ARRAY(SELECT revoke_signal FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id)
+       ARRAY(SELECT revoke_signal FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id),
+       EXISTS (SELECT FROM pgtasks.letter WHERE worker = %(worker)s)
 
 -- name: reap
 -- Take the claims of dead workers back to their queues, up to `limit` a call, so that any live worker can go on with them.
@@ -144,3 +145,25 @@ DELETE FROM pgtasks.waiter WHERE since < pgtasks.clock() - interval '1 hour'
 -- The workers that are registered, with what a health check wants to know.
 SELECT hostname, pid, pool, concurrency, queues, started_at, heartbeat_at, is_alive, is_stopping, claimed, version
 FROM pgtasks.workers ORDER BY hostname
+
+-- name: subscribe
+-- Change which queues a worker consumes. It is not idle then, and must look before it says so again.
+WITH changed AS (
+  UPDATE pgtasks.worker SET queues = %(queues)b::text[] WHERE id = %(worker)s
+)
+DELETE FROM pgtasks.idle WHERE worker = %(worker)s
+
+-- name: agenda
+-- The tasks that are scheduled in the queues of a worker, as `claim` would give them, the next one first. Of the live
+-- workers of a queue only one speaks for it, the one whose id is smallest, so that asking all names every task once.
+-- In: worker, its queues, ids of tasks or NULL for all, limit.
+SELECT s.id, s.delivery, s.retries, s.rank, 0::bigint, s.losses, 'live', m.name, m.queue, m.content_type,
+       m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id, m.task_id, s.due, m.expires, NULL,
+       m.has_successors, NULL, NULL, NULL
+FROM pgtasks.scheduled s JOIN pgtasks.message m ON m.id = s.id
+WHERE s.queue = ANY (%(queues)b::text[])
+  AND (%(ids)b::uuid[] IS NULL OR s.id = ANY (%(ids)b::uuid[]))
+  AND NOT EXISTS (
+    SELECT FROM pgtasks.worker w
+    WHERE w.id < %(worker)s AND s.queue = ANY (w.queues) AND w.heartbeat_at + w.lease > pgtasks.clock())
+ORDER BY s.due LIMIT %(limit)s

@@ -34,10 +34,17 @@ class Doorbell:
 
     def __init__(self, url: str, channel: str) -> None:
         self._conn = connect(url)
+        if self._conn.is_pooled:
+            self._conn.close()
+            raise psycopg.NotSupportedError("a connection pooler stands between, and does not pass them on")
         self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
     def fileno(self) -> int:
         return self._conn.fileno()
+
+    def rings(self, timeout_s: float) -> bool:
+        """Wait until something is there to be heard; False when the time is over."""
+        return _is_readable(self, timeout_s)
 
     def heard(self) -> list[str]:
         """Payloads of the notifications that have arrived, without waiting for more."""
@@ -220,7 +227,7 @@ class Waiter:
 
     def _listen(self) -> None:
         """Open the doorbell, unless it is open or somebody is using it; without one, looking again is all there is."""
-        if self._bell is None and self._reading.acquire(blocking=False):
+        if self._bell is None and not self._database.is_pooled and self._reading.acquire(blocking=False):
             try:
                 with suppress(psycopg.Error):
                     self._bell = Doorbell(self._database.url, f"pgtasks_waiter_{self.process}")
@@ -297,7 +304,7 @@ class AsyncWaiter:
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self._move_in()
-        if self._bell is not None:
+        if self._bell is not None or self._database.is_pooled:
             return
         channel = f"pgtasks_waiter_{self.process}"
         with suppress(psycopg.Error):

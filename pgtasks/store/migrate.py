@@ -106,8 +106,7 @@ def applied(conn: Connection[Any]) -> Sequence[Applied]:
 
 
 def pending(conn: Connection[Any]) -> Sequence[Migration]:
-    """Return the migrations that the database lacks, in order; raise SchemaError when it cannot be used at
-    all."""
+    """Return the migrations that the database lacks, in order; raise SchemaError if it cannot be used."""
     ledger = {line.version: line for line in applied(conn)}
     _compare(conn, ledger)
     return [each for each in migrations() if each.version not in ledger]
@@ -140,8 +139,7 @@ def upgrade(conn: Connection[Any]) -> Sequence[Migration]:
 
 
 def sql(after: int = 0) -> str:
-    """Return a script for psql that applies the migrations after version `after`, with their lines in the
-    ledger."""
+    """Return a script for psql that applies the migrations after version `after`, and notes them."""
     pieces = [] if after else [f"BEGIN;\nCREATE SCHEMA IF NOT EXISTS pgtasks;\n{_LEDGER}COMMIT;\n"]
     for each in migrations():
         if each.version > after:

@@ -29,16 +29,17 @@ class Postmaster(NamedTuple):
     state: str
 
 
-def look(data: Path, account: Account) -> Postmaster:
-    """Say what the server of a data directory is doing; `account` owns the directory."""
+def look(data: Path) -> Postmaster:
+    """Say what the server of a data directory is doing; raises ImproperlyConfigured for another user's."""
     try:
         lines = (data / "postmaster.pid").read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return Postmaster(None, "stopped")
     except PermissionError as exc:
         raise ImproperlyConfigured(
-            f"The database in {data} belongs to {account.name}. Run as {account.name}, or set PGTASKS_HOME "
-            "to a directory of your own, or PGTASKS_DATABASE_URL to another database."
+            f"{data} is closed to {Account.of(os.geteuid()).name}: the database there is another user's. "
+            "Run as that user, or set PGTASKS_HOME to a directory of your own, or PGTASKS_DATABASE_URL to "
+            "another database."
         ) from exc
     if not lines or not lines[0].isdigit():  # being written
         return Postmaster(None, "starting")

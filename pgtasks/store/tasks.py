@@ -63,6 +63,7 @@ class Successor(NamedTuple):
     task_id: str | None
     name: str
     inputs: str | None
+    trigger: str | None
     content_type: str | None
     content_encoding: str | None
     payload: bytes
@@ -132,6 +133,7 @@ _COLUMNS: Mapping[str, Callable[[Message], Any]] = {
     "task_ids": lambda m: m.task_id,
     "max_deliveries": lambda m: m.max_deliveries,
     "inputs": lambda m: m.inputs,
+    "triggers": lambda m: m.trigger,
 }
 
 

@@ -30,7 +30,8 @@ WHERE pg_notification_queue_usage() < 0.5
 
 -- name: enqueue
 -- Add any number of tasks, of any kind, with the edges between them, all or nothing.
--- Predecessors are tasks of the same call, so none of them can have ended yet. Edges of tasks that exist are not written.
+-- Predecessors of the same call have not ended yet; those from outside of it must have, and are not waited for. Edges of
+-- tasks that exist are not written.
 -- The countdown of a task with predecessors counts from its release. It wakes idle workers as `enqueue_one` does, one per
 -- task at most.
 -- In: one array per column; edges as three arrays. Out: nothing.
@@ -40,18 +41,21 @@ WITH item AS (
               %(content_types)b::text[], %(content_encodings)b::text[], %(options)b::bytea[],
               %(dues)b::timestamptz[], %(countdowns)b::float8[], %(expires)b::timestamptz[], %(expires_in)b::float8[],
               %(roots)b::uuid[], %(parents)b::uuid[], %(group_ids)b::text[], %(task_ids)b::text[],
-              %(max_deliveries)b::smallint[], %(inputs)b::text[])
+              %(max_deliveries)b::smallint[], %(inputs)b::text[], %(triggers)b::text[])
        WITH ORDINALITY
        AS i(id, name, queue, priority, payload, content_type, content_encoding, options, due, countdown, expires,
-            expires_in, root, parent, group_id, task_id, max_deliveries, inputs, place)
+            expires_in, root, parent, group_id, task_id, max_deliveries, inputs, trigger, place)
 ),
 link AS (
   SELECT * FROM unnest(%(succs)b::uuid[], %(preds)b::uuid[], %(positions)b::int[]) AS l(succ, pred, position)
 ),
+bound AS (
+  SELECT succ FROM link WHERE pred IN (SELECT id FROM item)
+),
 added AS (
-  INSERT INTO pgtasks.message (id, priority, max_deliveries, has_successors, inputs, root, parent, due, countdown, expires,
+  INSERT INTO pgtasks.message (id, priority, max_deliveries, has_successors, inputs, trigger, root, parent, due, countdown, expires,
                                name, queue, task_id, group_id, content_type, content_encoding, options, payload)
-  SELECT id, priority, max_deliveries, id IN (SELECT pred FROM link), inputs, root, parent,
+  SELECT id, priority, max_deliveries, id IN (SELECT pred FROM link), inputs, trigger, root, parent,
          CASE WHEN inputs IS NULL THEN coalesce(due, pgtasks.clock() + countdown * interval '1 second') ELSE due END,
          countdown,
          coalesce(expires, pgtasks.clock() + expires_in * interval '1 second'),
@@ -64,17 +68,17 @@ added AS (
 linked AS (
   INSERT INTO pgtasks.edge (succ, pred, position)
   SELECT l.succ, l.pred, l.position FROM link l JOIN added a ON a.id = l.succ
-  RETURNING succ
+  RETURNING succ, pred
 ),
 held AS (
   INSERT INTO pgtasks.waiting (id, pending)
-  SELECT succ, count(*) FROM linked GROUP BY succ
+  SELECT succ, count(*) FROM linked WHERE pred IN (SELECT id FROM item) GROUP BY succ
   RETURNING id
 ),
 later AS (
   INSERT INTO pgtasks.scheduled (id, due, rank, queue)
   SELECT id, due, -priority, queue FROM added
-  WHERE due > pgtasks.clock() AND id NOT IN (SELECT succ FROM link)
+  WHERE due > pgtasks.clock() AND id NOT IN (SELECT succ FROM bound)
   RETURNING id
 ),
 now AS (
@@ -82,7 +86,7 @@ now AS (
   SELECT a.id, a.queue, -a.priority
   -- An id that is twice in one call is one task.
   FROM added a JOIN (SELECT id, min(place) AS place FROM item GROUP BY id) i ON i.id = a.id
-  WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM link)
+  WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM bound)
   ORDER BY i.place
 )
 SELECT pg_notify('pgtasks_worker_' || i.worker, '')
@@ -158,7 +162,7 @@ found AS MATERIALIZED (
            ELSE 'live'
          END AS fate,
          m.name, m.queue, m.content_type, m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id,
-         m.task_id, m.due, m.expires, m.inputs, m.has_successors
+         m.task_id, m.due, m.expires, m.inputs, m.trigger, m.has_successors
   FROM taken t JOIN pgtasks.message m ON m.id = t.id
 ),
 leased AS (
@@ -171,11 +175,12 @@ unheld AS (
 unmarked AS (
   DELETE FROM pgtasks.revoked WHERE id = ANY (ARRAY(SELECT id FROM found WHERE fate = 'revoked'))
 )
-SELECT f.*, i.types, i.encodings, i.vals, one.told, one.ended
+SELECT f.*, i.states, i.types, i.encodings, i.vals, one.told, one.ended
 FROM (SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told) one
 LEFT JOIN found f ON true
 LEFT JOIN LATERAL (
-  SELECT array_agg(r.content_type ORDER BY e.position) AS types,
+  SELECT array_agg(r.state ORDER BY e.position) AS states,
+         array_agg(r.content_type ORDER BY e.position) AS types,
          array_agg(r.content_encoding ORDER BY e.position) AS encodings,
          array_agg(r.value ORDER BY e.position) AS vals
   FROM pgtasks.edge e JOIN pgtasks.result r ON r.id = e.pred
@@ -185,8 +190,8 @@ ORDER BY f.rank, f.seq
 
 -- name: settle
 -- End claimed tasks in every way there is, with all that follows from it, in one statement:
---   done     the result is stored; successors of a success lose one predecessor and are released at none left;
---            the tasks that can no longer run (`dead_*`) fail with it
+--   done     the result is stored; what waits for it has one predecessor less, and is released at none left; after a
+--            failure only where its trigger says so, and the tasks that can no longer run (`dead_*`) fail with it
 --   again    scheduled anew as a retry; other arguments, when it asked for them, replace the message's
 --   back     returned to the queue as it was, at once or after a delay
 -- Only rows that were really ended count, so a duplicated completion changes nothing and nothing is released twice.
@@ -272,6 +277,7 @@ failed AS (
        AS d(id, state, hidden, value, traceback)
   WHERE d.id IN (SELECT id FROM dead)
   ON CONFLICT (id) DO NOTHING
+  RETURNING id
 ),
 succeeded AS MATERIALIZED (
   SELECT id FROM stored WHERE state = 'SUCCESS' AND id = ANY (%(preds)b::uuid[])
@@ -286,18 +292,28 @@ overruled AS MATERIALIZED (
 marked AS (
   INSERT INTO pgtasks.revoked (id) SELECT id FROM overruled ON CONFLICT (id) DO NOTHING
 ),
+over AS MATERIALIZED (
+  SELECT id, true AS is_success FROM succeeded
+  UNION ALL
+  SELECT id, false FROM stored WHERE state <> 'SUCCESS' AND id = ANY (%(preds)b::uuid[])
+  UNION ALL
+  SELECT id, false FROM failed
+),
 counted AS MATERIALIZED (
-  SELECT e.succ AS id, count(*)::int AS n
-  FROM pgtasks.edge e JOIN succeeded s ON s.id = e.pred
+  SELECT e.succ AS id, count(*)::int AS n, coalesce(m.trigger, '') = 'any' AND bool_or(o.is_success) AS is_enough
+  FROM over o JOIN pgtasks.edge e ON e.pred = o.id JOIN pgtasks.message m ON m.id = e.succ
   -- One statement can change a row once: what fails here is not released here.
-  WHERE e.succ NOT IN (SELECT id FROM doomed)
-  GROUP BY e.succ
+  WHERE (o.is_success OR m.trigger IS NOT NULL) AND e.succ NOT IN (SELECT id FROM doomed)
+  GROUP BY e.succ, m.trigger
 ),
 locked AS MATERIALIZED (
-  SELECT w.id, c.n FROM pgtasks.waiting w JOIN counted c ON c.id = w.id ORDER BY w.id FOR UPDATE OF w
+  SELECT w.id, c.n, c.is_enough FROM pgtasks.waiting w JOIN counted c ON c.id = w.id
+  WHERE w.pending > 0
+  ORDER BY w.id FOR UPDATE OF w
 ),
 lowered AS (
-  UPDATE pgtasks.waiting w SET pending = w.pending - l.n FROM locked l WHERE w.id = l.id
+  UPDATE pgtasks.waiting w SET pending = CASE WHEN l.is_enough THEN 0 ELSE w.pending - l.n END
+  FROM locked l WHERE w.id = l.id
   RETURNING w.id, w.pending
 ),
 freed AS MATERIALIZED (
@@ -550,13 +566,13 @@ SELECT count(*) FROM gone
 
 -- name: successors
 -- Every task that directly or indirectly waits for one task, the nearest first, with what its error handlers need.
--- In: id. Out: id, pred, task_id, name, inputs, payload with its types, options, depth.
+-- In: id. Out: `Successor`.
 WITH RECURSIVE below AS (
   SELECT e.succ AS id, e.pred, 1 AS depth FROM pgtasks.edge e WHERE e.pred = %(id)s
   UNION
   SELECT e.succ, e.pred, b.depth + 1 FROM below b JOIN pgtasks.edge e ON e.pred = b.id
 )
-SELECT DISTINCT ON (b.depth, m.id) m.id, b.pred, m.task_id, m.name, m.inputs, m.content_type, m.content_encoding,
+SELECT DISTINCT ON (b.depth, m.id) m.id, b.pred, m.task_id, m.name, m.inputs, m.trigger, m.content_type, m.content_encoding,
        m.payload, m.options, b.depth
 FROM below b JOIN pgtasks.message m ON m.id = b.id
 WHERE NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = m.id)

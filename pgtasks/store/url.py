@@ -63,16 +63,14 @@ def configured_url(
 
 
 def as_conninfo(url: str) -> str | None:
-    """Return what libpq understands for a URL of any spelling that means Postgres, and None for another
-    URL."""
+    """Return what libpq understands for a URL that means Postgres in any spelling, and None for others."""
     if _POSTGRES.match(url):
         return _POSTGRES.sub("postgresql://", url)
     return url if _KEYWORDS.match(url) else None
 
 
 def _text(url: object) -> str:
-    """Read a setting: Celery also allows several brokers, in a list or separated by semicolons, as
-    fallbacks."""
+    """Read a setting; of several brokers, which Celery takes as fallbacks, the first counts."""
     if isinstance(url, (list, tuple)):
         url = url[0] if url else ""
     text = str(url or "")

@@ -47,6 +47,10 @@ LOOK_AGAIN_S = (0.01, 0.05, 0.2)
 class Consumer:
     """One worker's registration, claims and outcomes in the database."""
 
+    #: The worker, for commands of remote control, and what sends events, if anything does.
+    controller: Any = None
+    event_dispatcher: Any = None
+
     def __init__(self, database: Database, description: dict[str, Any], *, lease_s: float, max_deliveries: int) -> None:
         self.database = database
         self.lease_s = lease_s
@@ -83,6 +87,13 @@ class Consumer:
         self._cursors.clear()
         self._listen()
 
+    def subscribe(self, queues: list[str]) -> None:
+        """Consume these queues from now on."""
+        self.database.run(fleet.subscribe(self.worker, queues))
+        self._description["queues"] = queues
+        self._is_idle = False
+        self._cursors = {lane: seq for lane, seq in self._cursors.items() if lane[0] in queues}
+
     def discharge(self) -> int:
         """Sign off; gives how many claims went back to their queues with it."""
         return self.database.run(fleet.discharge(self.worker))
@@ -115,15 +126,15 @@ class Consumer:
         """Sockets that children must not inherit."""
         return [*self.database.descriptors(), *([self._bell.fileno()] if self._bell else [])]
 
-    def hear(self) -> None:
-        """Take in notifications; a doorbell that broke is replaced by the next tick."""
-        if self._bell is None:
-            return
+    def hear(self) -> list[str]:
+        """Take in notifications, and give what they say; a doorbell that broke is replaced by the next tick."""
         try:
-            self._bell.heard()
+            return self._bell.heard() if self._bell is not None else []
         except psycopg.Error:
-            self._bell.close()
-            self._bell = None
+            if self._bell is not None:
+                self._bell.close()
+                self._bell = None
+            return []
 
     # -- settle and claim
 
@@ -193,7 +204,7 @@ class Consumer:
     def _sweep(self) -> list[tasks.Lane]:
         """Every queue from its start, queues taking turns."""
         self._turn += 1
-        at = self._turn % len(self.queues)
+        at = self._turn % max(1, len(self.queues))
         self._swept_at = time.monotonic()
         return [tasks.Lane(queue) for queue in (*self.queues[at:], *self.queues[:at])]
 
@@ -247,7 +258,7 @@ class Consumer:
             self.renewed_at = sent_at
         self._ticked_at = time.monotonic()
         self._next_due_at = None if tick.next_due_s is None else self._ticked_at + tick.next_due_s
-        if self._bell is None:
+        if self._bell is None and not self.database.is_pooled:
             self._listen()
         return tick
 

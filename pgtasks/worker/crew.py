@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
@@ -307,6 +307,38 @@ class Crew:
             self.backlog.extendleft(reversed(taken_back))
             self.dispatch()
             return
+
+    # -- what others ask
+
+    def whereabouts(self) -> Iterator[tuple[Claim, int | None, float | None]]:
+        """Every claim in hand, the process it was sent to, and since when that runs it by the monotonic clock."""
+        for child in self.children:
+            begun = child.begun()
+            for job in list(child.jobs.values()):
+                since = max(job.sent_at, child.last_ended_at) if child.options.slots == 1 else job.sent_at
+                yield job.claim, child.pid, since if job in begun else None
+        for claim in list(self.backlog):
+            yield claim, None, None
+
+    def resize(self, children: int) -> None:
+        """Have this many children from now on; those that are too many leave when they have ended their task."""
+        self.options = self.options._replace(children=max(0, children))
+        staying = [child for child in self.children if not child.is_leaving]
+        for child in sorted(staying, key=lambda child: len(child.jobs))[: max(0, len(staying) - self.options.children)]:
+            self._let_go(child)
+        self.muster()
+        self.dispatch()
+
+    def renew(self) -> None:
+        """Replace every child by one that is forked now, when it has ended its task."""
+        for child in self.children if self.options.serve is not None else ():
+            self._let_go(child)
+        self.dispatch()
+
+    def _let_go(self, child: Child) -> None:
+        self.backlog.extendleft(reversed(child.take_back()))
+        child.is_leaving = True
+        child.dismiss()
 
     # -- the end
 

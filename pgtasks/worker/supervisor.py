@@ -33,16 +33,18 @@ from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
 from pgtasks.execution import Site
 from pgtasks.message import Claim
-from pgtasks.store import fleet, tasks
+from pgtasks.store import fleet, letters, tasks
 from pgtasks.store.database import Database, backoff
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
+from pgtasks.worker import state
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
+from pgtasks.worker.control import Letterbox
+from pgtasks.worker.controlled import Controlled
 from pgtasks.worker.crew import Crew, CrewOptions, returned
 
 logger = get_logger("celery.worker")
-received_logger = get_logger("celery.worker.strategy")
 
 EX_OK, EX_FAILURE = 0, 1
 #: Outcomes wait this long for company while every slot has work, so that one round trip settles many.
@@ -63,7 +65,7 @@ POOLS: dict[str, tuple[str, bool]] = {
 }
 
 
-class Worker:
+class Worker(Controlled):
     """A worker of one app; `start` runs it until it is told to stop and gives the exit status."""
 
     def __init__(
@@ -108,16 +110,13 @@ class Worker:
             conf.task_time_limit = time_limit
         if soft_time_limit is not None:
             conf.task_soft_time_limit = soft_time_limit
-        self._wishes: list[int] = []
+        self._wishes: list[int | Callable[[], Any]] = []
+        self._began_at = time.monotonic()
         self._is_stopping = self._must_stop_now = False
         self._stop_by: float | None = None
         self._gathering_since: float | None = None
         self._busy_since: float | None = None
         self._expire_at = time.monotonic() + EXPIRE_AGAIN_S
-
-    @property
-    def queues(self) -> list[str]:
-        return list(self.app.amqp.queues.consume_from)
 
     # -- start
 
@@ -192,6 +191,8 @@ class Worker:
         if self.purge:
             self._purge()
         self._assemble()
+        self.letterbox = Letterbox(self)
+        state.workers.add(self)
         self._watch(self._alarm_bell.fileno(), self._hear_alarm)
         if self._installs_signal_handlers:
             self._install_signal_handlers()
@@ -315,6 +316,7 @@ class Worker:
         except OperationalError:
             crew.put_back(outcomes)
             raise
+        state.note_settled(outcomes)
         # Where there was more than room for, there may be more.
         self._claims_now = bool(claims) and len(claims) == room
         if claims:
@@ -326,13 +328,8 @@ class Worker:
         if at_most_once:
             allowed = self.consumer.ack(at_most_once)
             claims = [claim for claim in claims if claim.id in allowed or claim not in at_most_once]
-        if received_logger.isEnabledFor(20):
-            for claim in claims:
-                context = {"id": claim.public_id, "name": claim.name, "eta": claim.due}
-                received_logger.info("Task %(name)s[%(id)s] received", context, extra={"data": context})
-        if signals.task_received.receivers:
-            for claim in claims:
-                signals.task_received.send(sender=self.consumer, request=claim)
+        claims = self.letterbox.judged(claims)
+        self.announce(claims)
         self.crew.accept(claims)
         self._follow_children()
 
@@ -355,6 +352,8 @@ class Worker:
                 return
             for claim_id, signal_name in zip(tick.revoked_ids, tick.revoked_signals, strict=True):
                 self.crew.revoke(claim_id, signal_name)
+            if tick.has_letters:
+                self.letterbox.empty()
             if tick.promoted or tick.has_ready:
                 self._claims_now = True
             self.consumer.reap()
@@ -363,6 +362,7 @@ class Worker:
             self._expire_at = now + (EXPIRE_AGAIN_S if removed else EXPIRE_EVERY_S)
             if not removed:
                 self.consumer.database.run(fleet.sweep_waiters())
+                self.consumer.database.run(letters.sweep())
 
     def _next_event_at(self) -> float:
         now = time.monotonic()
@@ -411,7 +411,8 @@ class Worker:
                 self._selector.modify(descriptor, events, react)
 
     def _hear_doorbell(self) -> None:
-        self.consumer.hear()
+        if "letter" in self.consumer.hear():
+            self.letterbox.empty()
         self._claims_now = True
         # It may have been about a task that is due soon, or about a claim that was revoked.
         self.consumer.tick_soon()
@@ -469,8 +470,12 @@ class Worker:
     def _hear_signal(self, meaning: int, signum: int, frame: Any) -> None:
         self._wish(meaning)
 
-    def _wish(self, signum: int) -> None:
-        self._wishes.append(signum)
+    def call_soon(self, call: Callable[[], Any]) -> None:
+        """Have something called in the worker's own thread, from any thread."""
+        self._wish(call)
+
+    def _wish(self, wish: int | Callable[[], Any]) -> None:
+        self._wishes.append(wish)
         try:
             self._alarm.send(b"!")
         except OSError:
@@ -484,7 +489,11 @@ class Worker:
             except BlockingIOError:
                 break
         while self._wishes:
-            self._heed(self._wishes.pop(0))
+            wish = self._wishes.pop(0)
+            if isinstance(wish, int):
+                self._heed(wish)
+            else:
+                wish()
 
     def _heed(self, signum: int) -> None:
         """Begin the shutdown that a signal asks for; a second SIGINT turns a warm one cold."""
@@ -495,7 +504,8 @@ class Worker:
         if self._is_stopping and not is_cold:
             return
         name = "SIGINT" if signum == signal.SIGINT else signal.Signals(signum).name
-        print(f"\nworker: {how} shutdown (MainProcess)", file=sys.__stdout__, flush=True)
+        if not self.quiet:
+            print(f"\nworker: {how} shutdown (MainProcess)", file=sys.__stdout__, flush=True)
         if not self._is_stopping:
             signals.worker_shutting_down.send(
                 sender=self.hostname, sig=name, how=how, exitcode=EX_FAILURE if is_cold else EX_OK
@@ -539,6 +549,7 @@ class Worker:
             logger.error("Could not sign off; others take over when the lease has run out: %s", error)
         if self._lease_keeper is not None:
             self._lease_keeper.stop()
+        state.workers.discard(self)
         signals.worker_shutdown.send(sender=self)
         self.app.loader.shutdown_worker()
         self.consumer.close()

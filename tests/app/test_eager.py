@@ -575,9 +575,7 @@ def callbacks_and_errbacks(lib: Library) -> None:
     lib.result(add.apply_async((1, 2), link=[say.s(1), say.si("immutable"), add.s(10)], task_id="t"))
     lib.result(add.apply_async((1, 2), link=[lib.group([say.s(1), say.s(2)], app=app), say.s(3)]))
     lib.result(fail.apply_async((1,), link=say.s(), link_error=old_style.s(), task_id="t"))
-    lib.result(
-        fail.apply_async((1,), link_error=[old_style.s(), new_style.s(), bound_style.s()], task_id="t")
-    )
+    lib.result(fail.apply_async((1,), link_error=[old_style.s(), new_style.s(), bound_style.s()], task_id="t"))
     lib.result(fail.apply((1,), link_error=[new_style.s()], task_id="t"))
     lib.result(fail.apply((1,), link_error=[fail.s()], task_id="t"))
     lib.result(add.apply_async((1, 2), link=fail.s()))

@@ -37,9 +37,7 @@ class OldStyle:
 
 def shown(options: Any) -> Any:
     return {
-        key: (value.name, value.exchange.name, value.exchange.type, value.routing_key)
-        if key == "queue"
-        else value
+        key: (value.name, value.exchange.name, value.exchange.type, value.routing_key) if key == "queue" else value
         for key, value in sorted(options.items())
     }
 
@@ -101,9 +99,7 @@ def declared_queues(lib: Library) -> None:
         ):
             app = lib.Celery("proj", set_as_current=False, task_queues=queues, **settings)
             found = app.amqp.queues
-            lib.note(
-                [shown({"queue": queue}) for _, queue in sorted(found.items())], sorted(found.consume_from)
-            )
+            lib.note([shown({"queue": queue}) for _, queue in sorted(found.items())], sorted(found.consume_from))
             lib.note(shown({"queue": found["unknown"]}), sorted(found.consume_from), "unknown" in found)
             found.select_add("later", routing_key="l")
             lib.note(sorted(found.consume_from))

@@ -54,9 +54,7 @@ def celerys_backend(app: Any, note: Callable[..., None], refusal: Exception | No
         def store_result(self, task_id: Any, result: Any, state: str, **kwargs: Any) -> None:
             note("store", state, sorted(result))
 
-        def mark_as_done(
-            self, task_id: Any, result: Any, request: Any = None, store_result: bool = True
-        ) -> None:
+        def mark_as_done(self, task_id: Any, result: Any, request: Any = None, store_result: bool = True) -> None:
             if refusal is not None:
                 raise refusal
             note("store", "SUCCESS", result, store_result)
@@ -111,9 +109,7 @@ def every_way_a_body_can_end(lib: Library) -> None:
 
     @app.task(bind=True, throws=(LookupError,))
     def end(self: Any, how: str) -> Any:
-        lib.note(
-            "run", how, self.request.called_directly, self.request.is_eager, app.current_worker_task.name
-        )
+        lib.note("run", how, self.request.called_directly, self.request.is_eager, app.current_worker_task.name)
         if how == "return":
             return how
         raise {
@@ -215,9 +211,7 @@ def attempt(task: Any, *args: Any, effects: Effects | None = None) -> trace.Atte
 
 
 @pytest.mark.parametrize("error", [RuntimeError("hook"), Ignore(), EncodeError("x")])
-def test_a_failing_on_failure_hook_does_not_crash_the_worker_but_fails_the_task(
-    app: Celery, error: Exception
-) -> None:
+def test_a_failing_on_failure_hook_does_not_crash_the_worker_but_fails_the_task(app: Celery, error: Exception) -> None:
     class Bad(app.Task):  # type: ignore[misc, name-defined]
         abstract = True
 

@@ -84,9 +84,7 @@ class Library:
                     tells(einfo.traceback, exc),
                 )
 
-            def after_return(
-                self, status: Any, retval: Any, task_id: Any, args: Any, kwargs: Any, einfo: Any
-            ) -> None:
+            def after_return(self, status: Any, retval: Any, task_id: Any, args: Any, kwargs: Any, einfo: Any) -> None:
                 note("after_return", self.name, status, retval, args, kwargs, einfo)
 
         return Talkative
@@ -118,11 +116,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return "a float"
     if isinstance(value, list | tuple):
-        return (
-            [plain(item) for item in value]
-            if isinstance(value, list)
-            else tuple(plain(item) for item in value)
-        )
+        return [plain(item) for item in value] if isinstance(value, list) else tuple(plain(item) for item in value)
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     text = value if isinstance(value, str) else repr(value)

@@ -135,3 +135,13 @@ def test_an_account_that_does_not_exist_is_one_line(command: Command, project: s
 
     assert result.exit_code == 1
     assert "User does not exist: no-such-user" in result.stderr
+
+
+def test_a_log_file_that_cannot_be_written_to_is_told_before_going_to_the_background(
+    command: Command, project: str
+) -> None:
+    result = command("-A", project, "worker", "--detach", "--logfile", "/dev/null/worker.log")
+
+    assert result.exit_code == 1
+    assert "/dev/null/worker.log" in result.stderr
+    assert result.stderr.count("\n") == 1

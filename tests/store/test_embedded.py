@@ -141,7 +141,7 @@ def test_a_path_too_long_for_a_socket_gets_a_private_directory_for_it(home: Path
         assert stat.S_IMODE(server.socket_directory.stat().st_mode) == 0o700
     finally:
         server.stop("immediate")
-        shutil.rmtree(server.socket_directory)
+    assert not server.socket_directory.exists()
 
 
 def test_a_socket_directory_that_somebody_else_has_made_is_refused(home: Path) -> None:
@@ -227,6 +227,11 @@ def test_programs_that_are_not_where_the_user_says_are_not_looked_for_elsewhere(
         find_installs({"PGTASKS_PG_BIN": "/nonexistent"})
 
 
+def test_a_path_that_a_shell_would_interpret_is_refused(home: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"contains \$"):
+        Server.at(home / "$(touch x)").start()
+
+
 def test_a_home_that_cannot_be_written_to_is_named_in_the_error() -> None:
     with pytest.raises(
         ImproperlyConfigured, match=r"Cannot keep a database in /proc/pgtasks: .*PGTASKS_HOME"
@@ -264,6 +269,22 @@ def test_a_home_that_the_account_cannot_enter_is_refused_rather_than_opened(tmp_
         Server.at(tmp_path / "home").start()
 
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+@as_root
+def test_the_database_of_another_user_is_named_as_such(home: Path) -> None:
+    server = Server.at(home)
+    server.start()
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        try:
+            Server.at(home).start()
+        except ImproperlyConfigured as exc:
+            os._exit(0 if "the database there is another user's" in str(exc) else 1)
+        os._exit(2)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @as_root

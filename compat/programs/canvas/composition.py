@@ -2,7 +2,7 @@
 
 import json
 
-from celery import Celery, chain, group
+from celery import Celery, chain, chord, group
 
 app = Celery("composition")
 
@@ -32,7 +32,7 @@ def shape(signature):
 
 
 def main():
-    a, b, _c, _d = t.s("a"), t.s("b"), t.s("c"), t.s("d")
+    names = {letter: t.s(letter) for letter in "abcde"}
     for text in (
         "a | b",
         "a | b | c",
@@ -43,15 +43,15 @@ def main():
         "group(a) | b",
         "a | group([b])",
         "a | group(b, c) | d",
-        "a | group(b, c) | d | t.s('e')",
+        "a | group(b, c) | d | e",
         "group(a, b) | group(c, d)",
-        "a | group(b, c) | group(d, t.s('e'))",
+        "a | group(b, c) | group(d, e)",
         "chord([a, b], c)",
         "chord([a, b], c) | d",
-        "chord([a, b], c) | group(d, t.s('e'))",
+        "chord([a, b], c) | group(d, e)",
         "chord([a], b) | chord([c], d)",
         "a | chord([b, c], d)",
-        "a | chord([b, c], d) | t.s('e')",
+        "a | chord([b, c], d) | e",
         "group(group(a, b), c)",
         "group(chain(a, b), c) | d",
         "chain(a)",
@@ -60,7 +60,7 @@ def main():
         "chain(a, group(), b)",
         "group() | a",
         "chain(group(a, b), group(c, d))",
-        "chain(group(a, b), c, group(d, t.s('e')))",
+        "chain(group(a, b), c, group(d, e))",
         "chord(group(a, b), c)",
         "chord(chain(a, b), c)",
         "chord([chord([a], b)], c)",
@@ -72,7 +72,7 @@ def main():
         "group(a, b) | chain(c, d)",
         "chain(a, chain(b, group(c, d)))",
     ):
-        made = eval(text)
+        made = eval(text, globals(), names)
         print(f"{text:50} {type(made).__name__:10} {json.dumps(shape(made))}  {made!r}")
-    print(chain(), chain()(), group(), len(group(a, b)), bool(group()))
-    print(a.__or__(5) if hasattr(a, "__or__") else None)
+    print(chain(), chain()(), group(), len(group(t.s(), t.s())), bool(group()))
+    print(t.s().__or__(5))

@@ -130,15 +130,12 @@ class ManagerMixin:
             return None
         results = r if isinstance(r, ResultSet) else self.app.ResultSet([r])
         for _ in range(max_retries) if max_retries else count():
-            received: list[str] = []
             try:
-                return results.get(
-                    callback=lambda task_id, value, got=received: got.append(task_id), propagate=propagate, **kwargs
-                )
+                return results.get(propagate=propagate, **kwargs)
             except TimeoutError as exc:
-                missing = truncate(", ".join(self.missing_results(results)))
-                number = len(results) - len(received)
-                self.remark(f"Still waiting for {number}/{len(results)}: [{missing}]: {exc!r}", "!")
+                missing = self.missing_results(results)
+                names = truncate(", ".join(missing))
+                self.remark(f"Still waiting for {len(missing)}/{len(results)}: [{names}]: {exc!r}", "!")
             except self.connerrors as exc:
                 self.remark(f"join: connection lost: {exc!r}", "!")
         raise AssertionError("Test failed: Missing task results")

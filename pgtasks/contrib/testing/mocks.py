@@ -92,7 +92,7 @@ class _ContextMock(Mock):
 
 def ContextMock(*args: Any, **kwargs: Any) -> Any:
     """Make a mock that works in `with` statements, and whose entering and leaving can be asserted."""
-    mock = _ContextMock(*args, **kwargs)
+    mock: Any = _ContextMock(*args, **kwargs)
     mock.attach_mock(_ContextMock(), "__enter__")
     mock.attach_mock(_ContextMock(), "__exit__")
     mock.__enter__.return_value = mock

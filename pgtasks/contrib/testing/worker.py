@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from pgtasks._state import _set_task_join_will_block
@@ -73,6 +74,10 @@ class TestWorkController(Worker):
         self._is_ready.set()
         test_worker_started.send(sender=self.app, worker=self, consumer=consumer)
 
+    def reload(self, *args: Any, **kwargs: Any) -> None:
+        """Have the processes know the tasks that the test has defined since they were forked."""
+        self.call_soon(partial(super().reload, *args, **kwargs))
+
     def ensure_started(self) -> None:
         """Wait, in another thread, until the worker consumes; raises what kept it from starting."""
         self._is_ready.wait()
@@ -81,7 +86,7 @@ class TestWorkController(Worker):
 
 
 class ForkedLogs(logging.Handler):
-    """Brings log records from forked children to this process: a handler there, a thread here, a socket between them."""
+    """Brings log records from forked children here: a handler there, a thread here, a socket between them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,8 @@ CREATE FUNCTION pgtasks.readable(body bytea, content_type text, content_encoding
   END;
 
 -- What to run. Immutable, but for a retry that asks for other arguments.
--- A content type of NULL means application/json in utf-8. inputs says how a task with predecessors takes their results.
+-- A content type of NULL means application/json in utf-8. inputs says how a task with predecessors takes their
+-- results; trigger when it runs: NULL once all have succeeded, all_done once all have ended, any once one has succeeded.
 CREATE TABLE pgtasks.message (
   id uuid NOT NULL,
   created_at timestamptz NOT NULL DEFAULT pgtasks.clock(),
@@ -30,6 +31,7 @@ CREATE TABLE pgtasks.message (
   max_deliveries smallint,
   has_successors boolean NOT NULL DEFAULT false,
   inputs text COLLATE "C",
+  trigger text COLLATE "C",
   root uuid,
   parent uuid,
   due timestamptz,
@@ -44,7 +46,8 @@ CREATE TABLE pgtasks.message (
   options bytea,
   payload bytea NOT NULL,
   CONSTRAINT message_pkey PRIMARY KEY (id),
-  CONSTRAINT message_inputs_known CHECK (inputs IN ('none', 'value', 'list'))
+  CONSTRAINT message_inputs_known CHECK (inputs IN ('none', 'value', 'list')),
+  CONSTRAINT message_trigger_known CHECK (trigger IN ('all_done', 'any'))
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.2);
 
 -- The order of ready rows. Every return to the queue takes a fresh number, so it lands ahead of the claimers' cursors.

@@ -1,0 +1,76 @@
+"""Verbs on whole canvases: look at the tasks that edges connect, run again what failed, copy a part.
+
+The statements, with what they rely on, are in `graphs.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from pgtasks.message import Message
+from pgtasks.store.sql import Query, Row, count, load
+
+_SQL = load("graphs")
+
+
+class GraphNode(NamedTuple):
+    """One task of a canvas: how it ended, or where it stands."""
+
+    id: UUID
+    task_id: str | None
+    name: str
+    queue: str
+    group_id: str | None
+    result_state: str | None
+    is_claimed: bool
+    pending: int | None
+    due: datetime | None
+    preds: list[UUID]
+
+    @property
+    def public_id(self) -> str:
+        """The id as its user knows it."""
+        return self.task_id or str(self.id)
+
+    @property
+    def state(self) -> str:
+        """In the words of the view `pgtasks.tasks`."""
+        if self.result_state is not None:
+            return self.result_state
+        if self.is_claimed:
+            return "STARTED"
+        if self.due is not None:
+            return "SCHEDULED"
+        return "WAITING" if self.pending else "READY"
+
+
+def graph(task_id: UUID) -> Query[list[GraphNode]]:
+    """Every task connected with one, directly or not; none when the id is unknown."""
+    return Query(_SQL["graph"], {"id": task_id}, _nodes)
+
+
+def _nodes(found: Sequence[Row]) -> list[GraphNode]:
+    return [GraphNode._make(row) for row in found]
+
+
+def redrive(canvas: Iterable[UUID], ids: Iterable[UUID]) -> Query[int]:
+    """Run some failed tasks of a canvas again, once all of it has ended; gives how many."""
+    return Query(_SQL["redrive"], {"canvas": list(canvas), "ids": list(ids)}, count)
+
+
+def messages(ids: Iterable[UUID]) -> Query[list[Message]]:
+    """The messages of some tasks, without what is not carried over to a copy."""
+    return Query(_SQL["messages"], {"ids": list(ids)}, _messages)
+
+
+_MESSAGE_COLUMNS = (
+    *("id", "name", "payload", "content_type", "content_encoding", "queue", "priority", "due", "expires"),
+    *("root", "parent", "group_id", "options", "max_deliveries", "inputs", "trigger"),
+)
+
+
+def _messages(found: Sequence[Row]) -> list[Message]:
+    return [Message(**dict(zip(_MESSAGE_COLUMNS, row, strict=True))) for row in found]

@@ -1,0 +1,69 @@
+-- Statements on whole canvases: the tasks that edges connect.
+
+-- name: graph
+-- Every task that is connected with one, directly or not, with where it stands. Relies on edge_pred, edge_pkey.
+-- In: id. Out: `GraphNode`, oldest first.
+WITH RECURSIVE part AS (
+  SELECT %(id)s::uuid AS id
+  UNION
+  SELECT n.id FROM part p CROSS JOIN LATERAL (
+    SELECT e.succ AS id FROM pgtasks.edge e WHERE e.pred = p.id
+    UNION ALL
+    SELECT e.pred FROM pgtasks.edge e WHERE e.succ = p.id
+  ) n
+)
+SELECT m.id, m.task_id, m.name, m.queue, m.group_id, r.state, c.id IS NOT NULL, w.pending, s.due,
+       ARRAY(SELECT e.pred FROM pgtasks.edge e WHERE e.succ = m.id ORDER BY e.position)
+FROM part p
+JOIN pgtasks.message m ON m.id = p.id
+LEFT JOIN pgtasks.result r ON r.id = m.id
+LEFT JOIN pgtasks.claim c ON c.id = m.id
+LEFT JOIN pgtasks.waiting w ON w.id = m.id
+LEFT JOIN pgtasks.scheduled s ON s.id = m.id
+ORDER BY m.created_at, m.id
+
+-- name: redrive
+-- Run again what failed in a canvas that has ended, and what could not run for that reason; what succeeded keeps its
+-- result. Nothing is done while a task of it has not ended, since a settle under way would not see what is put back.
+-- Deleting the results is the fence: of two redrives at once one finds nothing. Locks: result, then inserts only.
+-- In: ids of the canvas, ids of those to run again. Out: how many run again.
+WITH again AS (
+  DELETE FROM pgtasks.result r
+  WHERE r.id = ANY (%(ids)b::uuid[]) AND r.state <> 'SUCCESS'
+    AND NOT EXISTS (
+      SELECT FROM unnest(%(canvas)b::uuid[]) AS c(id)
+      WHERE NOT EXISTS (SELECT FROM pgtasks.result d WHERE d.id = c.id))
+  RETURNING r.id
+),
+forgotten AS (
+  DELETE FROM pgtasks.progress WHERE id = ANY (ARRAY(SELECT id FROM again))
+),
+unmarked AS (
+  DELETE FROM pgtasks.revoked WHERE id = ANY (ARRAY(SELECT id FROM again))
+),
+counted AS MATERIALIZED (
+  SELECT a.id, count(e.pred) FILTER (WHERE e.pred IN (SELECT id FROM again)) AS pending
+  FROM again a LEFT JOIN pgtasks.edge e ON e.succ = a.id
+  GROUP BY a.id
+),
+held AS (
+  INSERT INTO pgtasks.waiting (id, pending) SELECT id, pending FROM counted WHERE pending > 0
+  ON CONFLICT (id) DO UPDATE SET pending = excluded.pending
+),
+returned AS (
+  INSERT INTO pgtasks.ready (id, queue, rank)
+  SELECT m.id, m.queue, -m.priority FROM counted c JOIN pgtasks.message m ON m.id = c.id WHERE c.pending = 0
+  RETURNING queue
+),
+woken AS (
+  SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+  FROM (SELECT worker FROM pgtasks.idle WHERE queue IN (SELECT queue FROM returned) GROUP BY worker) i
+  WHERE pg_notification_queue_usage() < 0.5
+)
+SELECT count(*), (SELECT count(*) FROM woken) FROM again
+
+-- name: messages
+-- The messages of some tasks, to copy them. In: ids. Out: columns of `message`.
+SELECT id, name, payload, content_type, content_encoding, queue, priority, due, expires, root, parent, group_id, options,
+       max_deliveries, inputs, trigger
+FROM pgtasks.message WHERE id = ANY (%(ids)b::uuid[])

@@ -1,0 +1,136 @@
+"""`Request`: a claim as remote control, signals and logs see it.
+
+The worker's parent never decodes messages to run them; a request does so when, and only if, somebody looks at the
+arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import cached_property
+from typing import Any
+
+from pgtasks.app.context import Context
+from pgtasks.execution.reading import Unreadable, read
+from pgtasks.execution.site import Site
+from pgtasks.message import Claim
+from pgtasks.utils.saferepr import saferepr
+
+__all__ = ("LogData", "Request")
+
+
+class Request:
+    """One task in the hands of a worker. Names that are not below are those of `task.request`."""
+
+    def __init__(
+        self, site: Site, claim: Claim, *, worker_pid: int | None = None, began_at: float | None = None
+    ) -> None:
+        self._site = site
+        self.claim = claim
+        #: The process that runs it, and since when by the wall clock; None while it waits.
+        self.worker_pid = worker_pid
+        self.time_start = None if began_at is None else time.time() - (time.monotonic() - began_at)
+
+    @property
+    def app(self) -> Any:
+        return self._site.app
+
+    @property
+    def task(self) -> Any:
+        return self.app.tasks[self.claim.name]
+
+    @property
+    def id(self) -> str:
+        return self.claim.public_id
+
+    task_id = id
+
+    @property
+    def name(self) -> str:
+        return self.claim.name
+
+    task_name = type = name
+
+    @property
+    def hostname(self) -> str:
+        return self._site.hostname
+
+    @property
+    def acknowledged(self) -> bool:
+        """Would Celery have acknowledged the message? It does when a task begins, or ends with `acks_late`."""
+        task = self.app.tasks.get(self.claim.name)
+        return self.time_start is not None and not (task is not None and task.acks_late)
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """What the message says beside its arguments."""
+        options: dict[str, Any] = json.loads(self.claim.options) if self.claim.options else {}
+        return options
+
+    @property
+    def stamps(self) -> dict[str, Any]:
+        """The stamps of the task by header, each a list."""
+        stamps = self.options.get("stamps") or {}
+        return {header: value if isinstance(value, list | tuple) else [value] for header, value in stamps.items()}
+
+    @cached_property
+    def context(self) -> Context:
+        """What the task will see as its request."""
+        try:
+            return Context(read(self._site, self.claim), called_directly=False)
+        except Unreadable as error:
+            return Context(id=self.id, args=f"<unreadable: {error.__cause__!r}>", kwargs={}, delivery_info={})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.context, name)
+
+    @property
+    def argsrepr(self) -> str:
+        return self.options.get("argsrepr") or saferepr(self.context.args, self.app.amqp.argsrepr_maxsize)
+
+    @property
+    def kwargsrepr(self) -> str:
+        return self.options.get("kwargsrepr") or saferepr(self.context.kwargs, self.app.amqp.kwargsrepr_maxsize)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Describe the request as `inspect` does; with `safe`, the arguments as text."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "args": self.argsrepr if safe else self.context.args,
+            "kwargs": self.kwargsrepr if safe else self.context.kwargs,
+            "type": self.name,
+            "hostname": self.hostname,
+            "time_start": self.time_start,
+            "acknowledged": self.acknowledged,
+            "delivery_info": self.context.delivery_info,
+            "worker_pid": self.worker_pid,
+        }
+
+    def humaninfo(self) -> str:
+        return f"{self.name}[{self.id}]"
+
+    def __str__(self) -> str:
+        return self.humaninfo()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.humaninfo()}>"
+
+
+class LogData(dict[str, Any]):
+    """What a log line about a request may mention; arguments are decoded only if a format asks for them."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(id=request.id, name=request.name, eta=request.claim.due)
+        self._request = request
+
+    def __missing__(self, key: str) -> str:
+        if key not in ("args", "kwargs"):
+            raise KeyError(key)
+        text: str = self._request.argsrepr if key == "args" else self._request.kwargsrepr
+        self[key] = text
+        return text
+

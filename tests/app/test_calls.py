@@ -1,0 +1,82 @@
+"""What a call's row says: the route's options, the task's own, and what nobody has said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgtasks import Celery
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Celery]:
+    with Celery("proj", set_as_current=False) as app:
+        yield app
+
+
+def row_of(conn: psycopg.Connection[Any], result: Any) -> tuple[str, int, dict[str, Any]]:
+    found = conn.execute("SELECT queue, priority, options FROM pgtasks.message WHERE id = %s", [result.id]).fetchone()
+    assert found is not None
+    return found[0], found[1], json.loads(found[2])
+
+
+def test_a_route_decides_more_than_the_queue(app: Celery, conn: psycopg.Connection[Any]) -> None:
+    app.conf.task_routes = {"t": {"queue": "slow", "priority": 7, "tenant": "a"}}
+
+    queue, priority, options = row_of(conn, app.send_task("t"))
+    assert (queue, priority, options["properties"]) == ("slow", 7, {"tenant": "a"})
+
+    queue, priority, options = row_of(conn, app.send_task("t", priority=2, queue="mine"))
+    assert (queue, priority) == ("mine", 2)
+
+
+def test_a_router_given_with_the_call_is_asked_instead(app: Celery, conn: psycopg.Connection[Any]) -> None:
+    class Mine:
+        def route(self, options: Any, name: str, args: Any, kwargs: Any, task_type: Any = None) -> Any:
+            return {**options, "queue": f"{name}-{args[0]}"}
+
+    assert row_of(conn, app.send_task("t", (3,), router=Mine()))[0] == "t-3"
+
+
+def test_a_call_by_name_leaves_it_to_the_task_whether_its_result_is_kept(
+    app: Celery, conn: psycopg.Connection[Any]
+) -> None:
+    @app.task(name="own", ignore_result=True)
+    def own() -> None: ...
+
+    @app.task(name="other")
+    def other() -> None: ...
+
+    said = {
+        "by name": app.send_task("unknown here"),
+        "refused": app.send_task("unknown here", ignore_result=True),
+        "wanted": own.apply_async(ignore_result=False),
+        "own": own.delay(),
+        "default": other.delay(),
+    }
+
+    options = {key: row_of(conn, result)[2] for key, result in said.items()}
+    assert options["by name"]["ignore_result"] is None
+    assert options["refused"]["ignore_result"] is True
+    assert options["own"]["ignore_result"] is True
+    assert not options["wanted"].get("ignore_result", False)
+    assert not options["default"].get("ignore_result", False)
+    assert [key for key, result in said.items() if result.ignored] == ["refused", "own"]
+
+
+def test_a_registered_task_lends_its_options_to_a_call_by_name(app: Celery, conn: psycopg.Connection[Any]) -> None:
+    @app.task(name="t", time_limit=30, priority=4)
+    def t() -> None: ...
+
+    app.finalize()
+
+    _, priority, options = row_of(conn, app.send_task("t"))
+    assert (priority, options["timelimit"]) == (4, [30, None])
+
+    _, priority, options = row_of(conn, app.send_task("t", time_limit=None, priority=1))
+    assert priority == 1
+    assert "timelimit" not in options

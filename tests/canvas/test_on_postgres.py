@@ -1,0 +1,125 @@
+"""Canvases on a real Postgres: as rows, and run by a real worker."""
+
+import json
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgtasks import Celery, canvas, chain, chord, group
+from pgtasks.contrib.testing.worker import start_worker
+from pgtasks.exceptions import ChordError
+from tests.canvas.recipes import Library
+from tests.canvas.test_plan import ANSWERS
+
+DOCS = Path(__file__).parents[2] / "docs" / "canvas.md"
+
+
+@pytest.fixture
+def app(database_url):
+    made = Celery("canvas", set_as_current=False)
+    made.called = []
+
+    @made.task(name="say")
+    def say(*args):
+        return list(args)
+
+    @made.task(name="fail")
+    def fail(*args):
+        raise KeyError("on purpose")
+
+    @made.task(name="oops")
+    def oops(request, exc, traceback):
+        made.called.append((request.id, type(exc).__name__))
+
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def say(app):
+    return lambda *args, **options: app.tasks["say"].s(*args).set(**options)
+
+
+@pytest.fixture
+def worker(app):
+    with start_worker(app, pool="solo", perform_ping_check=False):
+        yield
+
+
+# -- rows
+
+
+def test_a_canvas_is_written_with_all_its_tasks_and_edges_before_anything_runs(say, conn):
+    result = chain(say("a"), group(say("b"), say("c")), say("d")).delay()
+
+    edges = conn.execute("SELECT pred, succ, position FROM pgtasks.edge").fetchall()
+    assert len(edges) == 4
+    assert [str(pred) for pred, succ, position in sorted(edges, key=lambda e: e[2]) if str(succ) == result.id] == [
+        member.id for member in result.parent.results
+    ]
+    states = "SELECT state, count(*) FROM pgtasks.tasks GROUP BY state ORDER BY state"
+    assert conn.execute(states).fetchall() == [("READY", 1), ("WAITING", 3)]
+
+
+def test_a_canvas_rolled_back_with_the_callers_transaction_leaves_nothing(say, conn, database_url):
+    with psycopg.connect(database_url) as mine:
+        chord([say("a"), say("b")], say("c")).apply_async(conn=mine)
+        mine.rollback()
+
+    assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (0,)
+    assert conn.execute("SELECT count(*) FROM pgtasks.edge").fetchone() == (0,)
+
+
+def test_a_canvas_with_arguments_that_cannot_be_serialised_leaves_nothing(say, conn):
+    with pytest.raises(Exception, match="cannot be written as json"):
+        chain(say("a"), say(object())).delay()
+
+    assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (0,)
+
+
+def test_the_query_in_the_documentation_shows_what_waits(say, conn):
+    (query,) = re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (say(1) | group(say(10), say(20)) | say("total")).delay()
+
+    assert sorted(conn.execute(query).fetchall()) == [("say", 1, 1), ("say", 1, 1), ("say", 2, 2)]
+
+
+# -- run
+
+
+def test_canvases_return_what_celery_was_seen_to_return(app, worker):
+    library = Library(canvas, app)
+    asked = [(answer, library.cook(answer["recipe"]).apply_async(answer["args"])) for answer in ANSWERS]
+
+    for answer, result in asked:
+        returned = None if result is None else result.get(timeout=60)
+        assert returned == answer["value"], json.dumps(answer["recipe"])
+
+
+def test_a_failed_task_fails_what_waits_for_it_and_each_errback_is_called_once(app, say, worker):
+    body = say("body").on_error(app.tasks["oops"].s())
+    header = [app.tasks["fail"].s(), say("b")]
+
+    result = chain(say("a"), chord(header, body), say("last")).delay()
+
+    with pytest.raises(KeyError, match="on purpose"):
+        result.get(timeout=60)
+    assert isinstance(result.result, ChordError)
+    assert isinstance(result.parent.result, ChordError)
+    assert app.called == [(result.parent.id, "ChordError")]
+
+
+def test_a_callback_of_a_failed_task_does_not_run(app, say, worker, conn):
+    good, bad = say("good"), app.tasks["fail"].s()
+    good.link(say("callback"))
+    bad.link(say("never"))
+
+    for sig in (good, bad):
+        sig.delay().get(timeout=60, propagate=False)
+    # What is sent last runs last: the callback has run when this has.
+    say("done").delay().get(timeout=60)
+
+    states = conn.execute("SELECT state, count(*) FROM pgtasks.tasks WHERE name = 'say' GROUP BY state")
+    assert dict(states.fetchall()) == {"SUCCESS": 3, "IGNORED": 1}
