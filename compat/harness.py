@@ -36,7 +36,15 @@ from compat import REMARK
 PATIENCE_S = 30.0
 POLL_S = 0.02
 #: Errors whose type is the contract and whose words are not.
-ADVICE = {"ContentDisallowed", "DecodeError", "EncodeError", "ImproperlyConfigured", "OperationalError", "TimeoutError"}
+ADVICE = {
+    "ContentDisallowed",
+    "DecodeError",
+    "EncodeError",
+    "ImproperlyConfigured",
+    "OperationalError",
+    "QueueNotFound",
+    "TimeoutError",
+}
 
 _worker_numbers = itertools.count(1)
 

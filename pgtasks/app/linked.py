@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 from pgtasks.canvas import group, maybe_signature
 from pgtasks.exceptions import NotRegistered
 from pgtasks.utils.functional import arity_greater
+from pgtasks.utils.log import get_logger
 
 __all__ = ("call_errbacks", "publish_callbacks")
+
+logger = get_logger("celery.backends.base")
 
 
 def publish_callbacks(app: Any, request: Any, retval: Any) -> None:
@@ -46,8 +49,9 @@ def call_errbacks(
 ) -> None:
     """Call the errbacks of a failed task.
 
-    One that takes `(request, exc, traceback)` is called here and now; one that takes the id of the failed
-    task, a bound task, and one that is not registered here are sent as tasks.
+    One that takes `(request, exc, traceback)` is called here and now; an error that it raises is logged and keeps
+    no other one from being called. One that takes the id of the failed task, a bound task, and one that is not
+    registered here are sent as tasks.
     """
     to_send = []
     for errback in request.errbacks or ():
@@ -56,7 +60,10 @@ def call_errbacks(
             # Deserialised signatures know no app.
             errback._app = app
         if _takes_the_exception(errback):
-            errback(request, exc, traceback)
+            try:
+                errback(request, exc, traceback)
+            except Exception:
+                logger.exception("Errback %r of task %s raised", errback.name, request.id)
         else:
             to_send.append(errback)
     if not to_send:
@@ -76,4 +83,11 @@ def _takes_the_exception(errback: Any) -> bool:
     except NotRegistered:
         return False
     # A partial is the header of a bound task, whose own first argument would be counted.
-    return header is not None and not isinstance(header, partial) and bool(arity_greater(header, 1))
+    if header is None or isinstance(header, partial):
+        return False
+    if (errback.args or errback.kwargs) and not errback.immutable:
+        # What the signature brings along is not left for the failure to fill. Binding it from the left is not what
+        # the call does, but gives the same number.
+        with suppress(TypeError, ValueError):
+            return bool(arity_greater(partial(header, *errback.args, **errback.kwargs), 1))
+    return bool(arity_greater(header, 1))

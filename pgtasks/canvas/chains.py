@@ -239,7 +239,8 @@ def compose(tasks: Sequence[Any]) -> Any:
 
 def _grown(sig: Any, other: Any) -> Any:
     """`sig | other` for a `sig` that is ours to change, without copying what it holds."""
-    other = unrolled(other) if is_group(other) else other
+    if is_chain(sig) and is_group(other):
+        other = unrolled(other)
     is_single = isinstance(other, Signature) and not (is_chain(other) or is_group(other) or is_chord(other))
     if is_single and is_chord(sig):
         sig.body = _grown(sig.body, other)

@@ -12,7 +12,7 @@ through the app it is bound to, or the current app.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Collection, Mapping, MutableSequence
 from copy import deepcopy
 from functools import cached_property, partial
 from itertools import chain as concat
@@ -169,8 +169,10 @@ class Signature(dict[str, Any]):
         """
         merged = self.options
         if options is not None:
-            fixed = self._IMMUTABLE_OPTIONS.union(self.options.get("stamped_headers") or ())
-            later = {key: value for key, value in options.items() if key not in fixed or key not in self.options}
+            fixed: Collection[str] = self._IMMUTABLE_OPTIONS
+            if "stamped_headers" in self.options:
+                fixed = {*fixed, *(self.options["stamped_headers"] or ())}
+            later = {key: options[key] for key in options if key not in fixed or key not in self.options}
             merged = {**self.options, **later}
         if self.immutable and not force:
             return self.args, self.kwargs, merged

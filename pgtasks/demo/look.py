@@ -59,8 +59,7 @@ class Look:
     def held(self, names: Sequence[str]) -> list[Held]:
         """Who holds how many tasks, the busiest first."""
         found = self._rows(
-            "SELECT id, hostname, claimed FROM pgtasks.workers WHERE hostname = ANY (%s)"
-            " ORDER BY claimed DESC",
+            "SELECT id, hostname, claimed FROM pgtasks.workers WHERE hostname = ANY (%s) ORDER BY claimed DESC",
             list(names),
         )
         return [Held._make(row) for row in found]

@@ -82,6 +82,15 @@ def _end_on_signals(stack: ExitStack) -> None:
         stack.callback(signal.signal, signum, signal.signal(signum, end))
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 class _Demo:
     """One run: the things it started, and what it saw."""
 
@@ -150,8 +159,11 @@ class _Demo:
         self.screen.fact("database", f"{self.look.server}, {where}")
 
     def _clear(self) -> None:
+        """Remove the tasks; on a new connection, since the other may have been interrupted in a statement."""
         with suppress(Exception):
-            self.look.clear()
+            look = Look(self.url, self.queue)
+            look.clear()
+            look.close()
 
     def _start_workers(self) -> None:
         logs = Path(tempfile.mkdtemp(prefix="pgtasks-demo-"))
@@ -175,7 +187,8 @@ class _Demo:
 
     def _send(self, paths: Sequence[str]) -> Any:
         began_at = time.monotonic()
-        answer = tasks.word_count(list(paths))()
+        with _uninterrupted():  # or it might be written after all was tidied up
+            answer = tasks.word_count(list(paths))()
         took_s = time.monotonic() - began_at
         self.total = self.look.find_tasks()
         batches = -(-len(paths) // tasks.BATCH)
@@ -282,9 +295,7 @@ class _Demo:
     def _report(self, took_s: float, rate: float, victim: Held | None) -> None:
         screen, tally = self.screen, self.look.tally()
         including = ", the wait for the lease included" if victim else ""
-        screen.fact(
-            "tasks", f"{tally.done:,} in {took_s:.1f} s: {tally.done / took_s:,.0f} tasks/s{including}"
-        )
+        screen.fact("tasks", f"{tally.done:,} in {took_s:.1f} s: {tally.done / took_s:,.0f} tasks/s{including}")
         screen.fact("", f"{rate:,.0f} tasks/s while there were two workers")
         screen.fact("", f"{tally.redelivered} delivered again, {self.total - tally.succeeded} lost or failed")
         for query in _QUERIES:

@@ -43,9 +43,7 @@ def summarise(counts: list[dict[str, int]]) -> dict[str, Any]:
 def word_count(paths: list[str]) -> Any:
     """A chord of chords: one task per file, one for each batch of files, one for the answer."""
     batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
-    return chord(
-        [chord(group(count_words.s(path) for path in batch), add_up.s()) for batch in batches], summarise.s()
-    )
+    return chord([chord(group(count_words.s(path) for path in batch), add_up.s()) for batch in batches], summarise.s())
 
 
 # -- the same in one process

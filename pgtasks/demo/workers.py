@@ -27,8 +27,7 @@ class WorkerProcess:
         self.name = name
         self.log = logs / f"{name}.log"
         self.command = (
-            f"pgtasks -A pgtasks.demo.tasks worker -n {name} -Q {queue} -c {processes}"
-            f" -- worker.lease={lease_s:g}"
+            f"pgtasks -A pgtasks.demo.tasks worker -n {name} -Q {queue} -c {processes} -- worker.lease={lease_s:g}"
         )
         demo = os.getpid()
         with self.log.open("wb") as log:

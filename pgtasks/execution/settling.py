@@ -25,7 +25,7 @@ from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import EncodeError, Retry
 from pgtasks.execution.reading import accepted_content
 from pgtasks.execution.site import Site
-from pgtasks.message import Batch, Casualty, Claim, Outcome
+from pgtasks.message import Batch, Casualty, Claim, Message, Outcome
 from pgtasks.serialization import decode, encode_exception
 from pgtasks.store import tasks
 from pgtasks.store.sql import Query
@@ -48,7 +48,7 @@ class Settling(trace.Effects):
         self.is_hidden = False
         self.casualties: tuple[Casualty, ...] = ()
         self.follow_ups: list[Batch] = []
-        self.again: Any = None
+        self.again: tuple[Any, Message] | None = None
         self.is_gone = False
 
     def started(self, task: Any, request: Context) -> None:
@@ -82,7 +82,7 @@ class Settling(trace.Effects):
 
     def resubmit(self, sig: Any) -> None:
         """Take a retry, which becomes part of this attempt's outcome instead of a message of its own."""
-        self.again = sig
+        self.again = sig, _recomposed(self.site.app, self.claim, sig)
 
     def become(self, sig: Any) -> None:
         """Go on as another canvas, whose last task takes this one's id and so its place among the others."""
@@ -181,7 +181,7 @@ class Settling(trace.Effects):
                 losses=self.claim.losses,
             )
         if state == states.RETRY and self.again is not None:
-            return self._retry()
+            return self._retry(*self.again)
         if state in (states.SUCCESS, states.FAILURE):
             return self.ended(state)
         # IGNORED, and whatever else was not decided: over, without a result that anybody sees.
@@ -207,9 +207,8 @@ class Settling(trace.Effects):
             follow_ups=tuple(self.follow_ups),
         )
 
-    def _retry(self) -> Outcome:
-        claim, row, sig = self.claim, self.row or {}, self.again
-        changes = _recomposed(self.site.app, claim, sig)
+    def _retry(self, sig: Any, changes: Message) -> Outcome:
+        claim, row = self.claim, self.row or {}
         return Outcome(
             id=claim.id,
             delivery=claim.delivery,
@@ -228,7 +227,7 @@ class Settling(trace.Effects):
         )
 
 
-def _recomposed(app: Any, claim: Claim, sig: Any) -> Any:
+def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
     """The message of a retry: the arguments it was given, now with what the predecessors returned among them."""
     options = dict(sig.options)
     for place in ("retries", "task_id", "root_id", "parent_id", "group_id", "chord", "chain", "link"):

@@ -344,6 +344,11 @@ def revoke(ids: Iterable[UUID], value: bytes, signal: str = "") -> Query[list[UU
     return Query(_SQL["revoke"], {"ids": list(ids), "value": value, "signal": signal}, column)
 
 
+def sweep_revoked() -> Query[None]:
+    """Forget revocations of tasks that were never sent."""
+    return Query(_SQL["sweep_revoked"], {}, nothing)
+
+
 def purge(queues: Sequence[str], value: bytes, limit: int = 10_000) -> Query[int]:
     """Take up to `limit` waiting tasks out of some queues; repeat until it gives 0."""
     return Query(_SQL["purge"], {"queues": list(queues), "value": value, "limit": limit}, count)

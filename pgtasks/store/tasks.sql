@@ -497,6 +497,7 @@ SELECT count(*) FROM (SELECT id FROM noted UNION SELECT id FROM emptied) f
 -- name: revoke
 -- Revoke tasks. What nobody runs ends REVOKED now; its ready row stays, marked, for a worker to drop and to settle what
 -- waits for it. A claimed task is marked for its worker, which drops it if unstarted and kills it if `signal` names one.
+-- Of an id that nobody has seen yet, the mark waits for its task; one that somebody stored a state for is left to them.
 -- Locks: claim by id, then scheduled, waiting. In: ids, the encoded TaskRevokedError. Out: workers to tell.
 WITH open AS MATERIALIZED (
   SELECT m.id, m.queue, m.priority FROM pgtasks.message m
@@ -505,9 +506,16 @@ WITH open AS MATERIALIZED (
 told AS (
   UPDATE pgtasks.claim SET revoke_signal = %(signal)s WHERE id = ANY (%(ids)b) RETURNING id, worker
 ),
+unseen AS (
+  SELECT i.id FROM unnest(%(ids)b::uuid[]) AS i(id)
+  WHERE NOT EXISTS (SELECT FROM pgtasks.message m WHERE m.id = i.id)
+    AND NOT EXISTS (SELECT FROM pgtasks.progress p WHERE p.id = i.id)
+),
 ended AS (
   INSERT INTO pgtasks.result (id, state, value)
   SELECT id, 'REVOKED', %(value)s FROM open WHERE id NOT IN (SELECT id FROM told)
+  UNION
+  SELECT id, 'REVOKED', %(value)s FROM unseen
   ON CONFLICT (id) DO NOTHING
   RETURNING id
 ),
@@ -526,6 +534,11 @@ moved AS (
   FROM open o JOIN (SELECT * FROM unscheduled UNION ALL SELECT id, 0, 0, 0 FROM unheld) u ON u.id = o.id
 )
 SELECT DISTINCT worker FROM told
+
+-- name: sweep_revoked
+-- Forget revocations of tasks that were not sent within a day.
+DELETE FROM pgtasks.revoked r
+WHERE r.at < pgtasks.clock() - interval '1 day' AND NOT EXISTS (SELECT FROM pgtasks.message m WHERE m.id = r.id)
 
 -- name: purge
 -- Take up to `limit` waiting tasks of some queues out of them; they end REVOKED. Those that others wait for stay, marked,

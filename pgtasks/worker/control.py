@@ -315,9 +315,12 @@ def revoke_by_stamped_headers(
 
 def _matching(request: Request, revoked: Mapping[str, Sequence[Any]]) -> dict[str, set[Any]]:
     """Which stamps of a request are revoked, by header."""
-    stamps = request.stamps
-    found = {header: {stamp for stamp in stamps.get(header, ()) if stamp in some} for header, some in revoked.items()}
-    return {header: some for header, some in found.items() if some}
+    found = {}
+    for header, stamps in revoked.items():
+        carried = maybe_list(request.stamps.get(header)) or []
+        if some := {stamp for stamp in carried if stamp in stamps}:
+            found[header] = some
+    return found
 
 
 def _in_hand(state: Any) -> list[Request]:

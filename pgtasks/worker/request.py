@@ -70,9 +70,9 @@ class Request:
 
     @property
     def stamps(self) -> dict[str, Any]:
-        """The stamps of the task by header, each a list."""
-        stamps = self.options.get("stamps") or {}
-        return {header: value if isinstance(value, list | tuple) else [value] for header, value in stamps.items()}
+        """The stamps of the task, by header."""
+        stamps: dict[str, Any] = self.options.get("stamps") or {}
+        return stamps
 
     @cached_property
     def context(self) -> Context:

@@ -361,8 +361,8 @@ class Worker(Controlled):
             removed = self.consumer.database.run(tasks.expire(self._expires_s))
             self._expire_at = now + (EXPIRE_AGAIN_S if removed else EXPIRE_EVERY_S)
             if not removed:
-                self.consumer.database.run(fleet.sweep_waiters())
-                self.consumer.database.run(letters.sweep())
+                for sweep in (fleet.sweep_waiters(), letters.sweep(), tasks.sweep_revoked()):
+                    self.consumer.database.run(sweep)
 
     def _next_event_at(self) -> float:
         now = time.monotonic()

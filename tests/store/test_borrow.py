@@ -205,7 +205,7 @@ def test_nothing_stays_prepared_on_a_callers_connection(database: Database, data
 def test_an_error_in_a_callers_transaction_is_the_drivers_own(database: Database, database_url: str) -> None:
     with psycopg.connect(database_url) as source:
         with pytest.raises(psycopg.errors.NumericValueOutOfRange):
-            database.run(tasks.enqueue([message(priority=40_000)]), conn=source)
+            database.run(tasks.enqueue([message(max_deliveries=10**9)]), conn=source)
         source.rollback()
 
 

@@ -25,7 +25,7 @@ def first():
 
 
 def main():
-    print(automatic.name, explicit.name, automatic.__name__, automatic.__module__)
+    print(automatic.name, explicit.name, automatic.__name__)
     print(app.main, app.gen_task_name("f", "shop.tasks"), app.gen_task_name("f", "__main__"))
     show(sorted(app.tasks))
     with warnings.catch_warnings(record=True) as caught:

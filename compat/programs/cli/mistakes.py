@@ -1,4 +1,4 @@
-"""What the command says to mistakes: unknown apps, commands and options; and its version."""
+"""Mistakes on the command line end with status 2 and a word of explanation."""
 
 from celery import Celery
 
@@ -9,8 +9,7 @@ app = Celery("mistakes")
 
 def tell(*arguments, app=None):
     status, out, err = command_line(*arguments, app=app)
-    last = [line.strip() for line in (out + err).splitlines() if line.strip()][-1:]
-    print("$", "-A", app or "mistakes", " ".join(arguments), "->", status, last)
+    print("$", "-A", app or "mistakes", " ".join(arguments), "->", status, "said why" if (out + err).strip() else "")
 
 
 def main():

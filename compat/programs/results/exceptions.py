@@ -37,17 +37,9 @@ def main():
     ]
     for example in examples:
         again = pickle.loads(pickle.dumps(example))
-        print(
-            type(example).__name__,
-            "|",
-            str(example),
-            "|",
-            repr(example),
-            "|",
-            type(again).__name__,
-            again.args == example.args,
-        )
+        faithful = (type(again), str(again)) == (type(example), str(example))
+        print(type(example).__name__, "|", example, "|", "pickles" if faithful else "does not pickle")
     retry = examples[0]
     print(retry.message, repr(retry.exc), retry.excs, retry.when, retry.humanize(), retry.is_eager, retry.sig)
+    print([repr(example) for example in examples if not isinstance(example, exceptions.Retry)])
     print(exceptions.TimeoutError is TimeoutError, outcome(lambda: exceptions.reraise(KeyError, KeyError("again"))))
-    print(exceptions.TASK_NOT_REGISTERED_FORMAT if hasattr(exceptions, "TASK_NOT_REGISTERED_FORMAT") else None)

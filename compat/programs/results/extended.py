@@ -30,8 +30,3 @@ def main():
         grouped = group(add.s(1, 1), add.s(2, 2))()
         grouped.get(timeout=10)
         print(app.backend.get_task_meta(grouped.results[0].id)["group_id"] == grouped.id)
-        app.conf.result_extended = False
-        print(
-            sorted(app.backend.get_task_meta(app.AsyncResult("nobody").id)),
-            app.backend.get_task_meta("nobody")["status"],
-        )

@@ -3,7 +3,7 @@
 import os
 
 from celery import Celery, signals
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry
 
 from compat.harness import outcome, said, say, show, worker
 
@@ -12,7 +12,7 @@ MAIN_PROCESS = os.getpid()
 
 
 def words(value):
-    return repr(getattr(value, "name", value))
+    return str(value) if isinstance(value, Retry) else repr(getattr(value, "name", value))
 
 
 def listener(name, *keys):

@@ -24,7 +24,7 @@ def fine():
 
 
 def without_job(exc):
-    return re.sub(r" Job: [^.]+", "", repr(exc))
+    return re.sub(r"\.? Job: [^.]+", "", repr(exc))
 
 
 def main():

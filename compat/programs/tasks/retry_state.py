@@ -28,5 +28,4 @@ def main():
         print(result.state, repr(result.result), result.ready(), result.failed(), result.successful())
         print(result.traceback.splitlines()[-1], "|", result.traceback.splitlines()[0])
         print(outcome(result.get, timeout=0.1))
-        result.revoke()
         print(at.delay().get(timeout=10))

@@ -27,7 +27,7 @@ def without_trail(self):
 
 @app.task
 def waits():
-    return outcome(ids.delay().get, timeout=1).split("!")[0]
+    return str(outcome(ids.delay().get, timeout=1)).split("!")[0]
 
 
 @app.task

@@ -106,7 +106,7 @@ def main():
         add.apply_async((1,), expires=1000).get(),
     )
     print(
-        outcome(fail.apply_async, link_error=add.s(1)).state,
+        outcome(lambda: fail.apply_async(link_error=add.s(1)).state),
         outcome(parent.delay().get).split("!")[0],
         progress.delay().get(),
         progress.delay().state,

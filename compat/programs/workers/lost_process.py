@@ -67,7 +67,7 @@ def failed(sender, exception, **kwargs):
 
 def tell(*words):
     """Job numbers are the pool's own business."""
-    print(re.sub(r" Job: [^.]+", "", " ".join(map(str, words))))
+    print(re.sub(r"\.? Job: [^.]+", "", " ".join(map(str, words))))
 
 
 def main():

@@ -1,0 +1,3 @@
+from app_lookup import app as the_app
+
+app = the_app
