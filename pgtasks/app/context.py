@@ -78,8 +78,8 @@ class Context:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.update(*args, **kwargs)
-        if self.headers is None:
-            self.headers = {k: v for k, v in self.__dict__.items() if k not in _NOT_A_HEADER} or None
+        if self.headers is None and not self.__dict__.keys() <= _NOT_A_HEADER:
+            self.headers = {k: v for k, v in self.__dict__.items() if k not in _NOT_A_HEADER}
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set attributes, as `dict.update` does; `timelimit` also sets `time_limit` and `soft_time_limit`."""

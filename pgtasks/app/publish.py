@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -43,6 +43,9 @@ _TRANSPORT_OPTIONS = frozenset(
     | {"confirm_timeout", "route_name", "task_type", "conn", "using", "declare", "chain", "chord", "backend"}
     | {"mandatory", "immediate", "delivery_mode", "exchange_type", "retries", "parent_id", "root_id", "task_id"}
 )
+#: What `datetime.max`, as in "never", becomes: the last moment that is one in every time zone.
+_END_OF_TIME = datetime(9998, 12, 31, tzinfo=UTC)
+
 #: Options that become headers under their own names.
 _HEADERS = ("shadow", "reply_to", "group_index", "replaced_task_nesting", "argsrepr", "kwargsrepr", "stamped_headers")
 
@@ -344,7 +347,7 @@ def _moment(app: Any, value: Any) -> datetime:
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     aware: datetime = maybe_make_aware(value, app.timezone)
-    return aware
+    return min(aware, _END_OF_TIME)
 
 
 def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any]:

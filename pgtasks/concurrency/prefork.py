@@ -26,17 +26,20 @@ class AlarmLimits(Limits):
 
     def __init__(self, report: Callable[[float], None]) -> None:
         self._report = report
+        self._is_armed = False
 
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
         if hard_s:
             self._report(hard_s)
         if soft_s:
             signal.signal(signal.SIGALRM, _raise_soft)
-            self._soft_s = soft_s
+            self._is_armed = True
             signal.setitimer(signal.ITIMER_REAL, soft_s)
 
     def disarm(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._is_armed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._is_armed = False
 
 
 def _raise_soft(signum: int, frame: Any) -> None:

@@ -11,7 +11,7 @@ from pgtasks.canvas.nodes import shaped
 from pgtasks.exceptions import ChordError, InvalidTaskError
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim
-from pgtasks.serialization import accepted, decode
+from pgtasks.serialization import accepted, decode, load_json
 
 __all__ = ("Unreadable", "accepted_content", "read", "time_limits")
 
@@ -26,7 +26,7 @@ def read(site: Site, claim: Claim) -> dict[str, Any]:
     try:
         body = decode(claim.payload, claim.content_type, claim.content_encoding, accepted_content(conf))
         args, kwargs, embed = body
-        options = json.loads(claim.options) if claim.options else {}
+        options = load_json(claim.options.decode("utf-8", "surrogatepass")) if claim.options else {}
         args = _with_inputs(site, claim, args, options)
         if not isinstance(kwargs, dict) or not isinstance(options, dict):
             raise InvalidTaskError("The keyword arguments of a message and its options must be mappings")

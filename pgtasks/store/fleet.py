@@ -144,5 +144,13 @@ def agenda(
     return Query(_SQL["agenda"], values, _claims)
 
 
+_AGENDA = (
+    *("id", "delivery", "retries", "rank", "losses", "name", "queue", "content_type", "content_encoding", "payload"),
+    *("options", "root", "parent", "group_id", "task_id", "due", "expires", "has_successors"),
+)
+#: What nobody has claimed has no place in the queue and no inputs.
+_UNCLAIMED = Claim._make([None] * len(Claim._fields))._replace(seq=0, fate="live")
+
+
 def _claims(found: Sequence[Row]) -> list[Claim]:
-    return [Claim._make(row) for row in found]
+    return [_UNCLAIMED._replace(**dict(zip(_AGENDA, row, strict=True))) for row in found]

@@ -157,9 +157,8 @@ DELETE FROM pgtasks.idle WHERE worker = %(worker)s
 -- The tasks that are scheduled in the queues of a worker, as `claim` would give them, the next one first. Of the live
 -- workers of a queue only one speaks for it, the one whose id is smallest, so that asking all names every task once.
 -- In: worker, its queues, ids of tasks or NULL for all, limit.
-SELECT s.id, s.delivery, s.retries, s.rank, 0::bigint, s.losses, 'live', m.name, m.queue, m.content_type,
-       m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id, m.task_id, s.due, m.expires, NULL,
-       m.has_successors, NULL, NULL, NULL
+SELECT s.id, s.delivery, s.retries, s.rank, s.losses, m.name, m.queue, m.content_type, m.content_encoding, m.payload,
+       m.options, m.root, m.parent, m.group_id, m.task_id, s.due, m.expires, m.has_successors
 FROM pgtasks.scheduled s JOIN pgtasks.message m ON m.id = s.id
 WHERE s.queue = ANY (%(queues)b::text[])
   AND (%(ids)b::uuid[] IS NULL OR s.id = ANY (%(ids)b::uuid[]))

@@ -13,36 +13,32 @@ since by then another worker may have taken over.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import platform
-import selectors
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
-from importlib import import_module
 from typing import Any
 
 from pgtasks import __version__, signals
 from pgtasks.app.control import purge
-from pgtasks.concurrency.base import ChildOptions
 from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
-from pgtasks.execution import Site
 from pgtasks.message import Claim
 from pgtasks.store import fleet, letters, tasks
 from pgtasks.store.database import Database, backoff
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
 from pgtasks.worker import state
+from pgtasks.worker.alarm import Alarm
+from pgtasks.worker.assembly import assemble, concurrency_of
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
 from pgtasks.worker.control import Letterbox
 from pgtasks.worker.controlled import Controlled
-from pgtasks.worker.crew import Crew, CrewOptions, returned
+from pgtasks.worker.crew import returned
+from pgtasks.worker.reactor import Reactor
 
 logger = get_logger("celery.worker")
 
@@ -55,18 +51,13 @@ EXPIRE_EVERY_S, EXPIRE_AGAIN_S = 60.0, 0.5
 #: Longest sleep of the loop.
 NAP_S = 1.0
 
-#: Pools by the names that Celery gives them: the module, and whether slots are children or within one child.
-POOLS: dict[str, tuple[str, bool]] = {
-    "prefork": ("pgtasks.concurrency.prefork", True),
-    "processes": ("pgtasks.concurrency.prefork", True),
-    "threads": ("pgtasks.concurrency.thread", False),
-    "aio": ("pgtasks.concurrency.aio", False),
-    "solo": ("pgtasks.concurrency.solo", False),
-}
-
 
 class Worker(Controlled):
     """A worker of one app; `start` runs it until it is told to stop and gives the exit status."""
+
+    _stop_by: float | None = None
+    _gathering_since: float | None = None
+    _busy_since: float | None = None
 
     def __init__(
         self,
@@ -93,7 +84,7 @@ class Worker(Controlled):
         self.app = app
         self.hostname = default_nodename(hostname)
         self.pool = pool or conf.worker_pool or "prefork"
-        self.concurrency = _concurrency(concurrency or conf.worker_concurrency)
+        self.concurrency = concurrency_of(concurrency or conf.worker_concurrency)
         self.loglevel = loglevel
         self.logfile = logfile
         self.max_tasks_per_child = max_tasks_per_child or conf.worker_max_tasks_per_child
@@ -110,12 +101,9 @@ class Worker(Controlled):
             conf.task_time_limit = time_limit
         if soft_time_limit is not None:
             conf.task_soft_time_limit = soft_time_limit
-        self._wishes: list[int | Callable[[], Any]] = []
+        self._alarm = Alarm()
         self._began_at = time.monotonic()
         self._is_stopping = self._must_stop_now = False
-        self._stop_by: float | None = None
-        self._gathering_since: float | None = None
-        self._busy_since: float | None = None
         self._expire_at = time.monotonic() + EXPIRE_AGAIN_S
 
     # -- start
@@ -140,7 +128,7 @@ class Worker(Controlled):
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         """Ask for a shutdown, from any thread: a warm one, or the one that another signal stands for."""
-        self._wish(how)
+        self._alarm.wish(how)
 
     def _prepare(self) -> None:
         app = self.app
@@ -167,10 +155,7 @@ class Worker(Controlled):
     def _open(self) -> None:
         """Open everything in the order that keeps children clean: they are forked before connections exist."""
         app, conf = self.app, self.app.conf
-        self._selector = selectors.DefaultSelector()
-        self._alarm, self._alarm_bell = socket.socketpair()
-        for end in (self._alarm, self._alarm_bell):
-            end.setblocking(False)
+        self._reactor = Reactor()
         # A worker waits out the database's absence in its own loop, where it can mind its lease.
         url = app.database_url
         Database(url).ping()
@@ -193,33 +178,20 @@ class Worker(Controlled):
         self._assemble()
         self.letterbox = Letterbox(self)
         state.workers.add(self)
-        self._watch(self._alarm_bell.fileno(), self._hear_alarm)
+        self._reactor.watch(self._alarm.fileno(), self._hear_alarm)
         if self._installs_signal_handlers:
-            self._install_signal_handlers()
+            self._alarm.take_signals()
         self._expires_s = self.app.backend.expires
 
     def _assemble(self) -> None:
         """Make the crew for the current registration."""
-        serve, are_children = _pool(self.pool)
-        self.crew = Crew(
-            Site(self.app, self.consumer.worker, self.hostname),
-            CrewOptions(
-                serve=serve,
-                children=self.concurrency if are_children else 1,
-                child=ChildOptions(
-                    slots=1 if are_children else self.concurrency,
-                    max_tasks=self.max_tasks_per_child,
-                    max_memory_kib=self.max_memory_per_child,
-                ),
-                max_deliveries=int(self.app.conf.task_max_deliveries),
-            ),
-            is_at_most_once=self._is_at_most_once,
-            private_descriptors=self._private_descriptors,
+        self.crew = assemble(
+            self, is_at_most_once=self._is_at_most_once, private_descriptors=self._private_descriptors
         )
         self.crew.muster()
         if self._lease_keeper is not None:
             self._lease_keeper.stop()
-        if serve is None:
+        if self.crew.options.serve is None:
             renewing = Database(self.app.database_url)
             renew = fleet.tick(self.consumer.worker, (), renew=True, limit=0)
             self._lease_keeper = LeaseKeeper(lambda: renewing.run(renew), self.consumer.lease_s / 4)
@@ -230,9 +202,8 @@ class Worker(Controlled):
     def _private_descriptors(self) -> list[int]:
         return [
             *self.consumer.descriptors(),
-            self._alarm.fileno(),
-            self._alarm_bell.fileno(),
-            self._selector.fileno(),
+            *self._alarm.descriptors(),
+            self._reactor.fileno(),
         ]
 
     def _is_at_most_once(self, claim: Claim) -> bool:
@@ -276,7 +247,7 @@ class Worker(Controlled):
             # Somebody may have enqueued just before this worker was known to be idle.
             self._step()
         self._maintain()
-        self._sleep(self._next_event_at() - time.monotonic())
+        self._reactor.sleep(self._next_event_at() - time.monotonic())
 
     def _mind_children(self) -> None:
         crew = self.crew
@@ -379,36 +350,8 @@ class Worker(Controlled):
             times.append(now + 0.02)
         return min(times)
 
-    def _sleep(self, timeout_s: float) -> None:
-        for key, _ in self._selector.select(max(0.0, timeout_s)):
-            key.data()
-
-    def _watch(self, descriptor: int, react: Callable[[], None]) -> None:
-        self._selector.register(descriptor, selectors.EVENT_READ, react)
-
     def _follow_children(self) -> None:
-        """Keep the selector in step with the children and the doorbell, which come and go."""
-        wanted: dict[int, tuple[int, Callable[[], None]]] = {}
-        for child in self.crew.children:
-            if child.fileno() < 0:
-                continue
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.wants_to_write else 0)
-            wanted[child.fileno()] = (events, child.hear_with(self.crew.listen))
-        if self.consumer.bell is not None:
-            wanted[self.consumer.bell.fileno()] = (selectors.EVENT_READ, self._hear_doorbell)
-        known = {key.fd: key for key in list(self._selector.get_map().values())}
-        for descriptor, key in known.items():
-            if descriptor not in wanted and descriptor != self._alarm_bell.fileno():
-                self._selector.unregister(key.fileobj)
-        for descriptor, (events, react) in wanted.items():
-            if descriptor in known and known[descriptor].data != react:
-                # A new child has got the number of one that is gone, which the kernel has forgotten by itself.
-                self._selector.unregister(descriptor)
-                del known[descriptor]
-            if descriptor not in known:
-                self._selector.register(descriptor, events, react)
-            elif known[descriptor].events != events:
-                self._selector.modify(descriptor, events, react)
+        self._reactor.follow(self.crew.children, self.crew.listen, self.consumer.bell, self._hear_doorbell)
 
     def _hear_doorbell(self) -> None:
         if "letter" in self.consumer.hear():
@@ -429,7 +372,7 @@ class Worker(Controlled):
         self._follow_children()
         until = time.monotonic() + (min(pause_s, left_s) if left_s > 0 else pause_s)
         while (wait_s := until - time.monotonic()) > 0 and not self._must_stop_now:
-            self._sleep(wait_s)
+            self._reactor.sleep(wait_s)
         self._claims_now = True
 
     _has_lost_lease = False
@@ -455,41 +398,12 @@ class Worker(Controlled):
 
     # -- signals and the end
 
-    def _install_signal_handlers(self) -> None:
-        term = signal.SIGQUIT if os.environ.get("REMAP_SIGTERM") == "SIGQUIT" else signal.SIGTERM
-        meanings = {
-            signal.SIGTERM: term,
-            signal.SIGINT: signal.SIGINT,
-            signal.SIGQUIT: signal.SIGQUIT,
-            signal.SIGHUP: signal.SIGHUP,
-        }
-        for signum, meaning in meanings.items():
-            signal.signal(signum, partial(self._hear_signal, meaning))
-        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or 2, all_threads=True)
-
-    def _hear_signal(self, meaning: int, signum: int, frame: Any) -> None:
-        self._wish(meaning)
-
     def call_soon(self, call: Callable[[], Any]) -> None:
         """Have something called in the worker's own thread, from any thread."""
-        self._wish(call)
-
-    def _wish(self, wish: int | Callable[[], Any]) -> None:
-        self._wishes.append(wish)
-        try:
-            self._alarm.send(b"!")
-        except OSError:
-            pass  # full: the loop has enough to wake up for
+        self._alarm.wish(call)
 
     def _hear_alarm(self) -> None:
-        while True:
-            try:
-                if not self._alarm_bell.recv(4096):
-                    break
-            except BlockingIOError:
-                break
-        while self._wishes:
-            wish = self._wishes.pop(0)
+        for wish in self._alarm.heard():
             if isinstance(wish, int):
                 self._heed(wish)
             else:
@@ -553,7 +467,7 @@ class Worker(Controlled):
         signals.worker_shutdown.send(sender=self)
         self.app.loader.shutdown_worker()
         self.consumer.close()
-        self._selector.close()
+        self._reactor.close()
         if self._restarts:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -563,22 +477,5 @@ class Worker(Controlled):
         deadline = time.monotonic() + 5
         while self.crew.children and time.monotonic() < deadline:
             self._follow_children()
-            self._sleep(0.1)
+            self._reactor.sleep(0.1)
         return [job.claim for job in self.crew.kill()]
-
-
-def _concurrency(wanted: int | str | None) -> int:
-    if not wanted or wanted == "auto":
-        return os.cpu_count() or 1
-    return int(wanted)
-
-
-def _pool(name: str) -> tuple[Any, bool]:
-    try:
-        module, are_children = POOLS[name]
-    except KeyError:
-        raise ImproperlyConfigured(
-            f"No pool {name!r} here. There are: {', '.join(POOLS)}."
-            " (gevent and eventlet: use aio for coroutines, or threads.)"
-        ) from None
-    return getattr(import_module(module), "serve", None), are_children

@@ -13,7 +13,7 @@ CELERY_APP = celery.Celery("oracle", broker="memory://", backend="cache+memory:/
 theirs = Library(celery.canvas, CELERY_APP)
 ours = Library(canvas, recipes.App())
 
-many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def assert_same(recipe):

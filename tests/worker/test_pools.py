@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import pickle
 import signal
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +30,7 @@ from pgtasks.exceptions import (
     TaskRevokedError,
     TimeLimitExceeded,
 )
+from pgtasks.exceptions import TimeoutError as PatienceOver
 from pgtasks.message import id_of
 from pgtasks.store import tasks
 from tests.support import postgres
@@ -47,10 +50,24 @@ class World:
         self.stage = Stage(directory)
         self.slots = 1 if pool == "solo" else SLOTS
         self.conn = psycopg.connect(url, autocommit=True)
+        self.start_worker()
+
+    def start_worker(self) -> None:
         self.worker = WorkerProcess(
-            directory, pool=pool, concurrency=SLOTS, environ={"PGTASKS_DATABASE_URL": url, **self.stage.environ()}
-        )
+            self.stage.directory, pool=self.pool, concurrency=SLOTS,
+            environ={"PGTASKS_DATABASE_URL": self.url, **self.stage.environ()},
+        )  # fmt: skip
         self.worker.await_ready()
+
+    def get(self, result: Any) -> Any:
+        """The value of a task, or its exception; fails at once when the worker has ended."""
+        deadline = time.monotonic() + STUCK_S
+        while True:
+            try:
+                return result.get(timeout=0.5)
+            except PatienceOver:
+                assert self.worker.process.poll() is None, f"the worker ended:\n{self.worker.output()[-3000:]}"
+                assert time.monotonic() < deadline, f"{result.id} is {self.standing(result)}"
 
     def standing(self, result: Any) -> list[str]:
         return standing(self.conn, id_of(result.id))
@@ -88,29 +105,26 @@ def _world(request: pytest.FixtureRequest, _database: str, tmp_path_factory: pyt
 
 @pytest.fixture
 def world(_world: World) -> Iterator[World]:
+    if _world.worker.process.poll() is not None:
+        _world.start_worker()
     yield _world
-    assert _world.worker.process.poll() is None, f"the worker ended:\n{_world.worker.output()[-3000:]}"
     # Whatever the test did to it, the worker works.
-    assert jobs.add.delay(20, 3).get(timeout=STUCK_S) == 23
-
-
-def get(result: Any) -> Any:
-    return result.get(timeout=STUCK_S)
+    assert _world.get(jobs.add.delay(20, 3)) == 23
 
 
 # -- what a task can do
 
 
 def test_a_task_returns_its_value(world: World) -> None:
-    assert get(jobs.add.delay(2, y=3)) == 5
-    assert get(jobs.shared.delay(4)) == 4
+    assert world.get(jobs.add.delay(2, y=3)) == 5
+    assert world.get(jobs.shared.delay(4)) == 4
 
 
 def test_a_task_fails_with_its_own_exception_and_a_traceback(world: World) -> None:
     result = jobs.fail.delay("what happened")
 
     with pytest.raises(ValueError, match="what happened"):
-        get(result)
+        world.get(result)
     assert result.state == "FAILURE"
     assert "raise ValueError(text)" in result.traceback
 
@@ -118,7 +132,7 @@ def test_a_task_fails_with_its_own_exception_and_a_traceback(world: World) -> No
 @pytest.mark.parametrize("text", ["with \0 inside", "\ud800 alone", "é漢🎉", "x" * 1_000_000, "%s %d {}", "\x1b[31m"])
 def test_no_message_of_an_exception_is_too_strange(world: World, text: str) -> None:
     with pytest.raises(ValueError) as raised:
-        get(jobs.fail.delay(text))
+        world.get(jobs.fail.delay(text))
 
     assert raised.value.args == (text,)
 
@@ -128,25 +142,25 @@ def test_no_exception_is_too_strange(world: World, job: str) -> None:
     result = getattr(jobs, job).delay()
 
     with pytest.raises(Exception):
-        get(result)
+        world.get(result)
     assert result.state == "FAILURE"
 
 
 @pytest.mark.parametrize("kind", ["MemoryError"])
 def test_running_out_of_memory_fails_the_task_and_not_the_worker(world: World, kind: str) -> None:
     with pytest.raises(MemoryError):
-        get(jobs.leave.delay(kind))
+        world.get(jobs.leave.delay(kind))
 
 
 def test_endless_recursion_fails_the_task_and_not_the_worker(world: World) -> None:
     with pytest.raises(RecursionError):
-        get(jobs.recurse.delay())
+        world.get(jobs.recurse.delay())
 
 
 def test_a_task_is_retried_with_its_count_until_it_succeeds(world: World) -> None:
     result = jobs.retry_until.delay(3)
 
-    assert get(result) == 3
+    assert world.get(result) == 3
     assert [line["retries"] for line in world.stage.lines("begin", id=result.id)] == [0, 1, 2, 3]
 
 
@@ -154,12 +168,12 @@ def test_a_task_that_is_retried_too_often_fails_with_its_reason(world: World) ->
     result = jobs.retry_until.delay(10)
 
     with pytest.raises(KeyError, match="not yet"):
-        get(result)
+        world.get(result)
     assert len(world.stage.lines("begin", id=result.id)) == 4
 
 
 def test_a_retry_without_delay_runs_at_once(world: World) -> None:
-    assert get(jobs.retry_until.delay(3, countdown=0)) == 3
+    assert world.get(jobs.retry_until.delay(3, countdown=0)) == 3
 
 
 @pytest.mark.parametrize(
@@ -173,7 +187,7 @@ def test_a_retry_that_no_database_takes_fails_the_task_and_not_the_worker(
     result = jobs.retry_as.delay(**options)
 
     with pytest.raises(Exception):
-        get(result)
+        world.get(result)
     assert result.state == "FAILURE"
 
 
@@ -189,7 +203,7 @@ def test_a_rejected_task_is_run_again_only_if_it_says_so(world: World) -> None:
 
     if world.pool != POOLS[0]:
         (world.stage.directory / "rejected").unlink(missing_ok=True)
-    assert get(again) == "second time"
+    assert world.get(again) == "second time"
     eventually(lambda: world.standing(never) not in (["ready"], ["claimed"]))
     assert len(world.stage.lines("begin", id=never.id)) == 1
 
@@ -210,7 +224,7 @@ def test_a_running_task_shows_a_state_of_its_own(world: World) -> None:
     eventually(lambda: result.state == "HALFWAY")
     assert result.info == {"done": 50}
     world.stage.open(gate)
-    assert get(result) == "all the way"
+    assert world.get(result) == "all the way"
 
 
 def test_a_tracked_task_shows_that_it_started(world: World) -> None:
@@ -220,19 +234,19 @@ def test_a_tracked_task_shows_that_it_started(world: World) -> None:
     eventually(lambda: result.state == "STARTED")
     assert result.info["hostname"].startswith("celery@")
     world.stage.open(gate)
-    get(result)
+    world.get(result)
 
 
 def test_a_task_sends_tasks(world: World) -> None:
-    sent = get(jobs.spawn.delay(10))
+    sent = world.get(jobs.spawn.delay(10))
 
-    assert [get(jobs.app.AsyncResult(each)) for each in sent] == [n + n for n in range(10)]
+    assert [world.get(jobs.app.AsyncResult(each)) for each in sent] == [n + n for n in range(10)]
 
 
 def test_what_a_task_logs_and_prints_is_in_the_workers_log(world: World) -> None:
     text = uuid4().hex
     result = jobs.speak.delay(text)
-    get(result)
+    world.get(result)
 
     world.worker.await_output(f"spoken: {text}")
     world.worker.await_output(f"printed: {text}")
@@ -241,28 +255,28 @@ def test_what_a_task_logs_and_prints_is_in_the_workers_log(world: World) -> None
 def test_a_thousand_small_tasks_run_once_each(world: World) -> None:
     results = [jobs.add.delay(n, 1) for n in range(300)]
 
-    assert [get(result) for result in results] == [n + 1 for n in range(300)]
+    assert [world.get(result) for result in results] == [n + 1 for n in range(300)]
     begun = [line["id"] for line in world.stage.lines("begin", name="tests.worker.jobs.add")]
     assert all(begun.count(result.id) == 1 for result in results)
 
 
 def test_canvas_works_through(world: World) -> None:
-    assert get(chain(jobs.add.s(1, 1), jobs.add.s(2), jobs.add.s(3))()) == 7
-    assert get(group(jobs.add.s(n, n) for n in range(5))()) == [0, 2, 4, 6, 8]
-    assert get(chord([jobs.add.s(n, n) for n in range(5)])(jobs.tsum.s())) == 20
+    assert world.get(chain(jobs.add.s(1, 1), jobs.add.s(2), jobs.add.s(3))()) == 7
+    assert world.get(group(jobs.add.s(n, n) for n in range(5))()) == [0, 2, 4, 6, 8]
+    assert world.get(chord([jobs.add.s(n, n) for n in range(5)])(jobs.tsum.s())) == 20
     with pytest.raises(ChordError):
-        get(chord([jobs.add.s(1, 1), jobs.fail.s()])(jobs.tsum.s()))
+        world.get(chord([jobs.add.s(1, 1), jobs.fail.s()])(jobs.tsum.s()))
     with pytest.raises(ValueError, match="boom"):
-        get(chain(jobs.fail.si(), jobs.add.s(1))())
+        world.get(chain(jobs.fail.si(), jobs.add.s(1))())
 
 
 # -- coroutines, on every pool
 
 
 def test_a_coroutine_function_is_a_task_like_any_other(world: World) -> None:
-    assert get(jobs.async_add.delay(1, 2)) == 3
+    assert world.get(jobs.async_add.delay(1, 2)) == 3
     with pytest.raises(ValueError, match="async boom"):
-        get(jobs.async_fail.delay())
+        world.get(jobs.async_fail.delay())
 
 
 # -- when
@@ -271,7 +285,7 @@ def test_a_coroutine_function_is_a_task_like_any_other(world: World) -> None:
 def test_a_countdown_is_counted_by_the_databases_clock(world: World) -> None:
     result = jobs.add.apply_async((1, 1), countdown=0.3)
 
-    assert get(result) == 2
+    assert world.get(result) == 2
     assert world.conn.execute(
         "SELECT r.claimed_at >= m.created_at + interval '300 ms' FROM pgtasks.message m JOIN pgtasks.result r USING (id)"
         " WHERE id = %s",
@@ -280,14 +294,14 @@ def test_a_countdown_is_counted_by_the_databases_clock(world: World) -> None:
 
 
 def test_an_eta_that_has_passed_is_now(world: World) -> None:
-    assert get(jobs.add.apply_async((1, 1), eta=datetime.now(UTC) - timedelta(days=1))) == 2
+    assert world.get(jobs.add.apply_async((1, 1), eta=datetime.now(UTC) - timedelta(days=1))) == 2
 
 
 def test_an_expired_task_never_runs(world: World) -> None:
     result = jobs.add.apply_async((1, 1), expires=-1)
 
     with pytest.raises(TaskRevokedError, match="expired"):
-        get(result)
+        world.get(result)
     assert result.state == "REVOKED"
     assert not world.stage.lines("begin", id=result.id)
 
@@ -296,20 +310,20 @@ def test_a_task_that_expires_while_it_waits_for_its_time_never_runs(world: World
     result = jobs.add.apply_async((1, 1), countdown=0.2, expires=0.1)
 
     with pytest.raises(TaskRevokedError, match="expired"):
-        get(result)
+        world.get(result)
     assert not world.stage.lines("begin", id=result.id)
 
 
 def test_the_urgent_run_first_and_equals_in_their_order(world: World) -> None:
     for priority in (0, 9):  # lanes of priorities seen before are looked at together
-        get(jobs.add.apply_async((1, 1), priority=priority))
+        world.get(jobs.add.apply_async((1, 1), priority=priority))
     gate, held = world.occupy(world.slots)
 
     low = [jobs.add.apply_async((1, n), priority=0) for n in range(4)]
     high = [jobs.add.apply_async((1, n), priority=9) for n in range(4)]
     world.stage.open(gate)
     for result in (*held, *low, *high):
-        get(result)
+        world.get(result)
 
     wanted = {result.id for result in (*low, *high)}
     order = [line["id"] for line in world.stage.lines("begin") if line["id"] in wanted]
@@ -324,10 +338,10 @@ def test_short_tasks_do_not_wait_behind_a_long_one(world: World) -> None:
         pytest.skip("one slot: they must")
     gate, held = world.occupy(1)
 
-    assert [get(jobs.add.delay(n, 0)) for n in range(30)] == list(range(30))
+    assert [world.get(jobs.add.delay(n, 0)) for n in range(30)] == list(range(30))
 
     world.stage.open(gate)
-    get(held[0])
+    world.get(held[0])
 
 
 # -- revoked
@@ -339,11 +353,11 @@ def test_a_queued_task_that_is_revoked_never_runs(world: World) -> None:
 
     result.revoke()
     with pytest.raises(TaskRevokedError):
-        get(result)
+        world.get(result)
     world.stage.open(gate)
     for each in held:
-        get(each)
-    get(jobs.add.delay(1, 1))
+        world.get(each)
+    world.get(jobs.add.delay(1, 1))
 
     assert result.state == "REVOKED"
     assert not world.stage.lines("begin", id=result.id)
@@ -355,7 +369,7 @@ def test_a_scheduled_task_that_is_revoked_never_runs(world: World) -> None:
     result.revoke()
 
     with pytest.raises(TaskRevokedError):
-        get(result)
+        world.get(result)
 
 
 def test_revoking_a_running_task_without_terminate_lets_it_end(world: World) -> None:
@@ -364,7 +378,7 @@ def test_revoking_a_running_task_without_terminate_lets_it_end(world: World) -> 
     result.revoke()
     world.stage.open(gate)
 
-    assert get(result) is None
+    assert world.get(result) is None
     assert result.state == "SUCCESS"
 
 
@@ -376,10 +390,10 @@ def test_a_running_task_is_terminated_and_its_neighbour_is_not(world: World, sig
 
     doomed.revoke(terminate=True, signal=signal_name)
     with pytest.raises(TaskRevokedError, match="terminated"):
-        get(doomed)
+        world.get(doomed)
     world.stage.open(gate)
 
-    assert get(neighbour) is None
+    assert world.get(neighbour) is None
     assert len(world.stage.lines("begin", id=neighbour.id)) == 1
 
 
@@ -401,13 +415,13 @@ def test_a_signal_that_does_not_kill_leaves_the_child_under_its_time_limits(worl
     )
     get_when_ticked = jobs.add.apply_async((1, 1), countdown=1.2)  # a tick later the signal has been sent
     world.stage.open(gate)
-    assert get(deaf) == "still here"
-    get(get_when_ticked)
+    assert world.get(deaf) == "still here"
+    world.get(get_when_ticked)
 
     with pytest.raises(TimeLimitExceeded):
-        get(jobs.spin.apply_async(time_limit=0.3))
+        world.get(jobs.spin.apply_async(time_limit=0.3))
     world.stage.open(blocked)
-    get(held[0])
+    world.get(held[0])
 
 
 # -- time limits
@@ -420,8 +434,8 @@ def test_the_soft_limit_is_raised_in_the_task_and_can_be_caught(world: World, jo
     run = getattr(jobs, job)
 
     with pytest.raises(SoftTimeLimitExceeded):
-        get(run.apply_async(soft_time_limit=0.2))
-    assert get(run.apply_async((True,), soft_time_limit=0.2)) == "cleaned up"
+        world.get(run.apply_async(soft_time_limit=0.2))
+    assert world.get(run.apply_async((True,), soft_time_limit=0.2)) == "cleaned up"
 
 
 @pytest.mark.parametrize("job", ["spin", "async_spin"])
@@ -433,7 +447,7 @@ def test_the_hard_limit_ends_the_task(world: World, job: str) -> None:
     result = getattr(jobs, job).apply_async(time_limit=0.3)
 
     with pytest.raises(TimeLimitExceeded):
-        get(result)
+        world.get(result)
     assert result.state == "FAILURE"
 
 
@@ -444,8 +458,8 @@ def test_many_tasks_that_end_at_their_soft_limit_harm_no_other(world: World) -> 
 
     for result in results:
         with pytest.raises(SoftTimeLimitExceeded):
-            get(result)
-    assert [get(each) for each in others] == list(range(20))
+            world.get(result)
+    assert [world.get(each) for each in others] == list(range(20))
 
 
 # -- payloads
@@ -460,14 +474,14 @@ def test_many_tasks_that_end_at_their_soft_limit_harm_no_other(world: World) -> 
     ids=lambda value: repr(value)[:20],
 )  # fmt: skip
 def test_a_value_arrives_and_comes_back_as_it_was(world: World, value: Any) -> None:
-    back = get(jobs.echo.delay(value))
+    back = world.get(jobs.echo.delay(value))
 
     assert back == value
     assert repr(back)[:100] == repr(value)[:100]
 
 
 def test_not_a_number_comes_back_as_such(world: World) -> None:
-    assert math.isnan(get(jobs.echo.delay(math.nan)))
+    assert math.isnan(world.get(jobs.echo.delay(math.nan)))
 
 
 def test_arguments_that_cannot_be_sent_are_an_error_to_who_sends_them(world: World) -> None:
@@ -487,20 +501,20 @@ def test_a_result_that_cannot_be_stored_is_a_failure_that_says_so(world: World, 
     result = jobs.make.delay(what)
 
     with pytest.raises(Exception):
-        get(result)
+        world.get(result)
     assert result.state == "FAILURE"
     assert len(world.stage.lines("begin", id=result.id)) == 1
 
 
 def test_a_task_that_nobody_registered_fails_with_that(world: World) -> None:
     with pytest.raises(NotRegistered):
-        get(jobs.app.send_task("no.such.task"))
+        world.get(jobs.app.send_task("no.such.task"))
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"payload": os.urandom(100)},
+        {"payload": random.Random(7).randbytes(100)},
         {"payload": b""},
         {"payload": b"null"},
         {"payload": b"[]"},
@@ -543,7 +557,7 @@ def test_pickle_is_refused_unless_it_is_accepted_by_name(world: World, tmp_path:
     jobs.app.database.run(tasks.enqueue([bad]))
 
     with pytest.raises(Exception, match="pickle|application/x-python-serialize"):
-        get(jobs.app.AsyncResult(str(bad.id)))
+        world.get(jobs.app.AsyncResult(str(bad.id)))
     assert not (tmp_path / "exploded").exists()
 
 
@@ -570,10 +584,10 @@ def test_a_hook_that_raises_neither_hangs_the_task_nor_runs_it_twice(world: Worl
 def test_a_receiver_that_raises_changes_nothing(world: World) -> None:
     world.stage.open("stumble")
     try:
-        assert get(jobs.add.delay(1, 1)) == 2
-        assert get(jobs.retry_until.delay(1)) == 1
+        assert world.get(jobs.add.delay(1, 1)) == 2
+        assert world.get(jobs.retry_until.delay(1)) == 1
         with pytest.raises(ValueError):
-            get(jobs.fail.delay())
+            world.get(jobs.fail.delay())
     finally:
         (world.stage.directory / "gate-stumble").unlink()
 
@@ -597,7 +611,7 @@ def test_the_log_lines_are_celerys(world: World) -> None:
 
 def test_a_thing_that_a_task_leaves_behind_is_not_seen_by_the_next(world: World) -> None:
     """The request belongs to one call."""
-    lines = [json.dumps(get(jobs.echo.apply_async(([n],), headers={"n": n}))) for n in range(5)]
+    lines = [json.dumps(world.get(jobs.echo.apply_async(([n],), headers={"n": n}))) for n in range(5)]
 
     assert lines == [f"[{n}]" for n in range(5)]
 
@@ -612,4 +626,4 @@ def test_a_signal_to_a_child_from_outside_is_a_death_like_any_other(world: World
     world.stage.await_line("begin", count=2, id=result.id)
     world.stage.open(gate)
 
-    assert get(result) is None
+    assert world.get(result) is None

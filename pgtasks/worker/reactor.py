@@ -1,0 +1,54 @@
+"""The sockets that a worker sleeps on: those of its children, the doorbell, the alarm."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+React = Callable[[], None]
+
+
+class Reactor:
+    """Sleeps until something happens, and lets whoever it concerns react."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._constant: set[int] = set()
+
+    def fileno(self) -> int:
+        return self._selector.fileno()
+
+    def watch(self, descriptor: int, react: React) -> None:
+        """Watch a descriptor from now on."""
+        self._constant.add(descriptor)
+        self._selector.register(descriptor, selectors.EVENT_READ, react)
+
+    def follow(self, children: list[Any], listen: Callable[[Any], None], bell: Any, hear: React) -> None:
+        """Keep in step with the children and the doorbell, which come and go."""
+        wanted: dict[int, tuple[int, React]] = {}
+        for child in children:
+            if child.fileno() >= 0:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.wants_to_write else 0)
+                wanted[child.fileno()] = (events, child.hear_with(listen))
+        if bell is not None:
+            wanted[bell.fileno()] = (selectors.EVENT_READ, hear)
+        known = {key.fd: key for key in self._selector.get_map().values() if key.fd not in self._constant}
+        for descriptor, key in known.items():
+            # A new child may have got the number of one that is gone, which the kernel has forgotten by itself.
+            if descriptor not in wanted or wanted[descriptor][1] != key.data:
+                self._selector.unregister(descriptor)
+        for descriptor, (events, react) in wanted.items():
+            before = known.get(descriptor)
+            if before is None or before.data != react:
+                self._selector.register(descriptor, events, react)
+            elif before.events != events:
+                self._selector.modify(descriptor, events, react)
+
+    def sleep(self, timeout_s: float) -> None:
+        """Sleep until something happens, for `timeout_s` seconds at the most, and let it be reacted to."""
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
+            key.data()
+
+    def close(self) -> None:
+        self._selector.close()
