@@ -114,17 +114,20 @@ def _top_level(name: str) -> ModuleType:
 
 
 def _counterpart(fullname: str, rest: str) -> ModuleType | None:
-    target = MOVED.get(fullname) or f"pgtasks.{rest}"
+    module = _imported(MOVED.get(fullname) or f"pgtasks.{rest}")
+    if not hasattr(module, "__path__") and any(name.startswith(f"{fullname}.") for name in MOVED):
+        # A package there, and at most a module here: a package that stands for it leads to what is below.
+        return _Facade(fullname, module or ModuleType(fullname))
+    return module
+
+
+def _imported(name: str) -> ModuleType | None:
     try:
-        module = import_module(target)
+        return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is not None and target.startswith(error.name):
+        if error.name is not None and name.startswith(error.name):
             return None
         raise
-    if not hasattr(module, "__path__") and any(name.startswith(f"{fullname}.") for name in MOVED):
-        # A package there and a module here: what is below it is found through a package that stands for the module.
-        return _Facade(fullname, module)
-    return module
 
 
 class _CeleryDistribution(Distribution):

@@ -9,7 +9,7 @@ empty_database_url  a database of the test's own, without the schema
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from typing import Any
 
@@ -37,6 +37,23 @@ _server_url = pytest.StashKey[str]()
 def pytest_configure_node(node: Any) -> None:
     """Tell a process of pytest-xdist which server its parent has started."""
     node.workerinput["server_url"] = node.config.stash[_server_url]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(report: Any) -> Generator[None, Any, Any]:
+    """Let pytest-xdist, which stops at lone surrogates, report the failures of tests that are about them."""
+    return _printable((yield))
+
+
+def _printable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_printable(key): _printable(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(map(_printable, value))
+    return value
 
 
 @pytest.fixture(scope="session")

@@ -281,6 +281,11 @@ class Celery(Configured, Parts, Connections):
         own = {key: value for key, value in task._get_exec_options().items() if value is not None}
         return task, {**own, **options}
 
+    @property
+    def sends_plainly(self) -> bool:
+        """Is `send_task` the one of this class, rather than a subclass', or a patched one?"""
+        return getattr(self.send_task, "__func__", None) is _SEND_TASK
+
     def enqueue_plan(self, plan: Any, connection: Any = None) -> None:
         """Write a planned canvas, its tasks and their order, in one statement."""
         publish.enqueue_plan(self, plan, connection)
@@ -337,4 +342,5 @@ class Celery(Configured, Parts, Connections):
         return f"<{type(self).__name__} {self.main or '__main__'} at {id(self):#x}>"
 
 
+_SEND_TASK = Celery.send_task
 App = Celery

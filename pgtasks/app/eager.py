@@ -78,7 +78,7 @@ def apply(
     task = app._tasks[task.name]
     throw = app.conf.task_eager_propagates if throw is None else throw
     tracer = trace.build_tracer(task.name, task, app=app, eager=True, propagate=throw)
-    attempt = tracer(request["id"], args or (), kwargs or {}, request, _EagerEffects(app))
+    attempt = tracer(request["id"], args or (), kwargs or {}, {**request, "effects": _EagerEffects(app)})
     return _result(task, request, attempt)
 
 
@@ -105,7 +105,7 @@ async def aapply(
     task = app._tasks[task.name]
     throw = app.conf.task_eager_propagates if throw is None else throw
     tracer = trace.build_tracer(task.name, task, app=app, eager=True, propagate=throw, awaits=True)
-    attempt = await tracer(request["id"], args or (), kwargs or {}, request, _EagerEffects(app))
+    attempt = await tracer(request["id"], args or (), kwargs or {}, {**request, "effects": _EagerEffects(app)})
     return _result(task, request, attempt)
 
 

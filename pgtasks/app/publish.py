@@ -11,9 +11,9 @@ payload is the body of Celery's message protocol 2 and the options are what its 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from kombu.utils.json import JSONEncoder
 from pgtasks import signals
 from pgtasks._state import get_current_worker_task
 from pgtasks.canvas import maybe_signature
+from pgtasks.canvas.calls import Passed, catching
 from pgtasks.canvas.plan import Plan, asend, send
 from pgtasks.exceptions import EncodeError
 from pgtasks.message import Batch, Message, id_of, new_id, own_spelling
@@ -66,6 +67,17 @@ class Call:
     group_id: str | None = None
     inputs: Any = None
     extra: dict[str, Any] = field(default_factory=dict)
+    #: For a retry, which one: a message that is sent again has no such header, its row counts.
+    retries: int = 0
+    #: Where the receivers of the two signals run, for a call that is published together with others: a span that the first
+    #: of them begins, and the second ends, must not become the parent of the next call's.
+    context: Context | None = None
+
+    def signal(self, send: Callable[..., Any], **arguments: Any) -> None:
+        if self.context is None:
+            send(sender=self.name, **arguments)
+        else:
+            self.context.run(send, sender=self.name, **arguments)
 
 
 def publish(
@@ -93,6 +105,11 @@ def publish(
     `conn=`, or `using=` for a Django alias, enqueues in the transaction of the caller's own connection: the task
     appears when that commits, and never if it rolls back.
     """
+    take = catching(name)
+    if take is not None:
+        place = {"task_id": task_id, "group_id": group_id, "root_id": root_id, "parent_id": parent_id}
+        take(Passed(args, kwargs, {**options, **place, "link": link, "link_error": link_error}))
+        return (result_cls or app.AsyncResult)(task_id)
     call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
         return _publish_linked(app, call, link, link_error, options, conn if conn is not None else using, add_to_parent)
@@ -125,7 +142,7 @@ async def apublish(
     call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
         signature = _linked(app, call, link, link_error, options)
-        return await asend(signature, None, None, {"conn": conn}, add_to_parent=add_to_parent)
+        return await asend(signature, None, None, {"conn": conn, "as_called": True}, add_to_parent=add_to_parent)
     message = compose(app, call, task)
     await app.adatabase.run(tasks.enqueue((message,)), conn)
     announce(app, call, message)
@@ -191,7 +208,8 @@ def _publish_linked(
     app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any], conn: Any, add_to_parent: bool | None
 ) -> Any:
     signature = _linked(app, call, link, link_error, options)
-    return send(signature, None, None, {"conn": conn}, add_to_parent=add_to_parent)
+    # Whoever overrides apply_async has seen this call already.
+    return send(signature, None, None, {"conn": conn, "as_called": True}, add_to_parent=add_to_parent)
 
 
 def _linked(app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any]) -> Any:
@@ -239,6 +257,9 @@ async def aenqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
 def compose_plan(app: Any, plan: Plan) -> tuple[list[Call], list[Message]]:
     """Make the messages of a canvas, in the order of its nodes."""
     calls = [_call_of(node) for node in plan.nodes]
+    if signals.before_task_publish.receivers:
+        for call in calls:
+            call.context = copy_context()
     return calls, [compose(app, call, app.tasks.get(call.name)) for call in calls]
 
 
@@ -420,12 +441,12 @@ def _let_publishers_see(
     }
     known = frozenset(shown) - frozenset(headers.get("headers") or ())
     body = [args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **call.embed}]
-    signals.before_task_publish.send(
-        sender=call.name,
+    call.signal(
+        signals.before_task_publish.send,
         body=body,
         exchange=destination.exchange,
         routing_key=destination.routing_key,
-        declare=[],
+        declare=[app.amqp.queues[queue] for queue in destination.queues],
         headers=shown,
         properties=properties,
         retry_policy=app.conf.task_publish_retry_policy,
@@ -462,7 +483,7 @@ def protocol_headers(app: Any, call: Call, headers: Mapping[str, Any], args: Any
         "expires": expires.isoformat() if isinstance(expires, datetime) else expires,
         "group": call.group_id,
         "group_index": headers.get("group_index"),
-        "retries": headers.get("retries", 0),
+        "retries": headers.get("retries", call.retries),
         "timelimit": headers.get("timelimit", [None, None]),
         "root_id": str(call.root or call.id),
         "parent_id": str(call.parent) if call.parent else None,
@@ -482,8 +503,8 @@ def announce(app: Any, call: Call, message: Message) -> None:
         return
     headers = json.loads(message.options or b"{}")
     args, kwargs = _arguments(call)
-    signals.after_task_publish.send(
-        sender=call.name,
+    call.signal(
+        signals.after_task_publish.send,
         body=(args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **call.embed}),
         headers=protocol_headers(app, call, headers, args, kwargs),
         exchange=headers.get("exchange", ""),

@@ -450,9 +450,14 @@ class Task(Generic[P, R]):
         return getattr(cls, method) is not _OWN_METHODS[method]
 
     @property
+    def sends_plainly(self) -> bool:
+        """Is `apply_async` the one of this class, rather than a subclass', or a patched one?"""
+        return getattr(self.apply_async, "__func__", None) is _OWN_METHODS["apply_async"]
+
+    @property
     def is_coroutine(self) -> bool:
-        """Is the body a coroutine function?"""
-        return inspect.iscoroutinefunction(self.run)
+        """Is the body a coroutine function? Monitoring libraries put a plain function around it, in the instance."""
+        return inspect.iscoroutinefunction(type(self).run)
 
     # -- as an object
 
@@ -487,6 +492,8 @@ def _is_for_worker(request: Context) -> bool:
 
 #: The methods as they are here, to tell when a subclass, or whoever patches this class, has put another in
 #: place.
-_OWN_METHODS = {name: getattr(Task, name) for name in ("__call__", "before_start", "on_success", "after_return")}
+_OWN_METHODS = {
+    name: getattr(Task, name) for name in ("__call__", "apply_async", "before_start", "on_success", "after_return")
+}
 
 BaseTask = Task

@@ -10,8 +10,9 @@
     leave         task_postrun, then the stacks and the loader are cleaned up
 
 What an attempt does to the world outside the task - storing states, publishing what follows - is its
-`Effects`, handed in by the caller. An error outside the task's body, as in a hook, is an *internal error*: it
-raises from an eager call and makes a worker's attempt fail.
+`Effects`. The caller hands them in with the request, since monitoring libraries wrap tracers and know their four
+arguments. An error outside the task's body, as in a hook, is an *internal error*: it raises from an eager call
+and makes a worker's attempt fail.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -145,11 +145,10 @@ class Tracer:
         task_id: str,
         args: Any,
         kwargs: Any,
-        request: Mapping[str, Any] | None = None,
-        effects: Effects = _NO_EFFECTS,
+        request: dict[str, Any] | None = None,
     ) -> Attempt:
-        """Run the task. `request` has the attributes of the `Context` it will see."""
-        run = _Run(self, task_id, args, kwargs, request, effects)
+        """Run the task. `request` has the attributes of the `Context` it will see, and may have `effects`."""
+        run = _Run(self, task_id, args, kwargs, request)
         try:
             run.enter()
             try:
@@ -175,11 +174,10 @@ class Tracer:
         task_id: str,
         args: Any,
         kwargs: Any,
-        request: Mapping[str, Any] | None = None,
-        effects: Effects = _NO_EFFECTS,
+        request: dict[str, Any] | None = None,
     ) -> Attempt:
         """Run a task whose body is a coroutine function; the same stages as above."""
-        run = _Run(self, task_id, args, kwargs, request, effects)
+        run = _Run(self, task_id, args, kwargs, request)
         try:
             run.enter()
             try:
@@ -188,7 +186,7 @@ class Tracer:
                     run.prepare()
                     retval = await self.fun(*args, **kwargs)
                 except asyncio.CancelledError as cancelled:
-                    exc = effects.cancelled(cancelled)
+                    exc = run.effects.cancelled(cancelled)
                     if exc is None:
                         raise
                     run.raised(exc)
@@ -248,8 +246,7 @@ class _Run:
         task_id: str,
         args: Any,
         kwargs: Any,
-        request: Mapping[str, Any] | None,
-        effects: Effects,
+        request: dict[str, Any] | None,
     ) -> None:
         self.began_at = monotonic()
         self.tracer = tracer
@@ -257,10 +254,10 @@ class _Run:
         self.task_id = task_id
         self.args = args
         self.kwargs = kwargs
-        self.effects = effects
         self.attempt = Attempt()
         #: The request as the caller gave it, which is what receivers of task_internal_error get.
-        self.given = request or {}
+        self.given = {} if request is None else request
+        self.effects: Effects = self.given.pop("effects", _NO_EFFECTS)
         self.request = Context(self.given, args=args, called_directly=False, kwargs=kwargs)
         self.store = not get_actual_ignore_result(self.task, self.request)
         self.entered = False

@@ -20,6 +20,7 @@ from uuid import UUID
 from kombu.utils.functional import maybe_list
 
 from pgtasks._state import get_current_worker_task
+from pgtasks.canvas.calls import Passed, as_called, sends_plainly
 from pgtasks.canvas.ids import fresh_id, fresh_key
 from pgtasks.canvas.kinds import is_chord, is_group
 from pgtasks.canvas.links import with_callbacks
@@ -36,7 +37,7 @@ MAX_CROSSING_EDGES = 10_000
 #: whole plan.
 _PLACE_OPTIONS = frozenset(
     {"task_id", "link", "link_error", "group_id", "root_id", "parent_id", "chord", "chain"}
-    | {"producer", "publisher", "connection", "router", "result_cls", "add_to_parent"}
+    | {"producer", "publisher", "connection", "router", "result_cls", "add_to_parent", "as_called"}
 )
 #: Options of a chord that its body does not get.
 _HEADER_OPTIONS = frozenset({"countdown", "eta", "parent_id", "task_id", "link", "link_error", "chain", "chord"})
@@ -101,6 +102,8 @@ class Planner:
         self.nodes: dict[UUID, Node] = {}
         self._order: list[UUID] = []
         self._tasks: dict[str, Any] = {}
+        self._plain: dict[str, bool] = {}
+        self._unsent: set[UUID] = set()
         caller = get_current_worker_task()
         self._root = None if caller is None else id_of(caller.request.root_id or caller.request.id)
         self._parent = None if caller is None else id_of(caller.request.id)
@@ -133,18 +136,25 @@ class Planner:
     def _add_task(self, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After) -> Part:
         args, kwargs, options = sig._merge(args, kwargs, without_nones(options))
         task = self._task_of(sig)
-        args, kwargs, own = self._as_called(task, args, kwargs, options, after)
+        made = None if options.get("task_id") else fresh_key()
+        task_id = options["task_id"] if made is None else str(made)
+        passed = self._as_called(task, sig, args, kwargs, {**options, "task_id": task_id}, after)
+        if passed is None:
+            return self._unsent_part(task, task_id)
+        args, kwargs, options = passed
         takes_inputs = bool(args) and args[0] is INPUT
         errbacks = maybe_list(options.get("link_error"))
-        key = self._key(options.get("task_id"), sig)
-        task_id = options.get("task_id") or str(key)
+        if made is None or options["task_id"] != task_id:
+            task_id = options["task_id"]
+            made = id_of(task_id)
+        key = self._key(made, task_id, sig)
         node = Node(
             id=key,
             task_id=task_id,
             name=sig.task,
             args=tuple(args[1:] if takes_inputs else args),
             kwargs=kwargs,
-            options=own,
+            options={option: value for option, value in options.items() if option not in _PLACE_OPTIONS},
             embed={"errbacks": list(errbacks)} if errbacks else {},
             inputs=after.inputs if takes_inputs else "none",
             waits_for=after.preds,
@@ -171,20 +181,40 @@ class Planner:
         return self._tasks[name]
 
     def _as_called(
-        self, task: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        """Complete a call as the task's own `apply_async` would: checked, and with the task's options."""
-        own = {key: value for key, value in options.items() if key not in _PLACE_OPTIONS}
+        self, task: Any, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After
+    ) -> Passed | None:
+        """Complete a call as the task's own `apply_async` would; None when that decides not to send it."""
+        if self._is_cut_off(sig, after):
+            return None
         if after.preds and self.app.conf.task_inherit_parent_priority:
             inherited = self.nodes[after.preds[-1]].options.get("priority")
-            own.update(without_nones({"priority": inherited}))
-        if task is None:
-            return args, kwargs, own
-        args, kwargs, shadow, own = task._prepare_call(args, kwargs, own.pop("shadow", None), own)
-        return args, kwargs, {**own, **without_nones({"shadow": shadow})}
+            options.update(without_nones({"priority": inherited}))
+        is_plain = options.pop("as_called", False) or self._sends_plainly(sig.task, task)
+        return as_called(self.app, task, sig.task, args, kwargs, options, is_plain=is_plain)
 
-    def _key(self, task_id: str | None, sig: Any) -> UUID:
-        key = id_of(task_id) if task_id else fresh_key()
+    def _sends_plainly(self, name: str, task: Any) -> bool:
+        if name not in self._plain:
+            self._plain[name] = sends_plainly(self.app, task)
+        return self._plain[name]
+
+    def _is_cut_off(self, sig: Any, after: After) -> bool:
+        """Does it wait only for tasks that will not be sent?"""
+        unsent = self._unsent.intersection(after.preds)
+        if unsent and len(unsent) < len(set(after.preds)):
+            raise ValueError(
+                f"Task {sig.task!r} would wait for ever: the apply_async of a task it waits for has returned without"
+                " sending it. Have it send, or raise an error."
+            )
+        return bool(unsent)
+
+    def _unsent_part(self, task: Any, task_id: str) -> Part:
+        """The part of a call that its own `apply_async` did not send; nothing is written for it."""
+        key = id_of(task_id)
+        self._unsent.add(key)
+        result = (self.app if task is None else task).AsyncResult(task_id)
+        return Part((key,), result, result)
+
+    def _key(self, key: UUID, task_id: str, sig: Any) -> UUID:
         if key in self.nodes:
             raise ValueError(
                 f"Two tasks of the canvas have the id {task_id!r}: {self.nodes[key].name!r}, {sig.task!r}. "

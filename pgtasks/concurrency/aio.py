@@ -58,7 +58,7 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
     """Run claims as coroutines until the line closes."""
     _state.set_default_app(site.app)
     site.app.set_current()
-    return asyncio.run(_serve(line, site, options))
+    return asyncio.run(_serve(line, site.opened(Limits()), options))
 
 
 async def _serve(line: Line, site: Site, options: ChildOptions) -> int:

@@ -54,7 +54,7 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
     site.app.set_current()
     _state.set_default_app(site.app)
     number = 0
-    site = site._replace(limits=AlarmLimits(lambda limit_s: line.report(Begun(number, limit_s))))
+    site = site.opened(AlarmLimits(lambda limit_s: line.report(Begun(number, limit_s))))
     done = 0
     while (taken := line.take()) is not None:
         number, claim = taken

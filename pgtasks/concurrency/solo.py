@@ -16,7 +16,7 @@ from typing import Any
 from pgtasks import signals
 from pgtasks.concurrency.base import ChildOptions, Ended, Job
 from pgtasks.concurrency.prefork import AlarmLimits
-from pgtasks.execution import execute
+from pgtasks.execution import Limits, execute
 from pgtasks.message import Claim
 
 
@@ -49,7 +49,7 @@ class SoloChild:
         self.last_ended_at = time.monotonic()
         self.pid = 0
         in_main_thread = threading.current_thread() is threading.main_thread()
-        self._site = site._replace(limits=AlarmLimits(lambda limit_s: None)) if in_main_thread else site
+        self._site = site.opened(AlarmLimits(lambda limit_s: None) if in_main_thread else Limits())
         self._take_report = take_report
         signals.worker_process_init.send(sender=None)
         site.app.loader.init_worker_process()

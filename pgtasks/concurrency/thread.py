@@ -82,7 +82,7 @@ class _Count:
 def _slot(line: Line, site: Site, count: _Count, leaving: threading.Event) -> None:
     site.app.set_current()
     limits = ThreadLimits()
-    site = site._replace(limits=limits)
+    site = site.opened(limits)
     while not leaving.is_set() and (taken := line.take()) is not None:
         number, claim = taken
         began_at = time.monotonic()

@@ -32,7 +32,7 @@ def execute(site: Site, claim: Claim) -> Outcome:
         return prepared
     task, request, effects = prepared
     tracer = _tracer(site.app, task)
-    attempt = tracer(request["id"], request["args"], request["kwargs"], request, effects)
+    attempt = tracer(request["id"], request["args"], request["kwargs"], request)
     return _concluded(site, claim, task, effects, attempt)
 
 
@@ -43,7 +43,7 @@ async def aexecute(site: Site, claim: Claim) -> Outcome:
         return prepared
     task, request, effects = prepared
     tracer = _tracer(site.app, task, awaits=True)
-    attempt = await tracer(request["id"], request["args"], request["kwargs"], request, effects)
+    attempt = await tracer(request["id"], request["args"], request["kwargs"], request)
     return _concluded(site, claim, task, effects, attempt)
 
 
@@ -80,6 +80,7 @@ def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], Settling] |
     if claim.fate != "live":
         return condemn(site, claim, task, request)
     _arm_time_limits(site, task, request)
+    request["effects"] = effects
     request["resubmit"] = effects.resubmit
     request["become"] = effects.become
     request["join"] = effects.join if claim.has_successors and claim.group_id else None
@@ -87,7 +88,7 @@ def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], Settling] |
 
 
 def _arm_time_limits(site: Site, task: Any, request: dict[str, Any]) -> None:
-    hard, soft = time_limits(site.app, task, request)
+    hard, soft = time_limits(site, task, request)
     if hard or soft:
         request["timelimit"] = (hard, soft)
         site.limits.arm(hard, soft)

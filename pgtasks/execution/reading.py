@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,9 +10,9 @@ from pgtasks.canvas.nodes import shaped
 from pgtasks.exceptions import ChordError, InvalidTaskError
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim
-from pgtasks.serialization import accepted, decode, load_json
+from pgtasks.serialization import decode, load_json
 
-__all__ = ("Unreadable", "accepted_content", "read", "time_limits")
+__all__ = ("Unreadable", "read", "time_limits")
 
 
 class Unreadable(Exception):
@@ -22,9 +21,8 @@ class Unreadable(Exception):
 
 def read(site: Site, claim: Claim) -> dict[str, Any]:
     """Decode a message into the attributes of the request that its task will see; raises `Unreadable`."""
-    conf = site.app.conf
     try:
-        body = decode(claim.payload, claim.content_type, claim.content_encoding, accepted_content(conf))
+        body = decode(claim.payload, claim.content_type, claim.content_encoding, site.rules.accept)
         args, kwargs, embed = body
         options = load_json(claim.options.decode("utf-8", "surrogatepass")) if claim.options else {}
         args = _with_inputs(site, claim, args, options)
@@ -33,18 +31,6 @@ def read(site: Site, claim: Claim) -> dict[str, Any]:
         return _request(site, claim, args, kwargs, embed or {}, options)
     except Exception as error:
         raise Unreadable(claim.public_id) from error
-
-
-def accepted_content(conf: Any) -> Any:
-    """The content types that messages may have here."""
-    names = conf.accept_content
-    known = _accepted_by_names.get(id(names))
-    if known is None or known[0] is not names:
-        known = _accepted_by_names[id(names)] = (names, accepted(names))
-    return known[1]
-
-
-_accepted_by_names: dict[int, tuple[Any, Any]] = {}
 
 
 def _with_inputs(site: Site, claim: Claim, args: Any, options: Mapping[str, Any]) -> Any:
@@ -88,6 +74,7 @@ def _request(
     site: Site, claim: Claim, args: Any, kwargs: Any, embed: Mapping[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
     task_id = claim.public_id
+    custom = options.get("headers")
     request = {
         "lang": "py",
         "task": claim.name,
@@ -122,20 +109,17 @@ def _request(
         "replaced_task_nesting": options.get("replaced_task_nesting", 0),
         "stamped_headers": options.get("stamped_headers"),
         "stamps": options.get("stamps") or {},
-        "headers": options.get("headers"),
+        # Headers within headers: so Sentry and Datadog see to it that theirs are found by their own kind.
+        "headers": custom.get("headers") or custom if custom else None,
         "argsrepr": options.get("argsrepr"),
         "kwargsrepr": options.get("kwargsrepr"),
         "properties": {"correlation_id": task_id, **options.get("properties", {})},
     }
-    custom = options.get("headers")
     return {**custom, **request} if custom else request
 
 
-def time_limits(app: Any, task: Any, request: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """The hard and the soft time limit of one call, in seconds: the call's, else the task's, else the app's."""
+def time_limits(site: Site, task: Any, request: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The hard and the soft time limit of one call, in seconds: the call's, else the task's, else the settings'."""
     hard, soft = request["timelimit"] or (None, None)
-    conf = app.conf
-    return (
-        hard or task.time_limit or conf.task_time_limit,
-        soft or task.soft_time_limit or conf.task_soft_time_limit,
-    )
+    rules = site.rules
+    return hard or task.time_limit or rules.hard_s, soft or task.soft_time_limit or rules.soft_s

@@ -18,12 +18,12 @@ from pgtasks.app import trace
 from pgtasks.app.context import Context
 from pgtasks.app.linked import call_errbacks, publish_callbacks
 from pgtasks.app.publish import Call, announce, collecting, compose, compose_plan
+from pgtasks.canvas.calls import as_called, sends_plainly
 from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
 from pgtasks.canvas.plan import plan
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import EncodeError, Retry
-from pgtasks.execution.reading import accepted_content
 from pgtasks.execution.site import Site
 from pgtasks.message import Batch, Casualty, Claim, Message, Outcome
 from pgtasks.serialization import decode, encode_exception
@@ -229,15 +229,22 @@ class Settling(trace.Effects):
 
 def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
     """The message of a retry: the arguments it was given, now with what the predecessors returned among them."""
-    options = dict(sig.options)
-    for place in ("retries", "task_id", "root_id", "parent_id", "group_id", "chord", "chain", "link"):
+    task = app.tasks.get(claim.name)
+    args, kwargs, options = sig.args, sig.kwargs, dict(sig.options)
+    if not sends_plainly(app, task):
+        args, kwargs, options = as_called(app, task, claim.name, args, kwargs, options) or (args, kwargs, options)
+    retries = options.pop("retries", claim.retries + 1)
+    for place in ("task_id", "root_id", "parent_id", "group_id", "chord", "chain", "link"):
         options.pop(place, None)
     errbacks = options.pop("link_error", None)
     embed = {"errbacks": errbacks} if errbacks else {}
     call = Call(
-        claim.id, claim.public_id, claim.name, sig.args, sig.kwargs, options, embed, claim.root, claim.parent, claim.group_id
-    )
-    return compose(app, call, app.tasks.get(claim.name))
+        claim.id, claim.public_id, claim.name, args, kwargs, options, embed, claim.root, claim.parent, claim.group_id,
+        retries=retries,
+    )  # fmt: skip
+    message = compose(app, call, task)
+    announce(app, call, message)
+    return message
 
 
 def _waiting(successor: tasks.Successor) -> Waiting:
@@ -255,7 +262,7 @@ def _public_id(successor: tasks.Successor) -> str:
 def _context_of(site: Site, successor: tasks.Successor) -> Context:
     try:
         _, _, embed = decode(
-            successor.payload, successor.content_type, successor.content_encoding, accepted_content(site.app.conf)
+            successor.payload, successor.content_type, successor.content_encoding, site.rules.accept
         )
     except Exception:
         embed = {}

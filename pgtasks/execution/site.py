@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
-__all__ = ("Limits", "Site")
+from pgtasks.serialization import accepted
+
+__all__ = ("Limits", "Rules", "Site", "accepted_content")
 
 
 class Limits:
@@ -22,6 +24,20 @@ class Limits:
         return None
 
 
+class Rules(NamedTuple):
+    """What the settings say of every task."""
+
+    #: Content types that messages may have.
+    accept: frozenset[str] | None
+    #: Time limits in seconds, where neither the call nor the task has any.
+    hard_s: float | None
+    soft_s: float | None
+
+    @classmethod
+    def of(cls, conf: Any) -> Rules:
+        return cls(accepted_content(conf), conf.task_time_limit, conf.task_soft_time_limit)
+
+
 class Site(NamedTuple):
     """Where tasks are run: the app, the worker that claimed them, and how time limits are kept there."""
 
@@ -29,3 +45,24 @@ class Site(NamedTuple):
     worker: UUID
     hostname: str
     limits: Limits = Limits()
+    settled_rules: Rules | None = None
+
+    def opened(self, limits: Limits) -> Site:
+        """The site in the process that runs tasks; it keeps to the settings of this moment, as Celery's workers do."""
+        return self._replace(limits=limits, settled_rules=Rules.of(self.app.conf))
+
+    @property
+    def rules(self) -> Rules:
+        return self.settled_rules or Rules.of(self.app.conf)
+
+
+def accepted_content(conf: Any) -> frozenset[str] | None:
+    """The content types that messages may have here."""
+    names = conf.accept_content
+    known = _accepted_by_names.get(id(names))
+    if known is None or known[0] is not names:
+        known = _accepted_by_names[id(names)] = (names, accepted(names))
+    return known[1]
+
+
+_accepted_by_names: dict[int, tuple[Any, frozenset[str] | None]] = {}

@@ -192,8 +192,20 @@ def is_plain_success(outcome: Outcome) -> bool:
     )
 
 
-def settle(worker: UUID, hostname: str, outcomes: Sequence[Outcome]) -> Query[list[UUID]]:
-    """Settle outcomes of any kind with all that follows; gives the ids that were really settled."""
+class Settled(NamedTuple):
+    """The answer to a `settle`: which outcomes were really settled, and the released tasks that the worker took."""
+
+    ended: list[UUID]
+    claims: list[Claim]
+
+    def __bool__(self) -> bool:
+        return bool(self.ended)
+
+
+def settle(
+    worker: UUID, hostname: str, outcomes: Sequence[Outcome], *, queues: Sequence[str] = (), room: int = 0
+) -> Query[Settled]:
+    """Settle outcomes of any kind with all that follows, and take up to `room` of the tasks that this releases."""
     dead = [(casualty, o.id) for o in outcomes for casualty in o.fails]
     changes = [o.changes for o in outcomes if o.changes is not None]
     return Query(
@@ -218,9 +230,18 @@ def settle(worker: UUID, hostname: str, outcomes: Sequence[Outcome]) -> Query[li
             "dead_hidden": [casualty.hidden for casualty, _ in dead],
             "dead_values": [casualty.value for casualty, _ in dead],
             "dead_tracebacks": [casualty.traceback for casualty, _ in dead],
+            "queues": list(queues),
+            "room": room,
         },
-        column,
+        _settled,
     )
+
+
+def _settled(found: Sequence[Row]) -> Settled:
+    ended = found[0][-1]
+    if found[0][0] is None:
+        return Settled(ended, [])
+    return Settled(ended, [Claim._make(row[:-3]) for row in found])
 
 
 _OUTCOME_COLUMNS = {

@@ -197,8 +197,10 @@ ORDER BY f.rank, f.seq
 -- Only rows that were really ended count, so a duplicated completion changes nothing and nothing is released twice.
 -- A success that comes too late, since the task was revoked or failed from outside while it ran, releases nobody: the task
 -- goes back, marked as revoked, for a worker to fail what waits for it.
+-- A worker with nothing else to do (`room`) takes tasks that it releases itself, which saves a chain a round trip per link.
 -- Locks: claim by id, then waiting by id. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
--- In: worker, hostname, arrays of outcomes and of dead tasks. Out: the ids that were really ended.
+-- In: worker, hostname, arrays of outcomes and of dead tasks, the worker's queues and room. Out: one row per task taken, each
+-- with the ids that were really ended; one row of NULLs and those ids when none was taken.
 WITH outcome AS (
   SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[], %(kinds)b::text[], %(states)b::text[],
                        %(values)b::bytea[], %(content_types)b::text[], %(content_encodings)b::text[],
@@ -317,9 +319,25 @@ lowered AS (
   RETURNING w.id, w.pending
 ),
 freed AS MATERIALIZED (
-  SELECT m.id, m.queue, m.priority, coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due
+  SELECT m.id, m.queue, m.priority, m.trigger, coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due
   FROM lowered l JOIN pgtasks.message m ON m.id = l.id
   WHERE l.pending = 0
+),
+mine AS MATERIALIZED (
+  SELECT id FROM freed
+  WHERE (due IS NULL OR due <= pgtasks.clock()) AND queue = ANY (%(queues)b::text[]) AND trigger IS NULL
+  ORDER BY priority DESC, id LIMIT %(room)s
+),
+leased AS (
+  INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery)
+  SELECT id, %(worker)s, pgtasks.clock(), 0, 1 FROM mine
+),
+taken AS MATERIALIZED (
+  SELECT m.id, 1 AS delivery, 0 AS retries, -m.priority AS rank, 0::bigint AS seq, 0::smallint AS losses,
+         CASE WHEN m.expires <= pgtasks.clock() THEN 'expired' ELSE 'live' END AS fate,
+         m.name, m.queue, m.content_type, m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id,
+         m.task_id, m.due, m.expires, m.inputs, m.trigger, m.has_successors
+  FROM mine JOIN pgtasks.message m ON m.id = mine.id
 ),
 later AS (
   INSERT INTO pgtasks.scheduled (id, due, rank, queue)
@@ -329,7 +347,8 @@ returned AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
   SELECT id, queue, rank, delivery, retries, losses FROM place WHERE due IS NULL OR due <= pgtasks.clock()
   UNION ALL
-  SELECT id, queue, -priority, 0, 0, 0 FROM freed WHERE due IS NULL OR due <= pgtasks.clock()
+  SELECT id, queue, -priority, 0, 0, 0 FROM freed
+  WHERE (due IS NULL OR due <= pgtasks.clock()) AND id NOT IN (SELECT id FROM mine)
   UNION ALL
   SELECT o.id, m.queue, -m.priority, o.delivery, o.retries, 0 FROM overruled o JOIN pgtasks.message m ON m.id = o.id
 ),
@@ -346,12 +365,31 @@ woken AS (
   SELECT pg_notify('pgtasks_worker_' || i.worker, '')
   FROM (
     SELECT worker FROM pgtasks.idle
-    WHERE worker <> %(worker)s AND queue IN (SELECT queue FROM freed)
+    WHERE worker <> %(worker)s AND queue IN (SELECT queue FROM freed WHERE id NOT IN (SELECT id FROM mine))
     GROUP BY worker ORDER BY random() LIMIT (SELECT count(*) FROM freed)
   ) i
   WHERE pg_notification_queue_usage() < 0.5
 )
-SELECT id, (SELECT count(*) FROM told), (SELECT count(*) FROM woken) FROM ended
+SELECT t.*, i.states, i.types, i.encodings, i.vals, one.told, one.woken, one.ended
+FROM (
+  SELECT ARRAY(SELECT id FROM ended) AS ended, (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM woken) AS woken
+) one
+LEFT JOIN taken t ON true
+LEFT JOIN LATERAL (
+  SELECT array_agg(v.state ORDER BY e.position) AS states,
+         array_agg(v.content_type ORDER BY e.position) AS types,
+         array_agg(v.content_encoding ORDER BY e.position) AS encodings,
+         array_agg(v.value ORDER BY e.position) AS vals
+  FROM pgtasks.edge e CROSS JOIN LATERAL (
+    SELECT r.state, r.content_type, r.content_encoding, r.value FROM pgtasks.result r WHERE r.id = e.pred
+    UNION ALL
+    -- Results stored by this very statement are not in the table yet for it.
+    SELECT n.state, n.content_type, n.content_encoding, n.value FROM ended n
+    WHERE n.id = e.pred AND n.id IN (SELECT id FROM stored)
+  ) v
+  WHERE e.succ = t.id
+) i ON t.inputs IN ('value', 'list')
+ORDER BY t.rank, t.id
 
 -- name: replace
 -- Let a claimed task go on as another call, perhaps with predecessors of its own: its row takes the new message and its
@@ -626,6 +664,7 @@ WITH old AS MATERIALIZED (
 ),
 results AS (DELETE FROM pgtasks.result WHERE id = ANY (ARRAY(SELECT id FROM old)) RETURNING id),
 messages AS (DELETE FROM pgtasks.message WHERE id = ANY (ARRAY(SELECT id FROM old))),
+holds AS (DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM old))),
 states AS (DELETE FROM pgtasks.progress WHERE id = ANY (ARRAY(SELECT id FROM old))),
 edges AS (DELETE FROM pgtasks.edge WHERE succ = ANY (ARRAY(SELECT id FROM old)))
 SELECT count(*) FROM results

@@ -61,6 +61,8 @@ class Consumer:
         self._turn = 0
         self._bell: Doorbell | None = None
         self._is_idle = False
+        #: The last claim got less than it asked for: nothing waits in the queues, as far as is known.
+        self._is_drained = False
         self._is_unsure = False
         now = time.monotonic()
         self._swept_at = self._reaped_at = -1e9
@@ -157,15 +159,25 @@ class Consumer:
         for outcome in [o for o in others if o.follow_ups]:
             others.remove(outcome)
             self._settle_with_follow_ups(outcome)
-        if others:
-            self._check(len(others), len(self.database.run(tasks.settle(self.worker, self.hostname, others))))
-            self._expect(others)
+        taken = self._settle(others, room) if others else []
         while len(plain) > MOST_PLAIN:
             self._claim(plain[:MOST_PLAIN], (), 0)
             plain = plain[MOST_PLAIN:]
-        claims = self._look(plain, room)
+        # What it released itself is enough for now if it would be woken for anything else.
+        claims = taken if taken and self._is_idle and not plain else [*taken, *self._look(plain, room - len(taken))]
         self._is_unsure = False
         return claims
+
+    def _settle(self, outcomes: Sequence[Outcome], room: int) -> list[Claim]:
+        """Settle outcomes of any kind; takes what they release when nothing else waits for its turn in the queues."""
+        settled = self.database.run(
+            tasks.settle(
+                self.worker, self.hostname, outcomes, queues=self.queues, room=room if self._is_drained else 0
+            )
+        )
+        self._check(len(outcomes), len(settled.ended))
+        self._expect(outcomes)
+        return settled.claims
 
     def _settle_with_follow_ups(self, outcome: Outcome) -> None:
         """Settle one outcome and enqueue what comes with it, in one transaction."""
@@ -173,7 +185,7 @@ class Consumer:
         settled, *_ = self.database.run_together(
             tasks.settle(self.worker, self.hostname, [outcome]), *enqueues
         )
-        self._check(1, len(settled))
+        self._check(1, len(settled.ended))
 
     def _expect(self, outcomes: Sequence[Outcome]) -> None:
         """Remember when the first of the retries just scheduled is due, so as not to sleep past it."""
@@ -191,6 +203,7 @@ class Consumer:
         now = time.monotonic()
         is_sweep = not self._cursors or now - self._swept_at > max(SWEEP_EVERY_S, SWEEP_SHARE * self._sweep_cost_s)
         claims = self._claim(plain, self._sweep() if is_sweep else self._lanes(), room) if room or plain else []
+        self._is_drained = len(claims) < room
         if claims or not room or is_sweep or now - self._swept_at < SWEEP_SHARE * self._sweep_cost_s:
             return claims
         return self._claim((), self._sweep(), room)

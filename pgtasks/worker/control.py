@@ -1,188 +1,32 @@
-"""Remote control in the worker: the commands there are, and the letters that ask for them.
-
-    letter -> Letterbox.empty -> a function of the Panel -> its answer as a reply
+"""The commands of remote control that every worker knows.
 
 A command is a function of `state` and of what the letter says; `@control_command` and `@inspect_command` add to them.
 It runs in the worker's parent process, between two turns of its loop, so it should not take long. `state` has the
 attributes `app`, `hostname`, and `consumer`, whose `controller` is the worker.
 
-Replies are Celery's, to the letter: monitors depend on their shape.
+Replies have the shape of Celery's, which monitors depend on.
 """
 
 from __future__ import annotations
 
-from collections import UserDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from datetime import date, timedelta
-from types import SimpleNamespace
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
-from kombu.utils.encoding import safe_repr
-
-from pgtasks.exceptions import EncodeError, OperationalError, WorkerShutdown, WorkerTerminate
-from pgtasks.execution.reading import accepted_content
-from pgtasks.message import Claim, id_of
-from pgtasks.serialization import decode, encode
-from pgtasks.store import letters
+from pgtasks.exceptions import WorkerShutdown
+from pgtasks.message import id_of
 from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.serialization import strtobool
 from pgtasks.utils.time import rate
 from pgtasks.worker import state as worker_state
+from pgtasks.worker.panel import Panel, control_command, inspect_command, nok, ok, plain
 from pgtasks.worker.request import Request
 
-__all__ = ("Letterbox", "Panel", "control_command", "inspect_command")
+__all__ = ("Panel", "control_command", "inspect_command")
 
 logger = get_logger("celery.worker.control")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 DEFAULT_TASK_INFO_ITEMS = ("exchange", "routing_key", "rate_limit")
-
-
-class Command(NamedTuple):
-    """What the command line knows of a command."""
-
-    alias: str | None
-    type: str
-    visible: bool
-    default_timeout: float
-    help: str
-    signature: str | None
-    args: Sequence[tuple[str, Callable[[str], Any]]] | None
-    variadic: str | None
-
-
-class Panel(UserDict[str, Any]):
-    """All commands, by name."""
-
-    data: ClassVar[dict[str, Callable[..., Any]]] = {}  # type: ignore[misc]
-    meta: ClassVar[dict[str, Command]] = {}
-
-    @classmethod
-    def register(cls, *args: Any, **kwargs: Any) -> Any:
-        """Add a command: a decorator, with or without options."""
-        return cls._register(**kwargs)(*args) if args else cls._register(**kwargs)
-
-    @classmethod
-    def _register(
-        cls,
-        name: str | None = None,
-        alias: str | None = None,
-        type: str = "control",
-        visible: bool = True,
-        default_timeout: float = 1.0,
-        help: str | None = None,
-        signature: str | None = None,
-        args: Sequence[tuple[str, Callable[[str], Any]]] | None = None,
-        variadic: str | None = None,
-    ) -> Callable[[F], F]:
-        def add(fun: F) -> F:
-            text = help or (fun.__doc__ or "").strip().split("\n")[0]
-            command = name or fun.__name__
-            cls.data[command] = fun
-            cls.meta[command] = Command(alias, type, visible, default_timeout, text, signature, args, variadic)
-            if alias:
-                cls.data[alias] = fun
-            return fun
-
-        return add
-
-
-def control_command(**kwargs: Any) -> Callable[[F], F]:
-    """Make a function a command that changes something in the worker."""
-    add: Callable[[F], F] = Panel.register(type="control", **kwargs)
-    return add
-
-
-def inspect_command(**kwargs: Any) -> Callable[[F], F]:
-    """Make a function a command that only tells something."""
-    add: Callable[[F], F] = Panel.register(type="inspect", **kwargs)
-    return add
-
-
-def ok(value: Any) -> dict[str, Any]:
-    return {"ok": value}
-
-
-def nok(value: Any) -> dict[str, Any]:
-    return {"error": value}
-
-
-# -- letters
-
-
-class Letterbox:
-    """Reads a worker's letters and sees that they are obeyed."""
-
-    def __init__(self, worker: Any) -> None:
-        self._worker = worker
-        worker.consumer.controller = worker
-        self.state = SimpleNamespace(
-            app=worker.app, hostname=worker.hostname, consumer=worker.consumer, tset=lambda requests: set(requests)
-        )
-
-    def empty(self) -> None:
-        """Obey the letters that have come, in their order; raises only when the database does not answer."""
-        consumer = self._worker.consumer
-        for letter in consumer.database.run(letters.take(consumer.worker)):
-            self._worker.app.clock.adjust(letter.clock)
-            try:
-                answer = self._obey(letter)
-            except (WorkerShutdown, WorkerTerminate) as end:
-                self._worker.end(end)
-                return
-            if letter.ticket is not None:
-                consumer.database.run(letters.answer(letter.ticket, self._sealed(answer)))
-
-    def _obey(self, letter: letters.Letter) -> Any:
-        try:
-            accept = accepted_content(self._worker.app.conf)
-            arguments = decode(letter.arguments, letter.content_type, letter.content_encoding, accept)
-            return Panel.data[letter.command](self.state, **arguments)
-        except Exception as error:
-            logger.error("Control command error: %r", error, exc_info=True)
-            return {"error": repr(error)}
-
-    def _sealed(self, answer: Any) -> letters.Reply:
-        app = self._worker.app
-        try:
-            body = encode(answer, app.conf.task_serializer)
-        except EncodeError:
-            # It tells of something, such as the arguments of a task, that this serializer cannot carry.
-            body = encode(plain(answer), app.conf.task_serializer)
-        return letters.Reply(self._worker.hostname, app.clock.forward(), *body)
-
-    def judged(self, claims: list[Claim]) -> list[Claim]:
-        """Have claims that carry a revoked stamp end as revoked. Letters on the way are read first."""
-        if not any(claim.options and b'"stamps"' in claim.options for claim in claims):
-            return claims
-        with suppress(OperationalError):  # then they are read when the database is back
-            self.empty()
-        if not worker_state.revoked_stamps:
-            return claims
-        return [self._judged(claim) for claim in claims]
-
-    def _judged(self, claim: Claim) -> Claim:
-        request = Request(self._worker.crew.site, claim)
-        if claim.fate != "live" or not _matching(request, worker_state.revoked_stamps):
-            return claim
-        worker_state.revoked.add(request.id)
-        return claim._replace(fate="revoked")
-
-
-def plain(value: Any) -> Any:
-    """Make something out of basic types only of any value, for people to read."""
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items() if not str(key).startswith("__")}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, date):
-        return value.isoformat()
-    return str(value) if isinstance(value, timedelta) else safe_repr(value)
 
 
 # -- the app
@@ -306,21 +150,11 @@ def revoke_by_stamped_headers(
     found: dict[str, set[Any]] = {}
     doomed = []
     for request in state.consumer.controller.active_requests():
-        for header, stamps in _matching(request, wanted).items():
+        for header, stamps in request.matching(wanted).items():
             found.setdefault(header, set()).update(stamps)
             doomed.append(request)
     _terminate(state, doomed, signal)
     return ok(f"headers {found} revoked" if found else f"headers {headers} were not terminated")
-
-
-def _matching(request: Request, revoked: Mapping[str, Sequence[Any]]) -> dict[str, set[Any]]:
-    """Which stamps of a request are revoked, by header."""
-    found = {}
-    for header, stamps in revoked.items():
-        carried = maybe_list(request.stamps.get(header)) or []
-        if some := {stamp for stamp in carried if stamp in stamps}:
-            found[header] = some
-    return found
 
 
 def _in_hand(state: Any) -> list[Request]:

@@ -31,6 +31,8 @@ process_logger = get_logger("celery.concurrency")
 AHEAD_S = 0.03
 #: Most claims that one slot has before it.
 MOST_AHEAD = 64
+#: So many claims before each slot keep a child busy while nobody listens to it.
+DEEP = 8
 #: A task that runs longer gives back what waits behind it.
 LONG_S = 0.02
 #: Seconds after which claims that no slot is free for go back to the queue.
@@ -117,6 +119,15 @@ class Crew:
             len(child.jobs) < child.options.slots for child in self.children if not child.is_leaving
         )
 
+    def spare_s(self) -> float:
+        """For how long no child needs anything; 0 unless all of them have many short tasks before them."""
+        if self.backlog or not self._mean_s or not self.children:
+            return 0.0
+        least = min(len(child.jobs) // child.options.slots for child in self.children)
+        if least < DEEP or any(child.wants_to_write for child in self.children):
+            return 0.0
+        return least * self._mean_s / 2
+
     def _ahead(self) -> int:
         if not self._mean_s:
             return 1 if self._mean_s is None else MOST_AHEAD
@@ -182,6 +193,8 @@ class Crew:
             return
         for report in reports:
             if isinstance(report, Ended):
+                # A task may live through the signal that was to end it; its child is as good as any other then.
+                self._condemned.pop(child.pid, None)
                 self._ended(report)
             elif isinstance(report, Leaving):
                 self.backlog.extendleft(reversed(child.take_back()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from pgtasks.app.context import Context
 from pgtasks.execution.reading import Unreadable, read
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim
+from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.saferepr import saferepr
 
 __all__ = ("LogData", "Request")
@@ -73,6 +75,15 @@ class Request:
         """The stamps of the task, by header."""
         stamps: dict[str, Any] = self.options.get("stamps") or {}
         return stamps
+
+    def matching(self, revoked: Mapping[str, Sequence[Any]]) -> dict[str, set[Any]]:
+        """Which of its stamps are among the revoked ones, by header."""
+        found = {}
+        for header, stamps in revoked.items():
+            carried = maybe_list(self.stamps.get(header)) or []
+            if some := {stamp for stamp in carried if stamp in stamps}:
+                found[header] = some
+        return found
 
     @cached_property
     def context(self) -> Context:

@@ -35,10 +35,10 @@ from pgtasks.worker.alarm import Alarm
 from pgtasks.worker.assembly import assemble, concurrency_of
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
-from pgtasks.worker.control import Letterbox
 from pgtasks.worker.controlled import Controlled
 from pgtasks.worker.crew import returned
 from pgtasks.worker.reactor import Reactor
+from pgtasks.worker.letterbox import Letterbox
 
 logger = get_logger("celery.worker")
 
@@ -46,6 +46,7 @@ EX_OK, EX_FAILURE = 0, 1
 #: Outcomes wait this long for company while every slot has work, so that one round trip settles many.
 GATHER_S = 0.005
 GATHER_MOST = 64
+SHORTEST_DOZE_S = 0.0005
 #: Seconds between steps of retention, and within one that found much to remove.
 EXPIRE_EVERY_S, EXPIRE_AGAIN_S = 60.0, 0.5
 #: Longest sleep of the loop.
@@ -247,6 +248,9 @@ class Worker(Controlled):
             # Somebody may have enqueued just before this worker was known to be idle.
             self._step()
         self._maintain()
+        if (spare_s := self.crew.spare_s()) > SHORTEST_DOZE_S:
+            # To be woken for each of many short tasks would cost more than to run them.
+            time.sleep(min(spare_s, GATHER_S))
         self._reactor.sleep(self._next_event_at() - time.monotonic())
 
     def _mind_children(self) -> None:
@@ -263,6 +267,7 @@ class Worker(Controlled):
     def _is_time_to_step(self) -> bool:
         crew = self.crew
         if not crew.has_outcomes:
+            self._gathering_since = None
             return self._claims_now
         now = time.monotonic()
         self._gathering_since = self._gathering_since or now

@@ -83,7 +83,7 @@ def run_as_worker(
     request = {"id": "an-id", "hostname": "w@h", "headers": None, "delivery_info": {}, **request}
     if lib.package == "pgtasks":
         tracer = module.build_tracer(task.name, task, app=task.app)
-        attempt = tracer("an-id", args, kwargs, request, Noting(lib.note, refusal))
+        attempt = tracer("an-id", args, kwargs, {**request, "effects": Noting(lib.note, refusal)})
         return attempt.state
     task.backend = celerys_backend(task.app, lib.note, refusal)
     info = module.build_tracer(task.name, task, app=task.app)("an-id", args, kwargs, request).info
@@ -205,7 +205,7 @@ def app() -> Celery:
 def attempt(task: Any, *args: Any, effects: Effects | None = None) -> trace.Attempt:
     task = task._get_current_object()
     result: trace.Attempt = build_tracer(task.name, task, app=task.app)(
-        "id", args, {}, {"id": "id"}, effects or Effects()
+        "id", args, {}, {"id": "id", "effects": effects or Effects()}
     )
     return result
 

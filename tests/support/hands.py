@@ -83,7 +83,7 @@ class Hand:
         return self.ask(limit).claims
 
     def settle(self, *outcomes: Outcome) -> list[UUID]:
-        return self.database.run(tasks.settle(self.id, "hand", outcomes))
+        return self.database.run(tasks.settle(self.id, "hand", outcomes)).ended
 
     def tick(self, *, renew: bool = True) -> fleet.Tick:
         return self.database.run(fleet.tick(self.id, self.queues, renew=renew))

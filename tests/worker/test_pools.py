@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import pickle
+import random
 import signal
 import time
 from collections.abc import Iterator

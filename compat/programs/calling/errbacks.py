@@ -67,13 +67,14 @@ def main():
         ):
             say("--", errback)
             fail.apply_async(("args",), link_error=errback).get(timeout=10, propagate=False)
-            fine.delay().get(timeout=10)
+            # The errback may be sent after the failure shows; two more tasks on the one process let it run.
+            fine.delay().get(timeout=10), fine.delay().get(timeout=10)
         say("-- none")
         fine.apply_async(link_error=old_style.s()).get(timeout=10)
         say("-- on_error")
         fail.s("on_error").on_error(new_style.s()).apply_async().get(timeout=10, propagate=False)
+        fine.delay().get(timeout=10)
         say("-- unregistered")
         app.send_task("no.such.task", link_error=old_style.s()).get(timeout=10, propagate=False)
-        fine.delay().get(timeout=10)
-        fine.delay().get(timeout=10)
+        fine.delay().get(timeout=10), fine.delay().get(timeout=10)
     show(said())

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from pgtasks._state import _set_task_join_will_block
-from pgtasks.contrib.testing.tasks import ping
+from pgtasks.contrib.testing import tasks
 from pgtasks.result import allow_join_result
 from pgtasks.utils.dispatch import Signal
 from pgtasks.utils.nodenames import anon_nodename
@@ -62,12 +62,17 @@ class TestWorkController(Worker):
         self._forked_logs = ForkedLogs()
         try:
             return super().start()
+        finally:
+            self._forked_logs.close()
+
+    def run(self) -> None:
+        """`start` as the body of a thread; what it raises is raised where the thread is waited for."""
+        try:
+            self.start()
         except BaseException as error:
             self._error = error
-            raise
         finally:
             self._is_ready.set()
-            self._forked_logs.close()
 
     def on_consumer_ready(self, consumer: Any) -> None:
         super().on_consumer_ready(consumer)
@@ -81,8 +86,13 @@ class TestWorkController(Worker):
     def ensure_started(self) -> None:
         """Wait, in another thread, until the worker consumes; raises what kept it from starting."""
         self._is_ready.wait()
-        if self._error is not None:
-            raise self._error
+        self.raise_its_error()
+
+    def raise_its_error(self) -> None:
+        """Raise what ended the worker, if anything but the end of the test did."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 class ForkedLogs(logging.Handler):
@@ -166,13 +176,13 @@ def start_worker(
 
 
 def _ping(app: Any, timeout_s: float) -> None:
-    if ping.name not in app.tasks:
+    if "celery.ping" not in app.tasks:
         raise RuntimeError(
             "The worker cannot be pinged: the task 'celery.ping' is not registered with this app. Import"
             " pgtasks.contrib.testing.tasks before the app is finalized, or pass perform_ping_check=False."
         )
     with allow_join_result():
-        answer = app.tasks[ping.name].delay().get(timeout=timeout_s)
+        answer = app.tasks["celery.ping"].delay().get(timeout=timeout_s)
     assert answer == "pong"
 
 
@@ -188,6 +198,7 @@ def _worker_thread(
     hostname: str | None = None,
     **kwargs: Any,
 ) -> Iterator[TestWorkController]:
+    assert tasks.ping  # imported for the app to have it
     setup_app_for_worker(app, loglevel, logfile)
     worker = WorkController(
         app,
@@ -198,7 +209,7 @@ def _worker_thread(
         logfile=logfile,
         **kwargs,
     )
-    thread = threading.Thread(target=worker.start, name="worker", daemon=True)
+    thread = threading.Thread(target=worker.run, name="worker", daemon=True)
     thread.start()
     worker.ensure_started()
     # The solo pool runs tasks in this process; a test may wait for results all the same.
@@ -219,6 +230,7 @@ def _stop(worker: TestWorkController, thread: threading.Thread, timeout_s: float
             f"The worker {worker.hostname} did not end within {timeout_s:g} s of being stopped. A task may still be"
             " running in it: let tests wait for their tasks, or raise shutdown_timeout."
         )
+    worker.raise_its_error()
 
 
 def setup_app_for_worker(app: Any, loglevel: str | int, logfile: str | None) -> None:

@@ -1,0 +1,84 @@
+"""A worker's letters: each is a command, given to the function of the `Panel` that it names.
+
+    letter -> Letterbox.empty -> command -> its answer as a reply
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+from pgtasks.exceptions import EncodeError, OperationalError, WorkerShutdown, WorkerTerminate
+from pgtasks.execution.site import accepted_content
+from pgtasks.message import Claim
+from pgtasks.serialization import decode, encode
+from pgtasks.store import letters
+from pgtasks.utils.log import get_logger
+from pgtasks.worker import control as control  # fills the panel
+from pgtasks.worker import state
+from pgtasks.worker.panel import Panel, plain
+from pgtasks.worker.request import Request
+
+__all__ = ("Letterbox",)
+
+logger = get_logger("celery.worker.control")
+
+
+class Letterbox:
+    """Reads a worker's letters and sees that they are obeyed."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        worker.consumer.controller = worker
+        self.state = SimpleNamespace(
+            app=worker.app, hostname=worker.hostname, consumer=worker.consumer, tset=lambda requests: set(requests)
+        )
+
+    def empty(self) -> None:
+        """Obey the letters that have come, in their order; raises only when the database does not answer."""
+        consumer = self._worker.consumer
+        for letter in consumer.database.run(letters.take(consumer.worker)):
+            self._worker.app.clock.adjust(letter.clock)
+            try:
+                answer = self._obey(letter)
+            except (WorkerShutdown, WorkerTerminate) as end:
+                self._worker.end(end)
+                return
+            if letter.ticket is not None:
+                consumer.database.run(letters.answer(letter.ticket, self._sealed(answer)))
+
+    def _obey(self, letter: letters.Letter) -> Any:
+        try:
+            accept = accepted_content(self._worker.app.conf)
+            arguments = decode(letter.arguments, letter.content_type, letter.content_encoding, accept)
+            return Panel.data[letter.command](self.state, **arguments)
+        except Exception as error:
+            logger.error("Control command error: %r", error, exc_info=True)
+            return {"error": repr(error)}
+
+    def _sealed(self, answer: Any) -> letters.Reply:
+        app = self._worker.app
+        try:
+            body = encode(answer, app.conf.task_serializer)
+        except EncodeError:
+            # It tells of something, such as the arguments of a task, that this serializer cannot carry.
+            body = encode(plain(answer), app.conf.task_serializer)
+        return letters.Reply(self._worker.hostname, app.clock.forward(), *body)
+
+    def judged(self, claims: list[Claim]) -> list[Claim]:
+        """Have claims that carry a revoked stamp end as revoked. Letters on the way are read first."""
+        if not any(claim.options and b'"stamps"' in claim.options for claim in claims):
+            return claims
+        with suppress(OperationalError):  # then they are read when the database is back
+            self.empty()
+        if not state.revoked_stamps:
+            return claims
+        return [self._judged(claim) for claim in claims]
+
+    def _judged(self, claim: Claim) -> Claim:
+        request = Request(self._worker.crew.site, claim)
+        if claim.fate != "live" or not request.matching(state.revoked_stamps):
+            return claim
+        state.revoked.add(request.id)
+        return claim._replace(fate="revoked")
