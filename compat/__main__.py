@@ -5,9 +5,9 @@
     python -m compat --only celery --record           record Celery's transcripts in golden/
     python -m compat --report                         and write docs/compatibility.md
 
-Celery runs live where redis-server is installed; elsewhere its recorded transcripts are compared with. pgtasks runs on the
-database given, whose schema `pgtasks` is dropped before each program, or on a throw-away server. The exit status is 1 when
-a program differs in a way that deviations.toml does not declare.
+Celery runs live where it and redis-server are installed; elsewhere its recorded transcripts are compared
+with. pgtasks runs on the database given, whose schema `pgtasks` is dropped before each program, or on a
+throw-away server. The exit status is 1 when a program differs in a way that deviations.toml does not declare.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from contextlib import ExitStack
 
 from compat import report
-from compat.implementations import Implementation, has_redis, pgtasks, real_celery
+from compat.implementations import Implementation, can_run_celery, pgtasks, real_celery
 from compat.transcripts import GOLDEN, Program, Transcript, programs, run
 from compat.verdicts import Verdict, accepted_path, declarations, difference, judge
 from pgtasks.store.embedded import ensure_running
@@ -31,11 +31,13 @@ def main() -> int:
     selected = list(programs(options.programs))
     with ExitStack() as running:
         celery = None
-        if options.only != "pgtasks" and has_redis():
+        if options.only != "pgtasks" and can_run_celery(options.celery_python):
             celery = running.enter_context(real_celery(options.celery_python))
         if options.only == "celery":
             if celery is None:
-                raise SystemExit("--only celery needs redis-server on the PATH")
+                raise SystemExit(
+                    "--only celery needs redis-server on the PATH, and celery and redis in --celery-python"
+                )
             return _celery_only(selected, celery, options.record, options.repeat)
         subject = pgtasks(options.pgtasks_python, options.database_url or ensure_running(ephemeral=True))
         verdicts = {program: _compare(program, celery, subject, options.accept) for program in selected}

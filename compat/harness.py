@@ -5,9 +5,9 @@
             print(add.delay(2, 3).get(timeout=10))
         show(said())
 
-Everything a program prints is its transcript. What happens in other processes (tasks, hooks, signal handlers) reaches it
-through `say`, one line at a time, in a file that `said` reads back. Nothing here knows which implementation runs: the
-runner describes it in the environment.
+Everything a program prints is its transcript. What happens in other processes (tasks, hooks, signal handlers)
+reaches it through `say`, one line at a time, in a file that `said` reads back. Nothing here knows which
+implementation runs: the runner describes it in the environment.
 
     COMPAT_COMMAND   JSON list, the command line that `worker` or `inspect` is appended to
     COMPAT_PROGRAM   the program's module name, given to -A

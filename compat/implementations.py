@@ -35,7 +35,8 @@ def real_celery(python: str) -> Iterator[Implementation]:
         yield Implementation(
             name="celery",
             version=_ask(
-                python, "import celery, kombu; print(f'Celery {celery.__version__}, kombu {kombu.__version__}')"
+                python,
+                "import celery, kombu; print(f'Celery {celery.__version__}, kombu {kombu.__version__}')",
             ),
             launch=[python, "-c", LAUNCH],
             command=[python, "-m", "celery"],
@@ -64,8 +65,9 @@ def pgtasks(python: str, database_url: str) -> Implementation:
     )
 
 
-def has_redis() -> bool:
-    return shutil.which("redis-server") is not None
+def can_run_celery(python: str) -> bool:
+    installed = subprocess.run([python, "-c", "import celery, redis"], capture_output=True)
+    return shutil.which("redis-server") is not None and installed.returncode == 0
 
 
 def _ask(python: str, question: str) -> str:

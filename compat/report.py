@@ -13,12 +13,12 @@ ORDER = ("same", "better", "different", "missing", "undeclared")
 INTRODUCTION = """\
 # Compatibility with Celery
 
-Written by `python -m compat --report`; do not edit. Each row is a program below `compat/programs` that imports `celery` and
-nothing of pgtasks. It ran on {oracle} (Redis as broker and result backend), and, unmodified, on {subject} after
-`pgtasks.install_as_celery()`. Both transcripts were compared line by line.
+Written by `python -m compat --report`; do not edit. Each row is a program below `compat/programs` that imports
+`celery` and nothing of pgtasks. It ran on {oracle}, with Redis as broker and result backend, and unmodified on
+{subject} after `pgtasks.install_as_celery()`. Both transcripts were compared line by line.
 
-*same*: the transcripts are equal. *better*, *different*, *missing*: a declared deviation, with the reason. *undeclared*: a
-difference nobody has accounted for yet, that is, a bug.
+*same*: the transcripts are equal. *better*, *different*, *missing*: a declared deviation, with the reason.
+*undeclared*: a difference nobody has accounted for yet, that is, a bug.
 
 {summary}.
 """
@@ -30,7 +30,14 @@ def write(verdicts: dict[Program, Verdict], oracle: str, subject: str) -> None:
         rows = [_row(program, verdicts[program]) for program in found]
         sections.append(
             "\n".join(
-                [f"## {chapter.capitalize()}", "", "| program | shows | pgtasks |", "| --- | --- | --- |", *rows, ""]
+                [
+                    f"## {chapter.capitalize()}",
+                    "",
+                    "| program | shows | pgtasks |",
+                    "| --- | --- | --- |",
+                    *rows,
+                    "",
+                ]
             )
         )
     PAGE.write_text("\n".join(sections))

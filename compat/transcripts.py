@@ -103,8 +103,8 @@ def run(program: Program, implementation: Implementation) -> Transcript:
 def normalised(text: str, scratch: str) -> str:
     """Replace what differs between two runs, or between two packages that hold the same class.
 
-    Ids become `<id 1>`, `<id 2>`, ... in order of appearance; host names, processes, addresses and durations get a word;
-    `celery.exceptions.Retry` becomes `Retry`.
+    Ids become `<id 1>`, `<id 2>`, ... in order of appearance; host names, processes, addresses and durations get
+    a word; `celery.exceptions.Retry` becomes `Retry`.
     """
     numbers: dict[str, int] = {}
 
@@ -116,7 +116,11 @@ def normalised(text: str, scratch: str) -> str:
     text = re.sub(r"\bgen\d+@", "gen<pid>@", text)
     text = re.sub(r"\b0x[0-9a-f]{6,}\b", "<address>", text)
     text = re.sub(r"\bin \d+(\.\d+)?(e-\d+)?s\b", "in <time>s", text)
-    for place, word in ((scratch, "<scratch>"), (str(PROGRAMS), "<programs>"), (socket.gethostname(), "<host>")):
+    for place, word in (
+        (scratch, "<scratch>"),
+        (str(PROGRAMS), "<programs>"),
+        (socket.gethostname(), "<host>"),
+    ):
         text = text.replace(place, word)
     return text
 

@@ -283,7 +283,7 @@ class Bench:
         """Every task ran once, has its own result, and is nowhere else."""
         again = worker.runs_other_than_one()
         good, others, left = self.row(
-            "SELECT count(*) FILTER (WHERE r.state = 'SUCCESS' AND r.delivery = 1 AND r.retries = 0"
+            "SELECT count(*) FILTER (WHERE r.state = 'SUCCESS' AND r.retries = 0"
             "         AND convert_from(r.value, 'UTF8') = (convert_from(m.payload, 'UTF8')::jsonb -> 0 ->> 0)),"
             "       count(*), (SELECT count(*) FROM pgtasks.claim) + (SELECT count(*) FROM pgtasks.ready)"
             " FROM pgtasks.result r JOIN pgtasks.message m ON m.id = r.id"

@@ -21,7 +21,9 @@ from types import ModuleType
 from typing import Any
 
 import pgtasks
+from pgtasks import _state
 from pgtasks.exceptions import ImproperlyConfigured
+from pgtasks.local import Proxy
 
 __all__ = ("CELERY_VERSION", "install_as_celery")
 
@@ -48,14 +50,16 @@ MOVED = {
     "billiard.einfo": "pgtasks.einfo",
     "billiard.exceptions": "pgtasks.exceptions",
     "billiard.process": "multiprocessing.process",
-    "billiard.pool": "multiprocessing.pool",
     "billiard.util": "multiprocessing.util",
 }
 _ROOTS = ("celery", "billiard")
 
+#: The release of billiard whose names these are.
+BILLIARD_VERSION = "4.3.2"
+
 
 class _Facade(ModuleType):
-    """A top-level module whose names are another module's."""
+    """A module whose names are another module's, but for a few of its own."""
 
     def __init__(self, name: str, target: ModuleType, **own: Any) -> None:
         super().__init__(name, target.__doc__)
@@ -92,9 +96,7 @@ class _Finder(DistributionFinder):
         root, _, rest = fullname.partition(".")
         if root not in _ROOTS:
             return None
-        if not rest:
-            return ModuleSpec(fullname, _Found(_top_level(fullname)), is_package=True)
-        module = _counterpart(fullname, rest)
+        module = _FACADES[fullname]() if fullname in _FACADES else _counterpart(fullname, rest)
         if module is None:
             return None
         return ModuleSpec(fullname, _Found(module), is_package=hasattr(module, "__path__"))
@@ -105,12 +107,33 @@ class _Finder(DistributionFinder):
             yield _CeleryDistribution()
 
 
-def _top_level(name: str) -> ModuleType:
-    if name == "billiard":
-        return _Facade(name, multiprocessing)
-    major, minor, micro = map(int, CELERY_VERSION.split("."))
-    version = pgtasks.version_info_t(major, minor, micro)
-    return _Facade(name, pgtasks, __version__=CELERY_VERSION, VERSION=version, version_info=version)
+def _celery() -> ModuleType:
+    version = _version(CELERY_VERSION)
+    return _Facade("celery", pgtasks, __version__=CELERY_VERSION, VERSION=version, version_info=version)
+
+
+def _registry() -> ModuleType:
+    # Of the oldest paths, the one that is still in use.
+    tasks = Proxy(lambda: _state.get_current_app().tasks)
+    return _Facade("celery.registry", import_module("pgtasks.app.registry"), tasks=tasks)
+
+
+def _billiard() -> ModuleType:
+    return _Facade("billiard", multiprocessing, __version__=BILLIARD_VERSION, VERSION=_version(BILLIARD_VERSION))
+
+
+def _billiard_pool() -> ModuleType:
+    worker = import_module("pgtasks.concurrency.base").Worker
+    return _Facade("billiard.pool", import_module("multiprocessing.pool"), Worker=worker)
+
+
+def _version(text: str) -> pgtasks.version_info_t:
+    major, minor, micro = map(int, text.split("."))
+    return pgtasks.version_info_t(major, minor, micro)
+
+
+#: Modules that are another's, with some names of their own.
+_FACADES = {"celery": _celery, "celery.registry": _registry, "billiard": _billiard, "billiard.pool": _billiard_pool}
 
 
 def _counterpart(fullname: str, rest: str) -> ModuleType | None:

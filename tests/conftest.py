@@ -8,6 +8,7 @@ empty_database_url  a database of the test's own, without the schema
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -54,6 +55,18 @@ def _printable(value: Any) -> Any:
         case list() | tuple():
             return type(value)(map(_printable, value))
     return value
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what apps do to logging: a test that looks for log lines finds none where they stopped propagating."""
+    known = [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    before = [(each, each.handlers[:], each.propagate, each.level, each.disabled) for each in known]
+    yield
+    for logger, handlers, propagate, level, disabled in before:
+        logger.handlers[:] = handlers
+        logger.propagate, logger.disabled = propagate, disabled
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from datetime import tzinfo
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from kombu.compression import encoders, get_encoder
 
@@ -18,20 +18,9 @@ from pgtasks import serialization, states
 from pgtasks._state import get_current_task
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.joining import Meta, ResultBase
-from pgtasks.store.tasks import Stored
+from pgtasks.store.tasks import StateRow, Stored
 
 __all__ = ("ResultCodec",)
-
-
-class ResultRow(TypedDict):
-    """The columns of a stored state beside its name."""
-
-    value: bytes
-    content_type: str | None
-    content_encoding: str | None
-    traceback: bytes | None
-    children: bytes | None
-    hostname: str | None
 
 
 class ResultCodec:
@@ -62,7 +51,7 @@ class ResultCodec:
             return cast(Any, result).as_tuple()
         return result
 
-    def row_of(self, prepared: Any, traceback: Any = None, request: Any = None) -> ResultRow:
+    def row_of(self, prepared: Any, traceback: Any = None, request: Any = None) -> StateRow:
         """Write down what `encode_result` made, with what is known of the call; raises EncodeError."""
         content_type, content_encoding, body = serialization.encode(
             prepared, self.serializer, self.compression

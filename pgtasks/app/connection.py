@@ -29,12 +29,20 @@ class QueueLength(NamedTuple):
     consumer_count: int
 
 
+class Transport(NamedTuple):
+    """What monitoring calls the kind of connection."""
+
+    driver_type: str = "postgresql"
+    driver_name: str = "psycopg"
+
+
 class Connection:
     """A connection that is open whenever the database answers, and needs no closing."""
 
     connection_errors: tuple[type[Exception], ...] = (OperationalError,)
     recoverable_connection_errors = connection_errors
     channel_errors: tuple[type[Exception], ...] = ()
+    transport = Transport()
     recoverable_channel_errors = channel_errors
 
     def __init__(self, app: Any, database: Database) -> None:

@@ -10,7 +10,6 @@ payload is the body of Celery's message protocol 2 and the options are what its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
@@ -23,15 +22,23 @@ from kombu.utils.json import JSONEncoder
 
 from pgtasks import signals
 from pgtasks._state import get_current_worker_task
+from pgtasks.app.protocol import (
+    HEADERS,
+    PLAIN_PUBLISH,
+    Producer,
+    announce,
+    let_publishers_see,
+    show_to_watchers,
+)
 from pgtasks.canvas import maybe_signature
-from pgtasks.canvas.calls import Passed, catching
+from pgtasks.canvas.calls import Passed, catching, under_way
+from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.plan import Plan, asend, send
 from pgtasks.exceptions import EncodeError
 from pgtasks.message import Batch, Message, id_of, new_id, own_spelling
 from pgtasks.serialization import JSON, Encoded, encode
 from pgtasks.store import tasks
 from pgtasks.utils.nodenames import anon_nodename
-from pgtasks.utils.saferepr import saferepr
 from pgtasks.utils.time import maybe_make_aware
 
 __all__ = ("Call", "aenqueue_plan", "apublish", "compose", "enqueue_plan", "publish")
@@ -47,8 +54,6 @@ _TRANSPORT_OPTIONS = frozenset(
 #: What `datetime.max`, as in "never", becomes: the last moment that is one in every time zone.
 _END_OF_TIME = datetime(9998, 12, 31, tzinfo=UTC)
 
-#: Options that become headers under their own names.
-_HEADERS = ("shadow", "reply_to", "group_index", "replaced_task_nesting", "argsrepr", "kwargsrepr", "stamped_headers")
 
 
 @dataclass(slots=True)
@@ -69,8 +74,8 @@ class Call:
     extra: dict[str, Any] = field(default_factory=dict)
     #: For a retry, which one: a message that is sent again has no such header, its row counts.
     retries: int = 0
-    #: Where the receivers of the two signals run, for a call that is published together with others: a span that the first
-    #: of them begins, and the second ends, must not become the parent of the next call's.
+    #: Where the receivers of the two signals run, for a call that is published together with others: a span that the
+    #: first begins, and the second ends, must not become the parent of the next call's.
     context: Context | None = None
 
     def signal(self, send: Callable[..., Any], **arguments: Any) -> None:
@@ -105,8 +110,10 @@ def publish(
     `conn=`, or `using=` for a Django alias, enqueues in the transaction of the caller's own connection: the task
     appears when that commits, and never if it rolls back.
     """
-    take = catching(name)
-    if take is not None:
+    if Producer.publish is not PLAIN_PUBLISH:
+        task_id = task_id or fresh_id(root_id)
+        show_to_watchers(app, task, name, args, kwargs, {**options, "task_id": task_id})
+    if under_way.get() is not None and (take := catching(name)) is not None:
         place = {"task_id": task_id, "group_id": group_id, "root_id": root_id, "parent_id": parent_id}
         take(Passed(args, kwargs, {**options, **place, "link": link, "link_error": link_error}))
         return (result_cls or app.AsyncResult)(task_id)
@@ -115,7 +122,8 @@ def publish(
         return _publish_linked(app, call, link, link_error, options, conn if conn is not None else using, add_to_parent)
     message = compose(app, call, task)
     _enqueue(app, (message,), (), conn if conn is not None else using)
-    announce(app, call, message)
+    if signals.after_task_publish.receivers:
+        announce(app, call, message)
     return _result(app, call, result_cls, add_to_parent)
 
 
@@ -145,7 +153,8 @@ async def apublish(
         return await asend(signature, None, None, {"conn": conn, "as_called": True}, add_to_parent=add_to_parent)
     message = compose(app, call, task)
     await app.adatabase.run(tasks.enqueue((message,)), conn)
-    announce(app, call, message)
+    if signals.after_task_publish.receivers:
+        announce(app, call, message)
     return _result(app, call, result_cls, add_to_parent)
 
 
@@ -299,7 +308,7 @@ def compose(app: Any, call: Call, task: Any) -> Message:
     conf = app.conf
     headers = _headers(app, call, task, destination)
     if signals.before_task_publish.receivers:
-        headers, args, kwargs = _let_publishers_see(app, call, destination, headers, args, kwargs)
+        headers, args, kwargs = let_publishers_see(app, call, destination, headers, args, kwargs)
     encoded = _encode(app, call, (args, kwargs, call.embed), options.get("serializer") or conf.task_serializer)
     priority = options.get("priority")
     return Message(
@@ -381,7 +390,7 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
     # Absent, the result is kept; null, nobody has said, and the task that runs decides.
     if options.get("ignore_result") is not False:
         headers["ignore_result"] = options.get("ignore_result")
-    for key in _HEADERS:
+    for key in HEADERS:
         if options.get(key) not in (None, "", []):
             headers[key] = options[key]
     if options.get("stamped_headers"):
@@ -400,7 +409,7 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
 
 
 _NOT_A_PROPERTY = _TRANSPORT_OPTIONS.union(
-    _HEADERS,
+    HEADERS,
     ("countdown", "eta", "expires", "priority", "queue", "exchange", "routing_key", "serializer", "compression"),
     ("headers", "ignore_result", "soft_time_limit", "time_limit", "origin", "stamps", "max_deliveries", "group_id", "trigger"),
     ("link", "link_error"),
@@ -424,89 +433,3 @@ def _encode(app: Any, call: Call, body: Any, serializer: str) -> Encoded:
             f"The arguments of {call.name!r} cannot be written as {serializer}: {error}."
             " Pass plain data, or choose another serializer."
         ) from error
-
-
-# -- signals
-
-
-def _let_publishers_see(
-    app: Any, call: Call, destination: Any, headers: dict[str, Any], args: Any, kwargs: Any
-) -> tuple[dict[str, Any], Any, Any]:
-    """Show `before_task_publish` the message as Celery's protocol has it, and take what handlers changed."""
-    shown = protocol_headers(app, call, headers, args, kwargs)
-    properties = {
-        "correlation_id": call.task_id,
-        "reply_to": headers.get("reply_to") or "",
-        **headers.get("properties", {}),
-    }
-    known = frozenset(shown) - frozenset(headers.get("headers") or ())
-    body = [args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **call.embed}]
-    call.signal(
-        signals.before_task_publish.send,
-        body=body,
-        exchange=destination.exchange,
-        routing_key=destination.routing_key,
-        declare=[app.amqp.queues[queue] for queue in destination.queues],
-        headers=shown,
-        properties=properties,
-        retry_policy=app.conf.task_publish_retry_policy,
-    )
-    changed = {**headers}
-    custom = {key: value for key, value in shown.items() if key not in known}
-    if custom:
-        changed["headers"] = custom
-    added = {k: v for k, v in properties.items() if k not in ("correlation_id", "reply_to")}
-    if added:
-        changed["properties"] = added
-    for key in _HEADERS:
-        if shown.get(key) and shown[key] != protocol_default(key):
-            changed[key] = shown[key]
-    return changed, body[0], body[1]
-
-
-def protocol_default(key: str) -> Any:
-    """What a header of the protocol says when the call said nothing."""
-    return 0 if key == "replaced_task_nesting" else None
-
-
-def protocol_headers(app: Any, call: Call, headers: Mapping[str, Any], args: Any, kwargs: Any) -> dict[str, Any]:
-    """The headers of Celery's message protocol 2 for a call."""
-    eta = call.options.get("eta")
-    expires = call.options.get("expires")
-    return {
-        **(headers.get("headers") or {}),
-        "lang": "py",
-        "task": call.name,
-        "id": call.task_id,
-        "shadow": headers.get("shadow"),
-        "eta": eta.isoformat() if isinstance(eta, datetime) else eta,
-        "expires": expires.isoformat() if isinstance(expires, datetime) else expires,
-        "group": call.group_id,
-        "group_index": headers.get("group_index"),
-        "retries": headers.get("retries", call.retries),
-        "timelimit": headers.get("timelimit", [None, None]),
-        "root_id": str(call.root or call.id),
-        "parent_id": str(call.parent) if call.parent else None,
-        "argsrepr": headers.get("argsrepr") or saferepr(args, app.amqp.argsrepr_maxsize),
-        "kwargsrepr": headers.get("kwargsrepr") or saferepr(kwargs, app.amqp.kwargsrepr_maxsize),
-        "origin": headers["origin"],
-        "ignore_result": headers.get("ignore_result", False),
-        "replaced_task_nesting": headers.get("replaced_task_nesting", 0),
-        "stamped_headers": headers.get("stamped_headers"),
-        "stamps": headers.get("stamps", {}),
-    }
-
-
-def announce(app: Any, call: Call, message: Message) -> None:
-    """Send `after_task_publish`."""
-    if not signals.after_task_publish.receivers:
-        return
-    headers = json.loads(message.options or b"{}")
-    args, kwargs = _arguments(call)
-    call.signal(
-        signals.after_task_publish.send,
-        body=(args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None, **call.embed}),
-        headers=protocol_headers(app, call, headers, args, kwargs),
-        exchange=headers.get("exchange", ""),
-        routing_key=headers.get("routing_key", message.queue),
-    )

@@ -230,6 +230,23 @@ class Settings(ConfigurationView):
         return bool(found)
 
 
+class _Setting:
+    """A setting as an attribute. Python makes an AttributeError before it asks `__getattr__`, which takes longer than
+    the look-up itself, and every call of a task looks up half a dozen settings.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __get__(self, settings: Any, owner: type) -> Any:
+        return self if settings is None else settings.__getattr__(self._key)
+
+
+for _key in SETTING_KEYS:
+    if _key not in vars(Settings):
+        setattr(Settings, _key, _Setting(_key))
+
+
 def filter_hidden_settings(conf: Mapping[Any, Any]) -> dict[Any, Any]:
     """Mask secrets and the passwords in URLs, in nested dicts as well."""
     return {key: _censor(key, value) for key, value in conf.items()}

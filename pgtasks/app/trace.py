@@ -84,6 +84,9 @@ class Effects:
     def started(self, task: Any, request: Context) -> None:
         """Record that the task runs; asked only of tasks with `track_started`."""
 
+    def begun(self) -> None:
+        """The task's own code is about to run: an exception that a time limit raises from now on is the task's."""
+
     def succeeded(self, task: Any, request: Context, retval: Any, store: bool) -> None:
         """Release what follows and record the result.
 
@@ -154,6 +157,7 @@ class Tracer:
             try:
                 run.announce()
                 try:
+                    run.effects.begun()
                     run.prepare()
                     retval = self.fun(*args, **kwargs)
                     if self.is_coroutine:
@@ -183,6 +187,7 @@ class Tracer:
             try:
                 run.announce()
                 try:
+                    run.effects.begun()
                     run.prepare()
                     retval = await self.fun(*args, **kwargs)
                 except asyncio.CancelledError as cancelled:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
-__all__ = ("Passed", "as_called", "catching")
+__all__ = ("Passed", "as_called", "catching", "sends_plainly", "under_way")
 
 
 class Passed(NamedTuple):
@@ -33,7 +33,8 @@ class _Catch:
         self.passed: Passed | None = None
 
 
-_catch: ContextVar[_Catch | None] = ContextVar("pgtasks.canvas.catch", default=None)
+#: Set while a call is on its way.
+under_way: ContextVar[_Catch | None] = ContextVar("pgtasks.canvas.under_way", default=None)
 
 
 def as_called(
@@ -60,11 +61,11 @@ def sends_plainly(app: Any, task: Any) -> bool:
 
 def _pass_through(send: Callable[..., Any], name: str, args: Any, kwargs: Any, options: Any) -> Passed | None:
     catch = _Catch(name)
-    token = _catch.set(catch)
+    token = under_way.set(catch)
     try:
         send(args, kwargs, **options)
     finally:
-        _catch.reset(token)
+        under_way.reset(token)
     return catch.passed
 
 
@@ -73,7 +74,7 @@ def catching(name: str) -> Callable[[Passed], None] | None:
 
     Other tasks that are sent on the way are written as ever.
     """
-    catch = _catch.get()
+    catch = under_way.get()
     if catch is None or catch.name != name or catch.passed is not None:
         return None
 

@@ -90,7 +90,7 @@ class _chord(Signature):
         header = maybe_list(self.tasks) or []
         if self.app.conf.task_allow_error_cb_on_chord_header:
             for task in header:
-                task.link_error(errback.clone())
+                task.link_error(errback.clone(immutable=True))
         else:
             warnings.warn(
                 "task_allow_error_cb_on_chord_header=False is pending deprecation: errbacks of a chord are "
@@ -204,7 +204,7 @@ class _chord(Signature):
             return self._app
         tasks = self.tasks.tasks if is_group(self.tasks) else self.tasks
         candidates = [tasks[0] if tasks else None, self.body]
-        found = (_own_app(candidate) for candidate in candidates if isinstance(candidate, Signature))
+        found = (_own_app(candidate) for candidate in candidates)
         return next((app for app in found if app is not None), current_app)
 
     def __length_hint__(self) -> int:
@@ -241,7 +241,10 @@ def count_ends(sig: Any) -> int:
 
 
 def _own_app(sig: Any) -> Any:
-    """The app that a signature is bound to, itself or through its tasks; None when it has only the current
-    one."""
-    app = sig._app if sig._app is not None else sig.app
+    """The app that a signature is bound to, itself or through its tasks; None when it has only the current one.
+
+    What is not a signature yet, such as a dict, has none either.
+    """
+    app = getattr(sig, "_app", None)
+    app = getattr(sig, "app", None) if app is None else app
     return None if app is current_app else app

@@ -62,7 +62,7 @@ class group(Signature):
     def link(self, callback: Any) -> Any:
         """Call `callback` when the first member succeeds, without its result. To wait for all, use a
         chord."""
-        return self.tasks[0].link(callback.clone().set(immutable=True))
+        return self.tasks[0].link(maybe_signature(callback, clone=True).set(immutable=True))
 
     def link_error(self, errback: Any) -> tuple[Any, ...]:
         """Call `errback` for every member that fails; returns what was linked to each."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from kombu.utils.functional import maybe_list
 
-from pgtasks.canvas.kinds import is_chord, is_group
+from pgtasks.canvas.kinds import is_chain, is_chord, is_group
 from pgtasks.canvas.signature import maybe_signature
 
 
@@ -35,11 +35,13 @@ def with_callbacks(body: Any, link: Any, link_error: Any) -> Any:
 
 
 def clone_with_members(sig: Any) -> Any:
-    """Copy a signature with everything that `link` would change in it: a group's members, a chord's body."""
+    """Copy a signature with everything in it that linking would change: `clone` shares a group's members."""
     sig = maybe_signature(sig, clone=True)
-    if is_group(sig):
+    if is_group(sig) or is_chain(sig):
         sig.tasks = [clone_with_members(task) for task in sig.tasks]
     elif is_chord(sig):
+        header = sig.tasks
+        sig.tasks = clone_with_members(header) if is_group(header) else [clone_with_members(task) for task in header]
         sig.body = clone_with_members(sig.body)
     return sig
 

@@ -29,9 +29,9 @@ class _basemap(Signature):
         return cls(d["kwargs"]["task"], d["kwargs"]["it"], app=app, **d["options"])
 
     def _merge_to_send(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        _, kwargs, options = self._merge(options=without_nones(options))
         # Routed as the task it calls, and evaluated: an iterator cannot be sent.
-        options = {"route_name": _name_of(self.kwargs.get("task")), **without_nones(options)}
-        _, kwargs, options = self._merge(options=options)
+        options = {"route_name": _name_of(kwargs["task"]), **options}
         return (), {**kwargs, "it": list(kwargs["it"])}, options
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class chunks(Signature):
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send the messages in one statement; returns a `GroupResult` with a list for each."""
         options.setdefault("route_name", _name_of(self.kwargs.get("task")))
-        return self.group().apply_async(args, kwargs, **options)
+        return self.group().apply_async(args or (), kwargs or {}, **options)
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """`apply_async` for coroutines."""

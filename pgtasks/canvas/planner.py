@@ -23,7 +23,7 @@ from pgtasks._state import get_current_worker_task
 from pgtasks.canvas.calls import Passed, as_called, sends_plainly
 from pgtasks.canvas.ids import fresh_id, fresh_key
 from pgtasks.canvas.kinds import is_chord, is_group
-from pgtasks.canvas.links import with_callbacks
+from pgtasks.canvas.links import clone_with_members, with_callbacks
 from pgtasks.canvas.nodes import Node, Role, Shape, shaped
 from pgtasks.canvas.signature import Signature, maybe_signature, without_nones
 from pgtasks.canvas.steps import CHAIN_OPTIONS, as_signature, chain_steps, first_of
@@ -255,7 +255,10 @@ class Planner:
         options = {**chain.options, **options}
         place = without_nones({key: options.pop(key, None) for key in CHAIN_OPTIONS})
         _place_last(steps[-1], place)
-        for errback in maybe_list(place.get("link_error")) or []:
+        errbacks = maybe_list(place.get("link_error")) or []
+        if errbacks:
+            steps = [clone_with_members(step) for step in steps]
+        for errback in errbacks:
             for step in steps:
                 _link_error(step, errback)
         args = (*args, *chain.args) if args and not chain.immutable else chain.args

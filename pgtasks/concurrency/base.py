@@ -170,17 +170,20 @@ class Line:
 
         Raises BlockingIOError when there is no ticket and it shall not `wait` for one.
         """
-        ticket = self._tickets.recv(_TICKET.size, 0 if wait else socket.MSG_DONTWAIT)
-        if not ticket:
-            return None
-        (number,) = _TICKET.unpack(ticket)
         with self._receiving:
+            ticket = self._tickets.recv(_TICKET.size, 0 if wait else socket.MSG_DONTWAIT)
+            if not ticket:
+                return None
+            (number,) = _TICKET.unpack(ticket)
             while number not in self._inbox:
                 data = self._sock.recv(_READ)
                 if not data:
                     return None
                 for first, packed in self._frames.feed(data):
                     self._inbox[first] = unpack_claim(packed)
+            # Tickets come in order: what lies before this one was taken back.
+            while (first := next(iter(self._inbox))) != number:
+                del self._inbox[first]
             return number, self._inbox.pop(number)
 
     def report(self, report: Report) -> None:
@@ -203,6 +206,21 @@ class ChildOptions:
     max_tasks: int | None = None
     #: Peak resident memory in KiB after which the child is replaced, as Celery counts it.
     max_memory_kib: int | None = None
+
+
+class Worker:
+    """What a child does from its start to its end.
+
+    Monitoring libraries wrap `workloop`, which they know from `billiard.pool`, to send what they have before the child
+    leaves: it ends by `os._exit`.
+    """
+
+    def __init__(self, serve: Serve, line: Line, site: Any, options: ChildOptions) -> None:
+        self._serve = serve
+        self._arguments = (line, site, options)
+
+    def workloop(self) -> int:
+        return self._serve(*self._arguments)
 
 
 # -- the parent's end
@@ -252,7 +270,7 @@ class Child:
         site.app.loader.init_worker_process()
         status = 1
         try:
-            status = serve(Line(theirs, self._tickets_read), site, self.options)
+            status = Worker(serve, Line(theirs, self._tickets_read), site, self.options).workloop()
         finally:
             signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=status)
         return status

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
 
-from pgtasks.demo import tasks
+from pgtasks.demo import tasks, words
 from pgtasks.demo.files import default_directories, find_files
 from pgtasks.demo.look import Held, Look
 from pgtasks.demo.screen import Screen
@@ -127,8 +127,8 @@ class _Demo:
         if not paths:
             raise DemoFailed(f"There are no files below {given}. Name another directory.")
         self.screen.say()
-        words = f"counting the words of {len(paths):,} files below {directories[0]}"
-        self.screen.say(f"  {self.screen.paint('pgtasks demo', bold=True)}: {words}")
+        title = self.screen.paint("pgtasks demo", bold=True)
+        self.screen.say(f"  {title}: counting the words of {len(paths):,} files below {directories[0]}")
         self.screen.say()
         # What changes while it is read has no right answer: see _verify.
         self.stamps = [_stamp(path) for path in paths]
@@ -252,32 +252,28 @@ class _Demo:
         self.workers.remove(worker)
         self.killed_at = time.monotonic()
         children_are_gone = worker.kill()
-        self.screen.end_progress()
-        self.screen.say()
-        kill = self.screen.paint(f"kill -9 {worker.pid}", fg="red", bold=True)
         gone = "its processes are gone too" if children_are_gone else "its processes linger"
-        self.screen.say(f"  {kill}   {worker.name}, with {held.tasks} tasks in its hands; {gone}")
-        self.screen.say()
+        self.screen.event(
+            f"kill -9 {worker.pid}", "red", f"{worker.name}, with {held.tasks} tasks in its hands; {gone}"
+        )
 
     def _watch_takeover(self, victim: Held) -> None:
         for _ in self._looks():
             if not self.look.held_by(victim.id):
                 break
         took_s = time.monotonic() - self.killed_at
-        self.screen.end_progress()
-        self.screen.say()
-        over = self.screen.paint("taken over", fg="green", bold=True)
-        self.screen.say(
-            f"  {over}   after {took_s:.1f} s the lease of {victim.name} had run out; {victim.tasks} tasks "
-            f"went to {self.workers[0].name}"
+        self.screen.event(
+            "taken over",
+            "green",
+            f"after {took_s:.1f} s the lease of {victim.name} had run out; {victim.tasks} tasks went to "
+            f"{self.workers[0].name}",
         )
-        self.screen.say()
 
     # -- end
 
     def _verify(self, answer: dict[str, Any], paths: Sequence[str]) -> int:
         began_at = time.monotonic()
-        right = tasks.summary_of(tasks.total_of(map(tasks.words_of, paths)))
+        right = words.summary_of(words.total_of(map(words.words_of, paths)))
         took_s = time.monotonic() - began_at
         top = ", ".join(f"{word} {count:,}" for word, count in answer["top"])
         self.screen.say()
@@ -313,13 +309,14 @@ class _Demo:
 #: Shown to the user as they are, with the queue for %.
 _QUERIES = (
     """\
-SELECT worker, count(*) AS tasks, count(*) FILTER (WHERE delivery > 1) AS redelivered
+SELECT worker, count(*), count(*) FILTER (WHERE delivery > 1) AS redelivered
 FROM pgtasks.tasks WHERE queue = % GROUP BY worker ORDER BY worker""",
     """\
-SELECT name, state, count(*), (max(done_at) - min(created_at))::interval(1)::text AS took
-FROM pgtasks.tasks WHERE queue = % GROUP BY name, state ORDER BY name, state""",
+SELECT name, state, count(*), round(extract(epoch FROM
+       max(done_at) - min(created_at)), 1) AS seconds
+FROM pgtasks.tasks WHERE queue = % GROUP BY name, state ORDER BY name""",
     """\
-SELECT delivery, worker, state, right(split_part(payload, '"', 2), 35) AS path
+SELECT delivery, worker, right(split_part(payload, '"', 2), 35) AS path
 FROM pgtasks.tasks WHERE queue = % AND delivery > 1 LIMIT 3""",
 )
 

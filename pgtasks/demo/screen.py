@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import click
@@ -28,7 +29,24 @@ class Screen:
 
     def fact(self, name: str, value: str) -> None:
         """Print a name and what there is to say about it."""
-        self.say(f"  {self.paint(f'{name:<10}', fg='cyan')} {value}")
+        self._hang(f"{name:<10}", "cyan", value)
+
+    def event(self, name: str, colour: str, value: str) -> None:
+        """Print what has happened, with room around it."""
+        self.end_progress()
+        self.say()
+        self._hang(f"{name}  ", colour, value)
+        self.say()
+
+    def _hang(self, name: str, colour: str, value: str) -> None:
+        indent = f"  {name} "
+        width = shutil.get_terminal_size().columns - 1
+        first, *others = wrap(
+            value, width, initial_indent=indent, subsequent_indent=" " * len(indent),
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        for line in (first.replace(name, self.paint(name, fg=colour), 1), *others):
+            self.say(line)
 
     def paint(self, text: str, **style: Any) -> str:
         return click.style(text, **style) if self._colour else text

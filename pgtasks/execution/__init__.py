@@ -79,7 +79,7 @@ def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], Settling] |
     effects = Settling(site, claim)
     if claim.fate != "live":
         return condemn(site, claim, task, request)
-    _arm_time_limits(site, task, request)
+    _set_time_limits(site, task, request, effects)
     request["effects"] = effects
     request["resubmit"] = effects.resubmit
     request["become"] = effects.become
@@ -87,8 +87,7 @@ def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], Settling] |
     return task, request, effects
 
 
-def _arm_time_limits(site: Site, task: Any, request: dict[str, Any]) -> None:
+def _set_time_limits(site: Site, task: Any, request: dict[str, Any], effects: Settling) -> None:
     hard, soft = time_limits(site, task, request)
     if hard or soft:
-        request["timelimit"] = (hard, soft)
-        site.limits.arm(hard, soft)
+        request["timelimit"] = effects.time_limits = (hard, soft)

@@ -8,7 +8,7 @@ means - the result, a retry, the tasks that wait for it and now never run, the e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -17,7 +17,8 @@ from pgtasks import states
 from pgtasks.app import trace
 from pgtasks.app.context import Context
 from pgtasks.app.linked import call_errbacks, publish_callbacks
-from pgtasks.app.publish import Call, announce, collecting, compose, compose_plan
+from pgtasks.app.protocol import announce
+from pgtasks.app.publish import Call, collecting, compose, compose_plan
 from pgtasks.canvas.calls import as_called, sends_plainly
 from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
@@ -29,6 +30,7 @@ from pgtasks.message import Batch, Casualty, Claim, Message, Outcome
 from pgtasks.serialization import decode, encode_exception
 from pgtasks.store import tasks
 from pgtasks.store.sql import Query
+from pgtasks.store.tasks import StateRow
 from pgtasks.utils.log import get_logger
 
 __all__ = ("Settling",)
@@ -44,19 +46,26 @@ class Settling(trace.Effects):
         self.is_quiet = is_quiet
         self.site = site
         self.claim = claim
-        self.row: Mapping[str, Any] | None = None
+        self.row: StateRow | None = None
         self.is_hidden = False
         self.casualties: tuple[Casualty, ...] = ()
         self.follow_ups: list[Batch] = []
         self.again: tuple[Any, Message] | None = None
         self.is_gone = False
+        #: Hard and soft, in seconds.
+        self.time_limits: tuple[float | None, float | None] = (None, None)
+
+    def begun(self) -> None:
+        hard, soft = self.time_limits
+        if hard or soft:
+            self.site.limits.arm(hard, soft)
 
     def started(self, task: Any, request: Context) -> None:
         backend = self.site.app.backend
         row = backend.row_of(trace.started_meta(request), request=request)
         self._mark(states.STARTED, row)
 
-    def _mark(self, state: str, row: Mapping[str, Any]) -> None:
+    def _mark(self, state: str, row: StateRow) -> None:
         claim = self.claim
         query = tasks.mark(claim.id, state, worker=self.site.worker, delivery=claim.delivery, **row)
         self.site.app.database.run(query)
@@ -151,19 +160,27 @@ class Settling(trace.Effects):
             return ()
         rows = site.app.database.run(tasks.successors(claim.id))
         successors = {row.id: row for row in rows}
-        casualties = []
         # One with a trigger of its own is told of the failure by the settle, and may yet run.
         waiting = (_waiting(row) for row in rows if row.trigger is None)
-        for fall in falls(claim.id, claim.public_id, exc, waiting):
-            if fall.calls_errbacks:
-                self._call_errbacks(_context_of(site, successors[fall.id]), fall.error, None)
-            casualties.append(_casualty(site, fall))
-        return tuple(casualties)
+        fallen = list(falls(claim.id, claim.public_id, exc, waiting))
+        self._call_errbacks_of([(_context_of(site, successors[f.id]), f) for f in fallen if f.calls_errbacks])
+        return tuple(_casualty(site, fall) for fall in fallen)
 
-    def error_row(self, exc: BaseException, request: Any, traceback: str | None) -> Mapping[str, Any]:
+    def _call_errbacks_of(self, fallen: Sequence[tuple[Context, Fall]]) -> None:
+        """Call the errbacks of chord bodies, unless another task of the same header has failed before this one."""
+        with_errbacks = [(context, fall) for context, fall in fallen if context.errbacks]
+        if not with_errbacks:
+            return
+        query = tasks.fell(self.claim.id, [fall.id for _, fall in with_errbacks])
+        mine = set(self.site.app.database.run(query))
+        for context, fall in with_errbacks:
+            if fall.id in mine:
+                self._call_errbacks(context, fall.error, None)
+
+    def error_row(self, exc: BaseException, request: Any, traceback: str | None) -> StateRow:
         """Write an error down."""
         backend = self.site.app.backend
-        row: Mapping[str, Any] = backend.row_of(backend.prepare_exception(exc), traceback, request)
+        row: StateRow = backend.row_of(backend.prepare_exception(exc), traceback, request)
         return row
 
     def conclude(self, attempt: trace.Attempt) -> Outcome:

@@ -19,14 +19,21 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z_]+)$", re.MULTILINE)
+_PARAMETER = re.compile(r"%\((\w+)\)[sb]")
 
 
 class Statement(NamedTuple):
-    """One named statement of a `.sql` file; `doc` is its leading comment."""
+    """One named statement of a `.sql` file; `doc` is its leading comment.
+
+    `sql` has named parameters. `numbered` is the same with $1, $2, ... for the values of `names`: psycopg reads a long
+    statement with named parameters anew at every use, which takes up to 200 us.
+    """
 
     name: str
     sql: str
     doc: str
+    numbered: bytes
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,10 @@ def _parse(name: str, body: str) -> Statement:
     lines = body.strip().splitlines()
     start = next(i for i, line in enumerate(lines) if not line.startswith("--"))
     doc = "\n".join(line.removeprefix("--").strip() for line in lines[:start])
-    return Statement(name, "\n".join(lines[start:]).rstrip().removesuffix(";"), doc)
+    sql = "\n".join(lines[start:]).rstrip().removesuffix(";")
+    numbers = {parameter: number for number, parameter in enumerate(dict.fromkeys(_PARAMETER.findall(sql)), 1)}
+    numbered = _PARAMETER.sub(lambda found: f"${numbers[found[1]]}", sql)
+    return Statement(name, sql, doc, numbered.encode(), tuple(numbers))
 
 
 def rows(found: Sequence[Row]) -> Sequence[Row]:

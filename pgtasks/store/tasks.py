@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 from uuid import UUID
 
 from pgtasks.message import Claim, Message, Outcome
@@ -287,58 +287,31 @@ def ack(worker: UUID, claims: Sequence[Claim]) -> Query[set[UUID]]:
     return Query(_SQL["ack"], values, id_set)
 
 
+class StateRow(TypedDict, total=False):
+    """How a state is written down: its value and what belongs to it. A content type of None means JSON in UTF-8."""
+
+    value: bytes | None
+    content_type: str | None
+    content_encoding: str | None
+    traceback: bytes | None
+    children: bytes | None
+    hostname: str | None
+
+
+def _row(task_id: UUID, state: str, row: StateRow) -> dict[str, Any]:
+    return {"id": task_id, "state": state, **dict.fromkeys(StateRow.__annotations__), **row}
+
+
 def mark(
-    task_id: UUID,
-    state: str,
-    *,
-    value: bytes | None = None,
-    content_type: str | None = None,
-    content_encoding: str | None = None,
-    traceback: bytes | None = None,
-    children: bytes | None = None,
-    hostname: str | None = None,
-    worker: UUID | None = None,
-    delivery: int | None = None,
+    task_id: UUID, state: str, *, worker: UUID | None = None, delivery: int | None = None, **row: Unpack[StateRow]
 ) -> Query[int]:
     """Record the state of a task that has not ended; with `worker`, only while that worker holds it."""
-    values = {
-        "id": task_id,
-        "state": state,
-        "value": value,
-        "content_type": content_type,
-        "content_encoding": content_encoding,
-        "traceback": traceback,
-        "children": children,
-        "hostname": hostname,
-        "worker": worker,
-        "delivery": delivery,
-    }
-    return Query(_SQL["mark"], values, count)
+    return Query(_SQL["mark"], {**_row(task_id, state, row), "worker": worker, "delivery": delivery}, count)
 
 
-def store(
-    task_id: UUID,
-    state: str,
-    *,
-    value: bytes | None = None,
-    content_type: str | None = None,
-    content_encoding: str | None = None,
-    traceback: bytes | None = None,
-    children: bytes | None = None,
-    hostname: str | None = None,
-) -> Query[int]:
+def store(task_id: UUID, state: str, **row: Unpack[StateRow]) -> Query[int]:
     """Store the end of a task from outside a worker; the first end wins and later ones count 0."""
-    values = {
-        "id": task_id,
-        "state": state,
-        "value": value,
-        "content_type": content_type,
-        "content_encoding": content_encoding,
-        "traceback": traceback,
-        "children": children,
-        "hostname": hostname,
-    }
-    return Query(_SQL["store"], values, count)
+    return Query(_SQL["store"], _row(task_id, state, row), count)
 
 
 def fetch(ids: Iterable[UUID], *, with_payload: bool = False) -> Query[dict[UUID, Stored]]:
@@ -363,6 +336,11 @@ def forget(ids: Iterable[UUID]) -> Query[int]:
 def revoke(ids: Iterable[UUID], value: bytes, signal: str = "") -> Query[list[UUID]]:
     """Revoke tasks; with the name of a signal, running ones are killed by it. Gives the workers to nudge."""
     return Query(_SQL["revoke"], {"ids": list(ids), "value": value, "signal": signal}, column)
+
+
+def fell(pred: UUID, ids: Iterable[UUID]) -> Query[list[UUID]]:
+    """Note that `pred` has failed; gives those tasks of which no other predecessor failed before it."""
+    return Query(_SQL["fell"], {"pred": pred, "ids": list(ids)}, column)
 
 
 def sweep_revoked() -> Query[None]:

@@ -184,8 +184,9 @@ LEFT JOIN LATERAL (
          array_agg(r.content_encoding ORDER BY e.position) AS encodings,
          array_agg(r.value ORDER BY e.position) AS vals
   FROM pgtasks.edge e JOIN pgtasks.result r ON r.id = e.pred
-  WHERE e.succ = f.id
-) i ON f.inputs IN ('value', 'list')
+  -- Asked here and not in the join: most tasks have no inputs, and need not look for edges.
+  WHERE e.succ = f.id AND f.inputs IN ('value', 'list')
+) i ON true
 ORDER BY f.rank, f.seq
 
 -- name: settle
@@ -572,6 +573,19 @@ moved AS (
   FROM open o JOIN (SELECT * FROM unscheduled UNION ALL SELECT id, 0, 0, 0 FROM unheld) u ON u.id = o.id
 )
 SELECT DISTINCT worker FROM told
+
+-- name: fell
+-- Note that of all tasks that some others wait for, this one was the first to fail. A task that fails again, since its
+-- worker died before that was stored, is still the first; one that succeeds then never was.
+-- Locks: waiting by id. In: id, ids of the tasks that wait. Out: those of them for which it is so.
+WITH felled AS MATERIALIZED (
+  SELECT id FROM pgtasks.waiting WHERE id = ANY (%(ids)b::uuid[]) ORDER BY id FOR UPDATE
+)
+UPDATE pgtasks.waiting SET felled_by = %(pred)s
+WHERE id = ANY (ARRAY(SELECT id FROM felled))
+  AND (coalesce(felled_by, %(pred)s) = %(pred)s
+       OR EXISTS (SELECT FROM pgtasks.result r WHERE r.id = felled_by AND r.state = 'SUCCESS'))
+RETURNING id
 
 -- name: sweep_revoked
 -- Forget revocations of tasks that were not sent within a day.

@@ -251,7 +251,8 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
             yield convert(key)
 
     def __getitem__(self, key: str) -> Any:
-        names = self._to_keys(key)
+        # Every call of a task looks up half a dozen settings, each here.
+        names = self.__dict__["_names"].get(key) or self._to_keys(key)
         for mapping in self.maps:
             if type(mapping) in _QUICK:  # most are, and asking costs a tenth of an exception
                 for name in names:

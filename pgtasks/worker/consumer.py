@@ -22,7 +22,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from pgtasks.message import Claim, Outcome
+from pgtasks.exceptions import EncodeError, OperationalError
+from pgtasks.message import Casualty, Claim, Outcome
+from pgtasks.serialization import encode, encode_exception
 from pgtasks.store import fleet, tasks
 from pgtasks.store.database import Database
 from pgtasks.store.listen import Doorbell
@@ -170,14 +172,42 @@ class Consumer:
 
     def _settle(self, outcomes: Sequence[Outcome], room: int) -> list[Claim]:
         """Settle outcomes of any kind; takes what they release when nothing else waits for its turn in the queues."""
-        settled = self.database.run(
-            tasks.settle(
-                self.worker, self.hostname, outcomes, queues=self.queues, room=room if self._is_drained else 0
+        try:
+            settled = self.database.run(
+                tasks.settle(
+                    self.worker, self.hostname, outcomes, queues=self.queues, room=room if self._is_drained else 0
+                )
             )
-        )
+        except OperationalError:
+            raise
+        except Exception:
+            # One of them is to blame, and none was settled.
+            for outcome in outcomes:
+                self._settle_alone(outcome)
+            return []
         self._check(len(outcomes), len(settled.ended))
         self._expect(outcomes)
         return settled.claims
+
+    def _settle_alone(self, outcome: Outcome) -> None:
+        """Settle one outcome; one that the database refuses is a failure that says so."""
+        try:
+            self.database.run(tasks.settle(self.worker, self.hostname, [outcome]))
+        except OperationalError:
+            raise
+        except Exception as error:
+            logger.error("The outcome %s of task %s cannot be stored, so it has failed: %s", outcome.state, outcome.id, error)
+            value = encode(encode_exception(EncodeError(f"The outcome {outcome.state!r} cannot be stored: {error}"))).body
+            successors = self.database.run(tasks.successors(outcome.id)) if outcome.has_successors else []
+            failure = Outcome(
+                id=outcome.id,
+                delivery=outcome.delivery,
+                state="FAILURE",
+                value=value,
+                has_successors=outcome.has_successors,
+                fails=tuple(Casualty(id=each.id, state="FAILURE", value=value) for each in successors),
+            )
+            self.database.run(tasks.settle(self.worker, self.hostname, [failure]))
 
     def _settle_with_follow_ups(self, outcome: Outcome) -> None:
         """Settle one outcome and enqueue what comes with it, in one transaction."""
@@ -282,7 +312,7 @@ class Consumer:
     def reap(self) -> None:
         """Take the claims of dead workers back to their queues, every few seconds."""
         now = time.monotonic()
-        if now - self._reaped_at < REAP_EVERY_S:
+        if now - self._reaped_at < min(REAP_EVERY_S, self.lease_s / 4):
             return
         self._reaped_at = now
         reaped = self.database.run(fleet.reap())
@@ -293,6 +323,11 @@ class Consumer:
             )
 
     # -- idle
+
+    @property
+    def is_idle(self) -> bool:
+        """True when an enqueue wakes this worker."""
+        return self._is_idle
 
     def rest(self) -> bool:
         """Declare this worker idle before it sleeps; True if it must look once more first."""

@@ -41,7 +41,9 @@ def report(state: Any, **kwargs: Any) -> Any:
 @inspect_command(alias="dump_conf", signature="[include_defaults=False]", args=[("with_defaults", strtobool)])
 def conf(state: Any, with_defaults: bool = False, **kwargs: Any) -> Any:
     """List configuration."""
-    return plain(state.app.conf.table(with_defaults=with_defaults))
+    settings = state.app.conf
+    table = settings.table(with_defaults=with_defaults)
+    return plain({**table, "deprecated_settings": settings.deprecated_settings})
 
 
 @inspect_command(alias="dump_tasks", variadic="taskinfoitems", signature="[attr1 [attr2 [... [attrN]]]]")

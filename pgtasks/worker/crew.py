@@ -123,7 +123,7 @@ class Crew:
         """For how long no child needs anything; 0 unless all of them have many short tasks before them."""
         if self.backlog or not self._mean_s or not self.children:
             return 0.0
-        least = min(len(child.jobs) // child.options.slots for child in self.children)
+        least: int = min(len(child.jobs) // child.options.slots for child in self.children)
         if least < DEEP or any(child.wants_to_write for child in self.children):
             return 0.0
         return least * self._mean_s / 2
@@ -139,18 +139,21 @@ class Crew:
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Hand the backlog to the children that have least to do."""
+        """Deal the backlog to the children, first to those that have least to do, in turns: the urgent run first."""
         ahead = self._ahead()
+        hands: list[tuple[Any, int, list[Claim]]] = []
         for child in sorted(self.children, key=lambda child: len(child.jobs)):
-            if not self.backlog:
-                break
-            if child.is_leaving or self._is_stuck(child):
-                continue
             free = child.options.slots * ahead - len(child.jobs)
-            if free > 0:
-                share = max(1, -(-len(self.backlog) // len(self.children))) if ahead > 1 else free
-                count = min(free, share, len(self.backlog))
-                child.send([self.backlog.popleft() for _ in range(count)])
+            if free > 0 and not child.is_leaving and not self._is_stuck(child):
+                hands.append((child, free, []))
+        while self.backlog and hands:
+            for _, _, hand in hands:
+                if self.backlog:
+                    hand.append(self.backlog.popleft())
+            for child, free, hand in hands:
+                if hand and (len(hand) >= free or not self.backlog):
+                    child.send(hand)
+            hands = [each for each in hands if len(each[2]) < each[1]]
 
     def _is_stuck(self, child: Child) -> bool:
         """True when every slot of a child is in a task that has been running for long."""
@@ -198,6 +201,8 @@ class Crew:
                 self._ended(report)
             elif isinstance(report, Leaving):
                 self.backlog.extendleft(reversed(child.take_back()))
+                # Slots that wait for a ticket learn only from this that there will be none.
+                child.dismiss()
                 process_logger.info("Child process %s leaves: %s", child.pid, report.reason)
         if self.backlog:
             self.dispatch()

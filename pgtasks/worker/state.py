@@ -7,6 +7,7 @@ kept here. It is for remote control and for monitoring code: what must not be lo
 from __future__ import annotations
 
 import platform
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -81,8 +82,8 @@ class _Recent(AbstractSet[str]):
         self._keys.clear()
 
 
-class _Revoked(dict[str, None]):
-    """The ids that were revoked last, the oldest first."""
+class _Revoked(dict[str, float]):
+    """The ids that were revoked last, the oldest first, and when that was by the monotonic clock."""
 
     def update(self, ids: Iterable[str]) -> None:  # type: ignore[override]
         for task_id in ids:
@@ -90,9 +91,15 @@ class _Revoked(dict[str, None]):
 
     def add(self, task_id: str) -> None:
         self.pop(task_id, None)
-        self[task_id] = None
+        self[task_id] = time.monotonic()
         if len(self) > REVOKES_MAX:
             del self[next(iter(self))]
+
+    def discard(self, task_id: str) -> None:
+        self.pop(task_id, None)
+
+    def as_dict(self) -> dict[str, float]:
+        return dict(self)
 
 
 active_requests = _Requests(lambda worker: worker.active_requests())

@@ -37,8 +37,8 @@ from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
 from pgtasks.worker.controlled import Controlled
 from pgtasks.worker.crew import returned
-from pgtasks.worker.reactor import Reactor
 from pgtasks.worker.letterbox import Letterbox
+from pgtasks.worker.reactor import Reactor
 
 logger = get_logger("celery.worker")
 
@@ -247,6 +247,8 @@ class Worker(Controlled):
         if self._has_nothing_to_do() and self.consumer.rest():
             # Somebody may have enqueued just before this worker was known to be idle.
             self._step()
+        if self._is_busy_for_long():
+            self.consumer.rouse()
         self._maintain()
         if (spare_s := self.crew.spare_s()) > SHORTEST_DOZE_S:
             # To be woken for each of many short tasks would cost more than to run them.
@@ -262,7 +264,9 @@ class Worker(Controlled):
         self._follow_children()
 
     def _has_nothing_to_do(self) -> bool:
-        return not (self.crew.busy() or self.crew.has_outcomes or self._claims_now or self._is_stopping)
+        if self.crew.has_outcomes or self._claims_now or self._is_stopping:
+            return False
+        return not self.crew.busy() or self.crew.is_starving()
 
     def _is_time_to_step(self) -> bool:
         crew = self.crew
@@ -297,7 +301,7 @@ class Worker(Controlled):
         self._claims_now = bool(claims) and len(claims) == room
         if claims:
             self._receive(claims)
-        self._note_load()
+        self._note_load(is_drained=len(claims) < room)
 
     def _receive(self, claims: list[Claim]) -> None:
         at_most_once = [claim for claim in claims if claim.fate == "live" and self._is_at_most_once(claim)]
@@ -309,14 +313,18 @@ class Worker(Controlled):
         self.crew.accept(claims)
         self._follow_children()
 
-    def _note_load(self) -> None:
-        """A worker that has been busy for a while looks for work by itself and need not be woken."""
-        if not self.crew.busy():
+    def _note_load(self, is_drained: bool) -> None:
+        """A worker that has been busy for a while looks for work by itself and need not be woken.
+
+        One with a free slot that has found nothing for it is not busy, however long its other tasks take.
+        """
+        if not self.crew.busy() or (is_drained and self.crew.is_starving()):
             self._busy_since = None
-        elif self._busy_since is None:
-            self._busy_since = time.monotonic()
-        elif time.monotonic() - self._busy_since > BUSY_AFTER_S:
-            self.consumer.rouse()
+        else:
+            self._busy_since = self._busy_since or time.monotonic()
+
+    def _is_busy_for_long(self) -> bool:
+        return self._busy_since is not None and time.monotonic() >= self._busy_since + BUSY_AFTER_S
 
     def _maintain(self) -> None:
         """What must be done from time to time."""
@@ -349,6 +357,9 @@ class Worker(Controlled):
             times.append(self._gathering_since + GATHER_S)
         if self.crew.has_outcomes and not self.crew.busy():
             times.append(now)
+        if self.consumer.is_idle and self._busy_since is not None:
+            times.append(self._busy_since + BUSY_AFTER_S)
+
         deadline = self.crew.next_deadline()
         times.extend(at for at in (deadline, self._stop_by) if at is not None)
         if self.crew.is_crowded():

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgtasks.demo import tasks
+from pgtasks.demo import words
 from pgtasks.demo.files import find_files
 
 DEMO = [sys.executable, "-m", "pgtasks", "demo"]
@@ -26,9 +27,9 @@ def text(tmp_path: Path) -> Path:
     """Files with work for about two seconds, so that a worker can be caught at it."""
     directory = tmp_path / "text"
     directory.mkdir()
-    words = [f"{a}{b}{c} " for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
+    text = [f"{a}{b}{c} " for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
     for number in range(120):
-        (directory / f"{number}.txt").write_text("".join(words[number:]) * 25)
+        (directory / f"{number}.txt").write_text("".join(text[number:]) * 25)
     return directory
 
 
@@ -51,8 +52,13 @@ def odd(text: Path) -> Iterator[Path]:
 
 
 def processes() -> str:
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    return found.stdout
+    """The command lines of all processes, one per line."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    assert any("pytest" in line for line in lines), "there is nothing to see in /proc"
+    return "\n".join(lines)
 
 
 def rows_left(conn: psycopg.Connection[Any]) -> int:
@@ -84,8 +90,8 @@ def test_the_answer_is_right_though_a_worker_is_killed_and_nothing_is_left_behin
 
 def test_a_wrong_answer_is_told_by_the_exit_status(database_url: str, text: Path) -> None:
     program = (
-        "import sys; from pgtasks.demo import run, screen, tasks;"
-        " tasks.words_of = lambda path: {'only': 1};"
+        "import sys; from pgtasks.demo import run, screen, words;"
+        " words.words_of = lambda path: {'only': 1};"
         f" sys.exit(run.run(run.Plan({str(text)!r}, 20, 1, False), screen.Screen()))"
     )
 
@@ -133,6 +139,6 @@ def test_files_are_found_in_the_same_order_every_time_up_to_the_limit(text: Path
 
 
 def test_a_file_that_is_gone_or_binary_has_no_words(odd: Path) -> None:
-    assert not tasks.words_of(str(odd / "nowhere"))
-    assert not tasks.words_of(str(odd / "binary"))
-    assert tasks.words_of(os.fsdecode(os.fsencode(odd) + b"/caf\xe9.txt")) == {"caf": 1, "au": 1, "lait": 1}
+    assert not words.words_of(str(odd / "nowhere"))
+    assert not words.words_of(str(odd / "binary"))
+    assert words.words_of(os.fsdecode(os.fsencode(odd) + b"/caf\xe9.txt")) == {"caf": 1, "au": 1, "lait": 1}

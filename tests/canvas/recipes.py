@@ -115,11 +115,12 @@ def outcome(library, recipe):
         warnings.simplefilter("ignore")
         try:
             sig = library.cook(recipe)
+            # A generator may be read, and fail, as late as here.
+            found = in_order(canonical(json.loads(json.dumps(sig))))
         except (TypeError, ValueError, LookupError, AttributeError) as exc:
             return type(exc).__name__
     # How much a repr shows of a generator depends on how much was read of it.
-    text = "" if "lazy_group" in str(recipe) else shown(sig)
-    return type(sig).__name__, in_order(canonical(json.loads(json.dumps(sig)))), text
+    return type(sig).__name__, found, "" if "lazy_group" in str(recipe) else shown(sig)
 
 
 def shown(sig):
@@ -179,6 +180,7 @@ class App:
     AsyncResult = Result
     GroupResult = Group
     thread_oid = "00000000-0000-0000-0000-000000000000"
+    sends_plainly = True
 
     def __init__(self, **conf):
         defaults = {

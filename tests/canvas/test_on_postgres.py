@@ -10,8 +10,10 @@ import pytest
 from pgtasks import Celery, canvas, chain, chord, group
 from pgtasks.contrib.testing.worker import start_worker
 from pgtasks.exceptions import ChordError
+from pgtasks.execution import Site, execute
 from tests.canvas.recipes import Library
 from tests.canvas.test_plan import ANSWERS
+from tests.support.hands import Hand, back, done
 
 DOCS = Path(__file__).parents[2] / "docs" / "canvas.md"
 
@@ -109,6 +111,49 @@ def test_a_failed_task_fails_what_waits_for_it_and_each_errback_is_called_once(a
     assert isinstance(result.result, ChordError)
     assert isinstance(result.parent.result, ChordError)
     assert app.called == [(result.parent.id, "ChordError")]
+
+
+@pytest.fixture
+def hand(app):
+    return Hand(app.database)
+
+
+def fail_all(app, hand, claims):
+    """Run claims to their ends without storing these, as processes do that fail at the same moment."""
+    return [execute(Site(app, hand.id, "w@h"), claim) for claim in claims]
+
+
+def test_of_several_header_tasks_that_fail_at_once_only_one_calls_the_errbacks_of_the_body(app, say, hand):
+    chord([app.tasks["fail"].s() for _ in range(3)], say("body").on_error(app.tasks["oops"].s())).delay()
+
+    outcomes = fail_all(app, hand, hand.claim(3))
+
+    assert len(app.called) == 1
+    assert len(hand.settle(*outcomes)) == 3
+
+
+def test_an_errback_is_called_again_when_the_failure_was_lost_with_its_worker(app, say, hand):
+    chord([app.tasks["fail"].s()] * 2, say("body").on_error(app.tasks["oops"].s())).delay()
+    first, second = hand.claim(2)
+    fail_all(app, hand, [first])
+    hand.settle(back(first))
+
+    fail_all(app, hand, [second])
+    (again,) = hand.claim(2)
+    fail_all(app, hand, [again])
+
+    assert len(app.called) == 2
+
+
+def test_an_errback_is_called_by_another_when_the_first_failure_was_lost_and_became_a_success(app, say, hand):
+    chord([app.tasks["fail"].s()] * 2, say("body").on_error(app.tasks["oops"].s())).delay()
+    first, second = hand.claim(2)
+    fail_all(app, hand, [first])
+    hand.settle(done(first))
+
+    fail_all(app, hand, [second])
+
+    assert len(app.called) == 2
 
 
 def test_a_callback_of_a_failed_task_does_not_run(app, say, worker, conn):

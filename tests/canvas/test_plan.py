@@ -307,7 +307,7 @@ def test_a_body_has_a_task_of_the_header_as_parent(s):
 # -- planning is pure
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(canvases(lazily=False))
 def test_planning_a_canvas_does_not_change_it(recipe):
     library = Library(canvas, App())

@@ -17,6 +17,8 @@ from tests.canvas.recipes import App, Result
 class Task:
     """What signatures ask of a task."""
 
+    sends_plainly = True
+
     def __init__(self, app, name="proj.add"):
         self.app, self.name = app, name
         self.sent = []
@@ -141,7 +143,7 @@ def test_an_errback_of_a_chord_reaches_the_header_only_when_the_setting_says_so(
 
     app.conf.task_allow_error_cb_on_chord_header = True
     sig.link_error(s(9))
-    assert sig.tasks[0].options["link_error"] == [s(9)]
+    assert sig.tasks[0].options["link_error"] == [s(9, immutable=True)]
 
 
 def test_a_callback_of_a_group_is_called_by_its_first_member_without_the_result(s):

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,11 +83,12 @@ class WorkerProcess:
         conf: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
         loglevel: str = "INFO",
+        globally: Sequence[str] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.log = directory / f"worker-{len(list(directory.glob('worker-*.log')))}.log"
         command = [
-            sys.executable, "-m", "pgtasks", "-A", module, "worker", "-P", pool, "-c", str(concurrency), "-l", loglevel,
+            sys.executable, "-m", "pgtasks", *globally, "-A", module, "worker", "-P", pool, "-c", str(concurrency), "-l", loglevel,
             *options,
         ]  # fmt: skip
         with self.log.open("wb") as out:

@@ -311,7 +311,8 @@ def clumsy_before() -> str:
 @signals.task_revoked.connect
 def stumble(sender: Any = None, **kwargs: Any) -> None:
     """A receiver that raises must not matter to anybody."""
-    if is_open("stumble"):
+    # The tests' own process imports this module as well, and is no worker.
+    if "JOBS_STAGE" in os.environ and is_open("stumble"):
         raise RuntimeError("a receiver stumbled")
 
 

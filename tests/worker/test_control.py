@@ -177,6 +177,7 @@ def test_a_worker_tells_what_it_is_made_of(app: Celery, worker: TestWorkControll
     assert ask(app, "clock")["clock"] > 0
     assert "settings ->" in ask(app, "report")["ok"]
     assert ask(app, "conf")["timezone"] == "UTC"
+    assert ask(app, "conf")["deprecated_settings"] is None
     assert ask(app, "conf")["broker_url"].startswith("postgresql://")
     assert ask(app, "registered") == ["add", "wait"]
     assert ask(app, "registered", "name") == ["add [name=add]", "wait [name=wait]"]

@@ -42,6 +42,7 @@ def main():
     with worker():
         result = chord([ok.s(), fail.s(), ok.s()])(body.s())
         error = result.get(timeout=10, propagate=False)
+        until(result.parent.ready)
         dependency = result.parent.results[1].id
         print(type(error).__name__, str(error).replace(dependency, "<the member>"), result.state)
         print(repr(error.__cause__), [r.state for r in result.parent.results])

@@ -73,6 +73,6 @@ def main():
         "chain(a, chain(b, group(c, d)))",
     ):
         made = eval(text, globals(), names)
-        print(f"{text:50} {type(made).__name__:10} {json.dumps(shape(made))}  {made!r}")
+        print(f"{text:50} {type(made).__name__:10} {json.dumps(shape(made))}")
     print(chain(), chain()(), group(), len(group(t.s(), t.s())), bool(group()))
     print(t.s().__or__(5))

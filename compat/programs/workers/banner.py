@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from compat.harness import show, worker
+from compat.harness import show, until, worker
 
 app = Celery("banner")
 
@@ -19,12 +19,8 @@ def second():
 
 def main():
     with worker("-n", "w1@h", "-c", "2", "-Q", "celery,extra", "-E") as running:
-        pass
+        until(lambda: any("ready." in line for line in running.log()))
     lines = running.log()
-    show(
-        line.strip()
-        for line in lines
-        if any(word in line for word in (".> concurrency", ".> task events", ".> extra", ".> celery", "  . "))
-    )
+    words = (".> concurrency", ".> task events", ".> extra", ".> celery", "  . ")
+    show(line[line.index(". " if "  . " in line else ".>") :] for line in lines if any(word in line for word in words))
     print([line.split("] ")[-1] for line in lines if "ready." in line or "shutdown" in line])
-    print(any("w1@h v" in line for line in lines))

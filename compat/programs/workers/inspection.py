@@ -38,7 +38,7 @@ def main():
         said(1)
         waiting = plain.delay(1)
         later = plain.apply_async((2,), {}, countdown=600, priority=6)
-        until(lambda: inspect.scheduled()["w@h"] and inspect.reserved()["w@h"])
+        until(lambda: inspect.scheduled()["w@h"])
         (active,) = inspect.active()["w@h"]
         show(
             f"{key} = {active[key] if key not in ('time_start', 'worker_pid') else type(active[key]).__name__}"

@@ -42,7 +42,7 @@ def main():
     print("received")
     show(line for line in lines if "] received" in line)
     print("the rest, by the process that ran the task")
-    words = ("succeeded", "raised", "retry", "a word")
+    words = ("succeeded", "raised", " retry: ", "a word")
     show(
         re.sub(r"/\w+?-\d+\]|/MainProcess\]", "/<process>]", line)
         for line in lines

@@ -78,6 +78,6 @@ def main():
                 tell(task.name, how, outcome(result.get, timeout=15), result.state)
         print(fine.delay().get(timeout=15))
         print(requeued.delay().get(timeout=15))
-        print(retried.delay().get(timeout=15))
+        tell(outcome(retried.delay().get, timeout=15))
         tell(outcome(retried_in_vain.delay().get, timeout=15))
     show(said())

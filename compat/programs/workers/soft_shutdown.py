@@ -23,7 +23,7 @@ def main():
         result = blocked.delay()
         said(at_least=1)
         running.kill(signal.SIGQUIT)
-        until(lambda: any("soft shutdown" in line.lower() for line in running.log()))
+        until(lambda: any("shutdown" in line.lower() for line in running.log()))
         Path(scratch("go")).touch()
         running.wait()
         print(result.get(timeout=5))
