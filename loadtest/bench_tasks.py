@@ -17,7 +17,7 @@ from pgtasks import Celery
 LEDGER = "PGTASKS_BENCH_LEDGER"
 QUEUE = "bench"
 
-app = Celery("bench", task_default_queue=QUEUE, worker_hijack_root_logger=False)
+app = Celery("bench", set_as_current=False, task_default_queue=QUEUE)
 
 
 def open_ledger(path: Path) -> mmap.mmap:

@@ -1,8 +1,8 @@
 """`install_as_celery`: third-party code that says `import celery` gets pgtasks.
 
-One finder answers for every module below `celery`: it is the module of the same name here - the same object, so that
-classes, registries and signals are shared - or the one that the table names. `importlib.metadata` is told that Celery is
-installed, in the version whose API this is. `billiard` is answered for the names that are used from it.
+One finder answers for every module below `celery`: it is the module of the same name here - the same object, so
+that classes, registries and signals are shared - or the one that the table names. `importlib.metadata` is told that
+Celery is installed, in the version whose API this is. `billiard` is answered for the names that are used from it.
 
 It must run before Celery is imported; as PyMySQL's `install_as_MySQLdb`, which it follows.
 """
@@ -13,11 +13,11 @@ import multiprocessing
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from importlib.abc import Loader
+from importlib.abc import InspectLoader, Loader
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pgtasks
@@ -85,6 +85,11 @@ class _Found(Loader):
     def exec_module(self, module: ModuleType) -> None:
         # The import system has put the alias' spec on the module; its own belongs there.
         module.__spec__ = self._spec
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """What `python -m celery` runs."""
+        loader = self._spec.loader if self._spec is not None else None
+        return loader.get_code(self._module.__name__) if isinstance(loader, InspectLoader) else None
 
 
 class _Finder(DistributionFinder):
@@ -179,6 +184,9 @@ def install_as_celery() -> None:
             " pgtasks.install_as_celery() before anything imports celery: at the top of the first module of the"
             " project, or start with `pgtasks --as-celery`."
         )
+    # Where billiard is installed, kombu has imported it: as Celery's it must not stay half itself, half this.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "billiard"]:
+        del sys.modules[name]
     sys.meta_path.insert(0, _Finder())
 
 

@@ -364,7 +364,12 @@ class AsyncResult(ResultBase, Generic[R]):
         With `canvas`, the same for every task of the canvas it is part of.
         """
         self.app.control.revoke(
-            self.backend.canvas_ids(self.id) if canvas else self.id, connection=connection, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+            self.backend.canvas_ids(self.id) if canvas else self.id,
+            connection=connection,
+            terminate=terminate,
+            signal=signal or "SIGTERM",
+            reply=wait,
+            timeout=timeout,
         )
 
     def redrive(self) -> int:

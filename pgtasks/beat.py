@@ -3,9 +3,9 @@
     scheduler = Scheduler(app)      the entries of `beat_schedule`
     while True: sleep(scheduler.tick())
 
-The methods are Celery's contract for subclasses, which read entries from elsewhere (`setup_schedule`, `schedule`, `sync`)
-or send them in another way (`apply_entry`, `apply_async`, `send_task`). This one keeps what it knows in memory: after a
-restart, intervals count anew.
+The methods are Celery's contract for subclasses, which read entries from elsewhere (`setup_schedule`, `schedule`,
+`sync`) or send them in another way (`apply_entry`, `apply_async`, `send_task`). This one keeps what it knows in memory:
+after a restart, intervals count anew.
 """
 
 from __future__ import annotations

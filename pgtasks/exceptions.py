@@ -178,6 +178,10 @@ class DatabaseFull(DatabaseUnavailable):
     """The database server has run out of disk or memory."""
 
 
+class TaskSentBefore(CeleryError):
+    """A canvas has a task that was sent before, among others that were not, and that has not ended."""
+
+
 # -- what a task can raise to say what should become of it ------------------------------------------------
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pgtasks.utils.saferepr import saferepr
+
 __all__ = ("Context", "get_actual_ignore_result")
 
 _UNSET = object()
@@ -97,7 +99,11 @@ class Context:
         return getattr(self, key, default)
 
     def __getattr__(self, name: str) -> Any:
-        # Here for type checkers: what callers add to a request is theirs to know.
+        if name in _SHOWN:
+            # Made when somebody looks: few do.
+            arguments = getattr(self, _SHOWN[name])
+            shown = tuple(arguments) if isinstance(arguments, list) else arguments
+            return saferepr(shown, _SHOWN_MAXSIZE)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
@@ -139,6 +145,10 @@ class Context:
             options.update({k: v for k, v in self.stamps.items() if k in self.stamped_headers})
         return options
 
+
+#: How the arguments are shown, where the call did not say: for logs and monitors.
+_SHOWN = {"argsrepr": "args", "kwargsrepr": "kwargs"}
+_SHOWN_MAXSIZE = 1024
 
 _NOT_A_HEADER = frozenset((*vars(Context), "lang", "task", "argsrepr", "kwargsrepr", "compression"))
 

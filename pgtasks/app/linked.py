@@ -9,7 +9,7 @@ from typing import Any
 
 from pgtasks.canvas import group, maybe_signature
 from pgtasks.exceptions import NotRegistered
-from pgtasks.utils.functional import arity_greater
+from pgtasks.utils.functional import arity_greater, noop
 from pgtasks.utils.log import get_logger
 
 __all__ = ("call_errbacks", "publish_callbacks")
@@ -46,35 +46,37 @@ def call_errbacks(
     exc: BaseException,
     traceback: Any,
     sending: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    before_calls: Callable[[], Any] = noop,
 ) -> None:
     """Call the errbacks of a failed task.
 
-    One that takes `(request, exc, traceback)` is called here and now; an error that it raises is logged and keeps
-    no other one from being called. One that takes the id of the failed task, a bound task, and one that is not
-    registered here are sent as tasks.
+    One that takes `(request, exc, traceback)` is called here and now, after `before_calls`; an error that it raises is
+    logged and keeps no other one from being called. One that takes the id of the failed task, a bound task, and one
+    that is not registered here are sent as tasks.
     """
-    to_send = []
-    for errback in request.errbacks or ():
-        errback = app.signature(errback)
+    errbacks = [app.signature(errback) for errback in request.errbacks or ()]
+    for errback in errbacks:
         if not errback._app:
             # Deserialised signatures know no app.
             errback._app = app
-        if _takes_the_exception(errback):
-            try:
-                errback(request, exc, traceback)
-            except Exception:
-                logger.exception("Errback %r of task %s raised", errback.name, request.id)
-        else:
-            to_send.append(errback)
+    to_call = [errback for errback in errbacks if _takes_the_exception(errback)]
+    if to_call:
+        before_calls()
+    for errback in to_call:
+        try:
+            errback(request, exc, traceback)
+        except Exception:
+            logger.exception("Errback %r of task %s raised", errback.name, request.id)
+    to_send = [errback for errback in errbacks if errback not in to_call]
     if not to_send:
         return
     options = {"parent_id": request.id, "root_id": request.root_id or request.id}
-    errbacks = group(to_send, app=app)
+    sent = group(to_send, app=app)
     if app.conf.task_always_eager or (request.delivery_info or {}).get("is_eager", False):
-        errbacks.apply((request.id,), **options)
+        sent.apply((request.id,), **options)
     else:
         with sending():
-            errbacks.apply_async((request.id,), **options)
+            sent.apply_async((request.id,), **options)
 
 
 def _takes_the_exception(errback: Any) -> bool:

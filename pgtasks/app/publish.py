@@ -179,8 +179,21 @@ def _enqueue(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: 
         collected.append((tuple(messages), tuple(edges)))
     elif conn is None and not edges:
         app.outbox.put(messages)
-    else:
+    elif conn is not None:
         app.database.run(tasks.enqueue(messages, edges), conn)
+    else:
+        _enqueue_anew(app, messages, edges)
+
+
+def _enqueue_anew(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:
+    """Enqueue a canvas; those of its tasks that ran before, as part of another one, and have ended run again."""
+    enqueue = tasks.enqueue(messages, edges)
+    try:
+        app.database.run(enqueue)
+    except TaskSentBefore:
+        ended, *_ = app.database.run_together(tasks.clear([message.id for message in messages]), enqueue)
+        if not ended:
+            raise
 
 
 def _call(

@@ -33,7 +33,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, NoReturn, Protocol
 from uuid import UUID
 
-from pgtasks import signals
+from pgtasks import _state, signals
 from pgtasks.message import Claim, Outcome
 
 _LENGTH = struct.Struct("!I")
@@ -266,7 +266,8 @@ class Child:
         close_in_child()
         # The name that Celery's children have in logs.
         multiprocessing.current_process().name = f"ForkPoolWorker-{self.number}"
-        signals.worker_process_init.send(sender=None)
+        signals.worker_process_init.send(sender=site.hostname)
+        _state._set_task_join_will_block(True, everywhere=True)
         site.app.loader.init_worker_process()
         status = 1
         try:

@@ -51,7 +51,7 @@ class SoloChild:
         in_main_thread = threading.current_thread() is threading.main_thread()
         self._site = site.opened(AlarmLimits(lambda limit_s: None) if in_main_thread else Limits())
         self._take_report = take_report
-        signals.worker_process_init.send(sender=None)
+        signals.worker_process_init.send(sender=site.hostname)
         site.app.loader.init_worker_process()
 
     def send(self, claims: Iterable[Claim]) -> None:

@@ -50,6 +50,7 @@ def fail(
     if announce is None:
         task.push_request(**request)
         try:
+            task.on_failure(exc, context.id, context.args, context.kwargs, einfo)
             signals.task_failure.send(
                 sender=task,
                 task_id=context.id,
@@ -59,6 +60,8 @@ def fail(
                 traceback=None,
                 einfo=einfo,
             )
+        except Exception:
+            logger.exception("A handler of the failure of task %s[%s] raised.", claim.name, claim.public_id)
         finally:
             task.pop_request()
         logger.error("Task %s[%s] failed: %s", claim.name, claim.public_id, exc)
@@ -90,8 +93,8 @@ def refuse(
             error = InvalidTaskError(f"The message of task {claim.name!r} cannot be read: {error!r}")
     else:
         logger.error(
-            "Received unregistered task of type %r (id %s). Is its module in imports= or autodiscovered by this worker?"
-            " Workers here know: %s",
+            "Received unregistered task of type %r.\nIt has failed (id %s). Is its module in imports= or autodiscovered by"
+            " this worker? It knows: %s",
             claim.name, claim.public_id, ", ".join(sorted(n for n in site.app.tasks if not n.startswith("celery."))),
         )
         signals.task_unknown.send(sender=site, message=claim, exc=error, name=claim.name, id=claim.public_id)
@@ -109,7 +112,9 @@ def condemn(site: Site, claim: Claim, task: Any, request: Mapping[str, Any]) -> 
         return _revoke(site, claim, task, request, fate, detail)
     if fate == "timeout":
         logger.error("Hard time limit (%ss) exceeded for %s[%s]", detail, claim.name, claim.public_id)
-        return fail(site, claim, task, request, TimeLimitExceeded(float(detail)))
+        limit_s = float(detail)
+        error = TimeLimitExceeded(int(limit_s) if limit_s.is_integer() else limit_s)
+        return fail(site, claim, task, request, error)
     return fail(site, claim, task, request, WorkerLostError(detail or _lost(claim)))
 
 

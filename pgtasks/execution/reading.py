@@ -96,12 +96,12 @@ def _request(
             "priority": -claim.rank,
             "redelivered": claim.delivery > claim.retries + 1,
         },
-        "timelimit": options.get("timelimit", (None, None)),
+        "timelimit": options.get("timelimit", [None, None]),
         "callbacks": embed.get("callbacks"),
         "errbacks": embed.get("errbacks"),
         "chain": embed.get("chain"),
         "chord": embed.get("chord"),
-        "utc": True,
+        "utc": None,
         "origin": options.get("origin"),
         "reply_to": options.get("reply_to"),
         "shadow": options.get("shadow"),
@@ -111,10 +111,11 @@ def _request(
         "stamps": options.get("stamps") or {},
         # Headers within headers: so Sentry and Datadog see to it that theirs are found by their own kind.
         "headers": custom.get("headers") or custom if custom else None,
-        "argsrepr": options.get("argsrepr"),
-        "kwargsrepr": options.get("kwargsrepr"),
         "properties": {"correlation_id": task_id, **options.get("properties", {})},
     }
+    for shown in ("argsrepr", "kwargsrepr"):
+        if shown in options:
+            request[shown] = options[shown]
     return {**custom, **request} if custom else request
 
 

@@ -8,8 +8,9 @@ means - the result, a retry, the tasks that wait for it and now never run, the e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,13 +25,14 @@ from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
 from pgtasks.canvas.plan import plan
 from pgtasks.einfo import ExceptionInfo
-from pgtasks.exceptions import EncodeError, Retry
+from pgtasks.exceptions import EncodeError, Retry, TaskRevokedError
 from pgtasks.execution.site import Site
 from pgtasks.message import Batch, Casualty, Claim, Message, Outcome
 from pgtasks.serialization import decode, encode_exception
 from pgtasks.store import tasks
 from pgtasks.store.sql import Query
 from pgtasks.store.tasks import StateRow
+from pgtasks.utils.functional import noop
 from pgtasks.utils.log import get_logger
 
 __all__ = ("Settling",)
@@ -100,10 +102,15 @@ class Settling(trace.Effects):
         calls, messages = compose_plan(app, planned)
         new = {message.id: message for message in messages}
         mine = new.pop(claim.id)
-        preds = [edge.pred for edge in planned.edges if edge.succ == claim.id]
-        queries: list[Query[Any]] = [tasks.replace(self.site.worker, claim.delivery, mine, preds)]
+        edges = list(planned.edges)
+        preds = [edge.pred for edge in edges if edge.succ == claim.id]
+        has_successors = any(edge.pred == claim.id for edge in edges)
+        queries: list[Query[Any]] = [
+            tasks.replace(self.site.worker, claim.delivery, mine, preds, has_successors=has_successors)
+        ]
         if new:
-            queries.append(tasks.enqueue(list(new.values()), planned.edges))
+            # Callbacks of the replacement wait for this very task.
+            queries.append(tasks.enqueue(list(new.values()), edges, running=[claim.id]))
         app.database.run_together(*queries)
         for call, message in zip(calls, messages, strict=True):
             announce(app, call, message)
@@ -136,9 +143,16 @@ class Settling(trace.Effects):
     def spread(self, request: Any, exc: BaseException, traceback: Any) -> None:
         """Fail what waits for this task and call the errbacks; those that are tasks go with the outcome."""
         self.casualties = self._fell(exc, traceback)
-        self._call_errbacks(request, exc, traceback)
+        self._call_errbacks(request, exc, traceback, partial(self._show_failure, exc))
 
-    def _call_errbacks(self, request: Any, exc: BaseException, traceback: Any) -> None:
+    def _show_failure(self, exc: BaseException) -> None:
+        """Let an errback that looks its task up find it failed; the outcome, which comes later, says so for good."""
+        if self.row is not None and not self.is_hidden:
+            self._mark(states.REVOKED if isinstance(exc, TaskRevokedError) else states.FAILURE, self.row)
+
+    def _call_errbacks(
+        self, request: Any, exc: BaseException, traceback: Any, before_calls: Callable[[], Any] = noop
+    ) -> None:
         if not request.errbacks or self.is_quiet:
             return
 
@@ -149,7 +163,7 @@ class Settling(trace.Effects):
             self.follow_ups.extend(batches)
 
         try:
-            call_errbacks(self.site.app, request, exc, traceback, sending)
+            call_errbacks(self.site.app, request, exc, traceback, sending, before_calls)
         except Exception:
             logger.exception("An errback of task %s raised; the task has failed all the same.", request.id)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import errors
 
-from pgtasks.exceptions import DatabaseFull, DatabaseRefused, DatabaseUnavailable, SchemaError
+from pgtasks.exceptions import DatabaseFull, DatabaseRefused, DatabaseUnavailable, SchemaError, TaskSentBefore
 from pgtasks.utils.text import mask_url
 
 #: Connection exceptions, shutdowns, failovers, too many connections, and statements prepared by another session.
@@ -42,7 +42,7 @@ def is_passing(error: BaseException) -> bool:
         return True
     if not isinstance(error, psycopg.Error):
         return False
-    return breaks_connection(error) and not _is_final_at_connect(error) or (error.sqlstate or "") in _AGAIN
+    return (breaks_connection(error) and not _is_final_at_connect(error)) or (error.sqlstate or "") in _AGAIN
 
 
 def breaks_connection(error: psycopg.Error) -> bool:
@@ -62,6 +62,11 @@ def translate(error: BaseException, url: str) -> Exception:
     if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName | errors.UndefinedFunction | errors.UndefinedColumn):
         return SchemaError(
             f"The schema `pgtasks` at {where} does not fit this release: {reason}. Run `pgtasks db upgrade`."
+        )
+    if isinstance(error, errors.CheckViolation) and error.diag.constraint_name == "waiting_pending_not_negative":
+        return TaskSentBefore(
+            "A task of this canvas was sent before under the same id, and others were not: nothing was sent. A signature"
+            " that was frozen keeps its id; use a clone of it, or wait until the earlier task has ended."
         )
     if isinstance(error, errors.InsufficientPrivilege):
         return DatabaseRefused(

@@ -82,12 +82,18 @@ class Edge(Protocol):
     def position(self) -> int: ...
 
 
-def enqueue(messages: Sequence[Message], edges: Iterable[Edge] = ()) -> Query[None]:
-    """Add tasks, all or nothing; an id that is there already is left as it is."""
+def enqueue(
+    messages: Sequence[Message], edges: Iterable[Edge] = (), *, running: Iterable[UUID] = ()
+) -> Query[None]:
+    """Add tasks, all or nothing; an id that is there already is left as it is.
+
+    Predecessors from outside of this call are taken to have ended, but for those that are `running`.
+    """
     edges = tuple(edges)
     if len(messages) == 1 and not edges and messages[0].is_plain:
         return Query(_SQL["enqueue_one"], _one(messages[0]), nothing)
     values = {name: [read(message) for message in messages] for name, read in _COLUMNS.items()}
+    values["running"] = list(running)
     values["succs"] = [edge.succ for edge in edges]
     values["preds"] = [edge.pred for edge in edges]
     values["positions"] = [edge.position for edge in edges]
@@ -262,7 +268,9 @@ _OUTCOME_COLUMNS = {
 }
 
 
-def replace(worker: UUID, delivery: int, message: Message, preds: Sequence[UUID]) -> Query[int]:
+def replace(
+    worker: UUID, delivery: int, message: Message, preds: Sequence[UUID], *, has_successors: bool
+) -> Query[int]:
     """Let a claimed task go on as another call; run it together with the `enqueue` of the tasks it waits for."""
     values = {
         **_one(message),
@@ -272,6 +280,7 @@ def replace(worker: UUID, delivery: int, message: Message, preds: Sequence[UUID]
         "due": message.due,
         "countdown": message.countdown_s,
         "preds": list(preds),
+        "has_successors": has_successors,
     }
     return Query(_SQL["replace"], values, count)
 
@@ -326,6 +335,11 @@ def _stored(found: Sequence[Row]) -> dict[UUID, Stored]:
 def ended(ids: Iterable[UUID]) -> Query[set[UUID]]:
     """Which of some tasks have ended, hidden results included."""
     return Query(_SQL["ended"], {"ids": list(ids)}, id_set)
+
+
+def clear(ids: Iterable[UUID]) -> Query[int]:
+    """Remove every trace of those of some tasks that have ended."""
+    return Query(_SQL["clear"], {"ids": list(ids)}, count)
 
 
 def forget(ids: Iterable[UUID]) -> Query[int]:

@@ -30,10 +30,12 @@ WHERE pg_notification_queue_usage() < 0.5
 
 -- name: enqueue
 -- Add any number of tasks, of any kind, with the edges between them, all or nothing.
--- Predecessors of the same call have not ended yet; those from outside of it must have, and are not waited for. Edges of
--- tasks that exist are not written.
+-- Predecessors of the same call, and those named as running, have not ended yet; others must have, and are not waited for.
+-- Edges of tasks that exist are not written.
 -- The countdown of a task with predecessors counts from its release. It wakes idle workers as `enqueue_one` does, one per
 -- task at most.
+-- All of it may have been sent before, and then nothing changes. An edge between a task that was and one that was not would
+-- never be counted down: it breaks waiting_pending_not_negative, and nothing is sent.
 -- In: one array per column; edges as three arrays. Out: nothing.
 WITH item AS (
   SELECT *
@@ -50,7 +52,7 @@ link AS (
   SELECT * FROM unnest(%(succs)b::uuid[], %(preds)b::uuid[], %(positions)b::int[]) AS l(succ, pred, position)
 ),
 bound AS (
-  SELECT succ FROM link WHERE pred IN (SELECT id FROM item)
+  SELECT succ FROM link WHERE pred IN (SELECT id FROM item) OR pred = ANY (%(running)b::uuid[])
 ),
 added AS (
   INSERT INTO pgtasks.message (id, priority, max_deliveries, has_successors, inputs, trigger, root, parent, due, countdown, expires,
@@ -70,9 +72,18 @@ linked AS (
   SELECT l.succ, l.pred, l.position FROM link l JOIN added a ON a.id = l.succ
   RETURNING succ, pred
 ),
+torn AS (
+  SELECT succ FROM link
+  WHERE succ IN (SELECT id FROM item) AND pred IN (SELECT id FROM item)
+    AND (succ IN (SELECT id FROM added)) <> (pred IN (SELECT id FROM added))
+),
 held AS (
   INSERT INTO pgtasks.waiting (id, pending)
-  SELECT succ, count(*) FROM linked WHERE pred IN (SELECT id FROM item) GROUP BY succ
+  SELECT succ, count(*) FROM linked
+  WHERE pred IN (SELECT id FROM item) OR pred = ANY (%(running)b::uuid[])
+  GROUP BY succ
+  UNION ALL
+  SELECT succ, -1 FROM torn
   RETURNING id
 ),
 later AS (
@@ -404,6 +415,7 @@ changed AS (
   UPDATE pgtasks.message m
   SET name = %(name)s, payload = %(payload)s, content_type = %(content_type)s, content_encoding = %(content_encoding)s,
       options = %(options)s, queue = %(queue)s, priority = %(priority)s, inputs = %(inputs)s,
+      has_successors = m.has_successors OR %(has_successors)s,
       due = coalesce(%(due)s::timestamptz, CASE WHEN %(inputs)s::text IS NULL
                      THEN pgtasks.clock() + %(countdown)s::float8 * interval '1 second' END),
       countdown = %(countdown)s,
@@ -421,7 +433,9 @@ linked AS (
   RETURNING succ
 ),
 held AS (
+  -- The row of a task that was released to the worker which now runs it is still there, at 0.
   INSERT INTO pgtasks.waiting (id, pending) SELECT succ, count(*) FROM linked GROUP BY succ
+  ON CONFLICT (id) DO UPDATE SET pending = excluded.pending
 ),
 later AS (
   INSERT INTO pgtasks.scheduled (id, due, rank, delivery, queue)
@@ -519,6 +533,21 @@ WHERE m.id IS NOT NULL OR r.id IS NOT NULL OR p.id IS NOT NULL
 -- Which of some tasks have ended, hidden results included.
 -- In: ids. Out: ids.
 SELECT id FROM pgtasks.result WHERE id = ANY (%(ids)b)
+
+-- name: clear
+-- Remove every trace of those of some tasks that have ended, so that they can be sent anew under their ids.
+-- A revoked one may still be in the ready queue, which has no index by id: it is searched.
+-- In: ids. Out: how many were removed.
+WITH gone AS (
+  DELETE FROM pgtasks.result WHERE id = ANY (%(ids)b::uuid[]) RETURNING id
+),
+messages AS (DELETE FROM pgtasks.message WHERE id IN (SELECT id FROM gone)),
+readies AS (DELETE FROM pgtasks.ready WHERE id IN (SELECT id FROM gone)),
+marks AS (DELETE FROM pgtasks.revoked WHERE id IN (SELECT id FROM gone)),
+states AS (DELETE FROM pgtasks.progress WHERE id IN (SELECT id FROM gone)),
+holds AS (DELETE FROM pgtasks.waiting WHERE id IN (SELECT id FROM gone)),
+edges AS (DELETE FROM pgtasks.edge WHERE succ IN (SELECT id FROM gone))
+SELECT count(*) FROM gone
 
 -- name: forget
 -- Remove the results of some tasks; what has not ended goes on.

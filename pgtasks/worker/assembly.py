@@ -11,6 +11,7 @@ from pgtasks.concurrency.base import ChildOptions
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.execution import Site
 from pgtasks.message import Claim
+from pgtasks.utils.sysinfo import cpu_budget
 from pgtasks.worker.crew import Crew, CrewOptions
 
 #: Pools by the names that Celery gives them: the module, and whether slots are children or within one child.
@@ -24,10 +25,10 @@ POOLS: dict[str, tuple[str, bool]] = {
 
 
 def concurrency_of(wanted: int | str | None) -> int:
-    """How many tasks run at a time: as wanted, or as many as there are CPUs."""
-    if not wanted or wanted == "auto":
-        return os.cpu_count() or 1
-    return int(wanted)
+    """How many tasks run at a time: as wanted, as many as there are CPUs, or for `auto` as many as may be used."""
+    if wanted == "auto":
+        return cpu_budget().count
+    return int(wanted or os.cpu_count() or 1)
 
 
 def assemble(

@@ -41,6 +41,7 @@ from pgtasks.worker.letterbox import Letterbox
 from pgtasks.worker.reactor import Reactor
 
 logger = get_logger("celery.worker")
+ready_logger = get_logger("celery.apps.worker")
 
 EX_OK, EX_FAILURE = 0, 1
 #: Outcomes wait this long for company while every slot has work, so that one round trip settles many.
@@ -125,7 +126,7 @@ class Worker(Controlled):
     def on_consumer_ready(self, consumer: Consumer) -> None:
         """Called when the worker begins to consume; a hook for subclasses."""
         signals.worker_ready.send(sender=self)
-        logger.info("%s ready.", self.hostname)
+        ready_logger.info("%s ready.", self.hostname)
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         """Ask for a shutdown, from any thread: a warm one, or the one that another signal stands for."""
@@ -145,8 +146,8 @@ class Worker(Controlled):
         )  # fmt: skip
         app.loader.init_worker()
         app.finalize()
-        signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
         signals.worker_init.send(sender=self)
+        signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
         if not self.queues:
             raise ImproperlyConfigured("No queue is left to consume. Check -Q, -X and task_queues.")
         if not self.quiet:

@@ -32,7 +32,7 @@ app.conf.update(worker_prefetch_multiplier=1, result_chord_join_timeout=3, worke
 log = redis.Redis(port=PORT, db=2)
 
 
-@app.task(name="say")
+@app.task(name="say", shared=False)
 def say(*args):
     log.rpush("calls", json.dumps(args))
     return list(args)

@@ -23,7 +23,7 @@ def app(database_url):
     made = Celery("canvas", set_as_current=False)
     made.called = []
 
-    @made.task(name="say")
+    @made.task(name="say", shared=False)
     def say(*args):
         return list(args)
 
@@ -154,6 +154,21 @@ def test_an_errback_is_called_by_another_when_the_first_failure_was_lost_and_bec
     fail_all(app, hand, [second])
 
     assert len(app.called) == 2
+
+
+def test_an_errback_that_looks_its_task_up_finds_it_failed(app, hand):
+    seen = []
+
+    @app.task
+    def look(request, exc, traceback):
+        seen.append((app.AsyncResult(request.id).state, app.AsyncResult(request.id).result))
+
+    app.tasks["fail"].apply_async(link_error=look.s())
+    (outcome,) = fail_all(app, hand, hand.claim())
+
+    ((state, error),) = seen
+    assert (state, type(error)) == ("FAILURE", KeyError)
+    assert len(hand.settle(outcome)) == 1
 
 
 def test_a_callback_of_a_failed_task_does_not_run(app, say, worker, conn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -48,7 +47,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(_database: str, tmp_path_factory: pytest.TempPathFactory) -> Told:
     postgres.empty(_database)
     with watched.worker_of(MODULE, tmp_path_factory.mktemp("sentry"), _database) as (worker, environ):
         seen = watched.produce(MODULE, environ)
@@ -57,11 +56,11 @@ def told(_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
     reports = watched.reports(environ)
     # Before the child left, what it had not sent yet was sent.
     assert child in {report["pid"] for report in reports if report["type"] == "flush"}
-    yield Told(reports, seen)
+    return Told(reports, seen)
 
 
 def sent_and_run(task: str, *inside: Any) -> list[Any]:
-    """As with Celery: a span for `apply_async`, one for `send_task` in it, the publishing, and the worker's transaction."""
+    """As with Celery: `apply_async`, `send_task` in it, in that the publishing, and the worker's transaction."""
     run = [f"queue.task.celery {task}", [f"queue.process {task}", *inside]]
     return [f"queue.submit.celery {task}", [f"queue.submit.celery {task}", [f"queue.publish {task}"], run]]
 

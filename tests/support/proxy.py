@@ -87,6 +87,11 @@ class FaultProxy:
         """Call `action` when the next such statement has been answered, and only then pass the answer on."""
         return self._set(Trap(needle, action, False, skip))
 
+    def disarm(self) -> None:
+        """Forget every cut that has not come yet."""
+        with self._lock:
+            self._traps.clear()
+
     def freeze(self) -> None:
         self._is_open.clear()
 

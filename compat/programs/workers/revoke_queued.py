@@ -38,5 +38,5 @@ def main():
         done.revoke()
         add.delay(7, 8).get(timeout=10)
         print(done.state)
-        outcome(until, lambda: sum(line.startswith("task_revoked") for line in said()) == 3, patience_s=6)
-    show(sorted(said()))
+        outcome(until, lambda: sum(line.startswith("task_revoked") for line in said()) >= 3, patience_s=6)
+    show(sorted(set(said())))

@@ -22,7 +22,6 @@ from functools import partial
 from typing import Any
 
 from pgtasks._state import _set_task_join_will_block
-from pgtasks.contrib.testing import tasks
 from pgtasks.result import allow_join_result
 from pgtasks.utils.dispatch import Signal
 from pgtasks.utils.nodenames import anon_nodename
@@ -161,10 +160,12 @@ def start_worker(
     """Run a worker in a thread; gives it once it consumes and, unless told not to ask, has answered a ping.
 
     At the end running tasks have `shutdown_timeout` seconds to end, and then are stopped. Raises RuntimeError when
-    the thread does not end even then, as with a long task in the solo pool. `celery.ping` has to be registered:
-    import `pgtasks.contrib.testing.tasks`. Further arguments are those of the worker.
+    the thread does not end even then, as with a long task in the solo pool. Further arguments are those of the worker.
     """
     test_worker_starting.send(sender=app)
+    if perform_ping_check and "celery.ping" not in app.tasks:
+        # The app was finalized before the module with that task was imported.
+        app.task(lambda: "pong", name="celery.ping", shared=False)
     worker = None
     try:
         with _worker_thread(app, concurrency, pool, loglevel, logfile, shutdown_timeout, **kwargs) as worker:
@@ -176,11 +177,6 @@ def start_worker(
 
 
 def _ping(app: Any, timeout_s: float) -> None:
-    if "celery.ping" not in app.tasks:
-        raise RuntimeError(
-            "The worker cannot be pinged: the task 'celery.ping' is not registered with this app. Import"
-            " pgtasks.contrib.testing.tasks before the app is finalized, or pass perform_ping_check=False."
-        )
     with allow_join_result():
         answer = app.tasks["celery.ping"].delay().get(timeout=timeout_s)
     assert answer == "pong"
@@ -198,7 +194,6 @@ def _worker_thread(
     hostname: str | None = None,
     **kwargs: Any,
 ) -> Iterator[TestWorkController]:
-    assert tasks.ping  # imported for the app to have it
     setup_app_for_worker(app, loglevel, logfile)
     worker = WorkController(
         app,

@@ -1,0 +1,236 @@
+"""The judge itself: it must find every kind of violation, in made-up histories and in runs with real defects."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from pgtasks.message import new_id
+from tests.chaos.arena import Arena
+from tests.support import history
+from tests.support.history import Event, Tables, violations
+from tests.support.workers import eventually
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+class Story:
+    """A made-up history: one request of three tasks, all of which went well."""
+
+    def __init__(self, shape: str = "plain", size: int = 1) -> None:
+        self.request = "r"
+        self.ids = [new_id() for _ in range(size)]
+        self.lines: list[dict[str, Any]] = [
+            {"event": "try", "request": "r", "shape": shape, "ids": [str(each) for each in self.ids]},
+            {"event": "acked", "request": "r"},
+        ]
+        self.tables = Tables()
+        self.tables.requests["r"] = set(self.ids)
+        self.worker = uuid4()
+        for n, task_id in enumerate(self.ids):
+            self.run(task_id, n)
+
+    def run(self, task_id: UUID, n: int = 0) -> None:
+        token = uuid4().hex
+        self.lines.append({"event": "begin", "id": str(task_id), "token": token, "parent": 7})
+        value = {"token": token, "n": n, "seen": list(range(n))}
+        self.tell("grant", task_id, pid=7, delivery=1)
+        self.tell("release", task_id, delivery=1)
+        self.tell("end", task_id, delivery=1, state="SUCCESS", value=json.dumps(value))
+        self.tables.standing[task_id] = ["SUCCESS"]
+
+    def tell(self, what: str, task_id: UUID, **facts: Any) -> None:
+        n = len(self.tables.audit)
+        self.tables.audit.append(Event(n, NOON + timedelta(seconds=n), what, task_id, self.worker, **facts))
+
+    def guilty_of(self) -> set[str]:
+        return {violation.invariant for violation in violations(self.lines, self.tables)}
+
+
+@pytest.mark.parametrize(("shape", "size"), [("plain", 1), ("once", 1), ("chain", 4), ("chord", 5)])
+def test_a_history_in_which_all_went_well_is_innocent(shape: str, size: int) -> None:
+    assert Story(shape, size).guilty_of() == set()
+
+
+def test_an_acked_task_that_is_nowhere_is_found() -> None:
+    story = Story()
+    story.tables.standing.clear()
+    story.tables.requests.clear()
+
+    assert "I1" in story.guilty_of()
+
+
+def test_an_acked_task_that_never_ends_is_found() -> None:
+    story = Story()
+    story.tables.standing[story.ids[0]] = ["waiting"]
+
+    assert story.guilty_of() == {"I1"}
+
+
+def test_a_failure_of_a_task_that_does_not_fail_is_found() -> None:
+    story = Story()
+    story.tables.standing[story.ids[0]] = ["FAILURE"]
+
+    assert story.guilty_of() == {"I1"}
+
+
+def test_a_task_that_nobody_sent_is_found() -> None:
+    story = Story()
+    story.lines.append({"event": "begin", "id": str(new_id()), "token": "t", "parent": 7})
+
+    assert "I2" in story.guilty_of()
+
+
+def test_a_request_that_is_there_twice_or_in_part_is_found() -> None:
+    twice, part = Story(), Story("chain", 4)
+    twice.tables.requests["r"].add(new_id())
+    part.tables.requests["r"].pop()
+
+    assert twice.guilty_of() == {"I2"}
+    assert part.guilty_of() == {"I2"}
+
+
+def test_a_second_end_and_a_second_place_are_found() -> None:
+    ended, placed = Story(), Story()
+    ended.tell("end", ended.ids[0], delivery=1, state="SUCCESS", value="{}")
+    placed.tables.standing[placed.ids[0]] = ["SUCCESS", "ready"]
+
+    assert "I3" in ended.guilty_of()
+    assert "I3" in placed.guilty_of()
+
+
+def test_the_value_of_a_run_in_other_hands_is_found() -> None:
+    story = Story()
+    story.lines[2]["parent"] = 8
+
+    assert story.guilty_of() == {"I3"}
+
+
+def test_more_runs_than_deliveries_are_found() -> None:
+    story = Story()
+    story.lines.append({**story.lines[2], "token": "another"})
+
+    assert story.guilty_of() == {"I5"}
+
+
+def test_a_delivery_number_used_twice_is_found() -> None:
+    story = Story()
+    story.tables.audit.insert(0, story.tables.audit[0])
+    story.tables.audit.insert(1, story.tables.audit[2])
+
+    assert story.guilty_of() == {"I5"}
+
+
+def test_a_second_run_of_an_at_most_once_task_is_found() -> None:
+    story = Story("once")
+    story.tables.audit.insert(0, story.tables.audit[0]._replace(delivery=2))
+    story.tables.audit.insert(1, story.tables.audit[2])
+    for line in (story.lines[2], {**story.lines[2], "token": "another"}):
+        line["once"] = True
+        story.lines.append(line)
+
+    assert "I5" in story.guilty_of()
+
+
+def test_two_holders_at_once_are_found() -> None:
+    story = Story()
+    story.tables.audit.insert(0, story.tables.audit[0]._replace(delivery=2))
+
+    assert story.guilty_of() == {"I6"}
+
+
+def test_a_delivery_after_the_end_is_found() -> None:
+    story = Story()
+    story.tell("grant", story.ids[0], pid=7, delivery=2)
+
+    assert story.guilty_of() == {"I7"}
+
+
+@pytest.mark.parametrize(("shape", "invariant"), [("chain", "I8"), ("chord", "I9")])
+def test_a_successor_that_comes_too_early_or_sees_the_wrong_values_is_found(shape: str, invariant: str) -> None:
+    early, blind = Story(shape, 4), Story(shape, 4)
+    early.tables.audit = [
+        event._replace(at=NOON - timedelta(days=1)) if event.id == early.ids[-1] else event
+        for event in early.tables.audit
+    ]
+    last = blind.tables.audit[-1]
+    value = {**json.loads(last.value or ""), "seen": [1, 0, 2]}
+    blind.tables.audit[-1] = last._replace(value=json.dumps(value))
+
+    assert early.guilty_of() == {invariant}
+    assert blind.guilty_of() == {invariant}
+
+
+def test_the_torn_line_of_a_killed_process_is_left_out(tmp_path: Path) -> None:
+    history.note(tmp_path / "h", "begin", id="1")
+    with (tmp_path / "h").open("a") as file:
+        file.write('{"event": "be')
+
+    assert [line["event"] for line in history.notes(tmp_path / "h")] == ["begin"]
+
+
+# -- real defects
+
+
+def pending_call(pid: int) -> str | None:
+    """The number of the system call in which a process sleeps."""
+    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return None if number == "running" else number
+
+
+def zombie(arena: Arena) -> None:
+    """A worker is frozen in a task until another one has taken it over and is running it; then it goes on."""
+    gate = arena.directory / "gate"
+    doomed = arena.start_worker(concurrency=1, through_proxy=False)
+    doomed.await_ready()
+    (child,) = doomed.children()
+    idle = eventually(lambda: pending_call(child))
+    (task_id,) = arena.request("plain", gate=str(gate))
+    eventually(lambda: len(arena.begun(task_id)) == 1, "it runs")
+    os.kill(doomed.pid, signal.SIGSTOP)
+    heir = arena.start_worker(concurrency=1, through_proxy=False)
+    eventually(lambda: len(arena.begun(task_id)) == 2, "the heir runs it too")
+    os.killpg(heir.pid, signal.SIGSTOP)
+    gate.touch()
+    eventually(lambda: pending_call(child) == idle, "the child of the doomed has told what came of it")
+    os.kill(doomed.pid, signal.SIGCONT)
+    # It tries to store its result, and learns that it is dead.
+    doomed.await_output("starts over")
+    os.killpg(heir.pid, signal.SIGCONT)
+
+
+def test_a_worker_that_comes_back_from_the_dead_is_refused_and_without_the_fence_it_is_not() -> None:
+    with Arena() as arena:
+        zombie(arena)
+        assert arena.judge() == []
+    with Arena(mutant="unfenced") as arena:
+        zombie(arena)
+        assert "I3" in {violation.invariant for violation in arena.judge()}
+
+
+def test_a_producer_that_tries_again_under_another_id_is_found_out() -> None:
+    for mutant, guilt in ((None, set()), ("newid", {"I2"})):
+        with Arena(mutant=mutant) as arena:
+            arena.start_worker(through_proxy=False)
+            arena.start_producers(1, patience_s=0)
+            for _ in range(2):
+                assert arena.proxies[-1].cut_after(b"INSERT INTO pgtasks.message").wait(20)
+            assert {violation.invariant for violation in arena.judge()} == guilt
+
+
+def test_a_takeover_that_loses_what_it_takes_is_found_out() -> None:
+    with Arena(mutant="forgetful") as arena:
+        doomed = arena.start_worker(through_proxy=False)
+        (task_id,) = arena.request("plain", gate=str(arena.directory / "gate"))
+        eventually(lambda: len(arena.begun(task_id)) == 1, "it runs")
+        doomed.kill()
+        arena.start_worker(through_proxy=False)
+
+        assert {violation.invariant for violation in arena.judge()} == {"I1"}

@@ -1,0 +1,141 @@
+"""The contract of `Scheduler` and `ScheduleEntry`, which schedulers from elsewhere subclass."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgtasks import Celery
+from pgtasks.beat import BeatLazyFunc, ScheduleEntry, Scheduler, SchedulingError
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Celery]:
+    app = Celery("beat", broker=database_url, set_as_current=False)
+    app.conf.beat_schedule = {
+        "hourly": {"task": "note", "schedule": HOUR, "args": (1,), "options": {"queue": "other", "headers": {"own": 1}}},
+        "daily": {"task": "elsewhere", "schedule": timedelta(days=1)},
+    }
+    yield app
+    app.close()
+
+
+class Collecting(Scheduler):
+    """Notes what it would send."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.sent: list[Any] = []
+        super().__init__(*args, **kwargs)
+
+    def send_task(self, *args: Any, **kwargs: Any) -> Any:
+        if args[0] == "broken":
+            raise OSError("no way")
+        self.sent.append((*args, kwargs))
+
+
+def an_hour_ago(scheduler: Scheduler, *names: str) -> None:
+    for name in names:
+        scheduler.schedule[name].last_run_at -= HOUR
+
+
+def test_an_entry_that_is_due_is_sent_once_with_its_options_and_a_mark(app: Celery) -> None:
+    scheduler = Collecting(app)
+    assert scheduler.tick() > 0
+    assert scheduler.sent == []
+
+    an_hour_ago(scheduler, "hourly")
+    scheduler.tick()
+    scheduler.tick()
+
+    assert scheduler.sent == [
+        ("note", [1], {}, {"producer": None, "queue": "other", "headers": {"own": 1, "celery_beat_task": True}})
+    ]
+    assert scheduler.schedule["hourly"].total_run_count == 1
+    assert app.conf.beat_schedule["hourly"]["options"]["headers"] == {"own": 1}
+
+
+def test_a_task_that_is_known_is_sent_as_itself(app: Celery, conn: psycopg.Connection[Any]) -> None:
+    @app.task(name="note")
+    def note(word: int) -> None: ...
+
+    scheduler = Collecting(app)
+
+    result = scheduler.apply_async(scheduler.schedule["hourly"])
+
+    assert scheduler.sent == []
+    assert conn.execute("SELECT id::text, name, queue FROM pgtasks.message").fetchall() == [(result.id, "note", "other")]
+
+
+def test_an_entry_that_cannot_be_sent_stops_no_other_one(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    app.conf.beat_schedule = {
+        "first": {"task": "broken", "schedule": HOUR},
+        "second": {"task": "fine", "schedule": HOUR},
+        "third": {"task": "never", "schedule": HOUR},
+    }
+    scheduler = Collecting(app)
+    scheduler.schedule["third"].is_due = lambda: 1 / 0
+    an_hour_ago(scheduler, "first", "second")
+
+    scheduler.tick()
+
+    assert [sent[0] for sent in scheduler.sent] == ["fine"]
+    assert "Couldn't apply scheduled task first: no way" in caplog.text
+    assert "Cannot compute when 'third' is due" in caplog.text
+    with pytest.raises(SchedulingError, match="first: no way"):
+        scheduler.apply_async(scheduler.schedule["first"])
+
+
+def test_entries_that_change_keep_the_memory_of_when_they_were_sent(app: Celery) -> None:
+    scheduler = Collecting(app)
+    before = scheduler.schedule["hourly"].last_run_at
+
+    scheduler.merge_inplace({"hourly": {"task": "other", "schedule": 60}, "new": {"task": "new", "schedule": 5}})
+
+    assert set(scheduler.schedule) == {"hourly", "new"}
+    assert scheduler.schedule["hourly"].task == "other"
+    assert scheduler.schedule["hourly"].last_run_at == before
+
+
+def test_arguments_that_are_functions_are_called_for_every_run(app: Celery) -> None:
+    scheduler = Collecting(app, lazy=True)
+    numbers = iter(range(10))
+    scheduler.add(name="lazy", task="t", schedule=HOUR, args=(BeatLazyFunc(next, numbers),), kwargs={"k": BeatLazyFunc(int)})
+
+    for _ in range(2):
+        scheduler.apply_async(scheduler.schedule["lazy"])
+
+    assert [sent[1:3] for sent in scheduler.sent] == [([0], {"k": 0}), ([1], {"k": 0})]
+
+
+def test_it_syncs_after_as_many_tasks_as_asked_for(app: Celery) -> None:
+    class Syncing(Collecting):
+        syncs = 0
+
+        def sync(self) -> None:
+            self.syncs += 1
+
+    scheduler = Syncing(app, sync_every_tasks=2)
+    for _ in range(5):
+        scheduler.apply_async(scheduler.schedule["daily"])
+
+    assert scheduler.syncs == 3  # the first is due at once
+    scheduler.close()
+    assert scheduler.syncs == 4
+
+
+def test_an_entry_survives_pickling_and_compares_by_what_it_calls_and_when(app: Celery) -> None:
+    entry = ScheduleEntry("name", "task", schedule=HOUR, args=(1,), kwargs={"k": 2}, app=app)
+
+    again = pickle.loads(pickle.dumps(entry))
+
+    assert again == entry
+    assert next(again) == entry
+    assert (next(again).total_run_count, entry.total_run_count) == (1, 0)
+    assert ScheduleEntry("name", "other", schedule=HOUR, app=app) != entry
