@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -45,6 +46,7 @@ from loadtest.bench_worker import BenchWorker
 from loadtest.measure import (
     Figures,
     Spent,
+    crowding,
     difference,
     fsyncs_per_s,
     is_local,
@@ -55,6 +57,7 @@ from loadtest.measure import (
     spent,
 )
 from pgtasks import chain, chord, group
+from pgtasks.message import Message, new_id
 from pgtasks.store import fleet
 from pgtasks.store.binaries import find_installs
 from pgtasks.store.embedded import Server
@@ -106,11 +109,11 @@ class Bench:
         singles = self.scale.singles
         found: dict[str, Figures | None] = {}
         found["enqueue 1"] = self.enqueue(1, singles)
-        found["ceiling enqueue 1"] = self.ceiling(lambda call: ceiling.enqueue_one(call), 1, singles)
+        found["ceiling enqueue 1"] = self.ceiling(ceiling.enqueue_one, 1, singles)
         found["enqueue 8"] = self.enqueue(8, singles * 2)
-        found["ceiling enqueue 8"] = self.ceiling(lambda call: ceiling.enqueue_one(call), 8, singles * 2 // 8)
+        found["ceiling enqueue 8"] = self.ceiling(ceiling.enqueue_one, 8, singles * 2 // 8)
         found["bulk"] = self.bulk()
-        found["ceiling bulk"] = self.ceiling(lambda call: ceiling.enqueue_many(call, BULK), 1, self.scale.bulks, BULK)
+        found["ceiling bulk"] = self.ceiling(partial(ceiling.enqueue_many, count=BULK), 1, self.scale.bulks, BULK)
         self.empty()
         worker = BenchWorker(self.conn, self.directory, CONCURRENCY, self.scale.tasks)
         try:
@@ -173,13 +176,13 @@ class Bench:
     # -- what pgbench does
 
     def ceiling(
-        self, script: Callable[[ceiling.Call], str], clients: int, transactions: int, batch: int = 1
+        self, script: Callable[[Message], str], clients: int, transactions: int, batch: int = 1
     ) -> Figures | None:
         """Enqueue by pgbench what the last experiment has enqueued."""
         if self.pgbench is None:
             return None
         name, payload, options = self.row("SELECT name, payload, options FROM pgtasks.message LIMIT 1")
-        text = script(ceiling.Call(name, QUEUE, payload, options))
+        text = script(Message(id=new_id(), name=name, queue=QUEUE, payload=payload, options=options))
         self.empty()
         server = spent(self.conn)
         self.pgbench.run(text, clients, transactions)
@@ -426,7 +429,8 @@ def _require_18(conn: psycopg.Connection[Any]) -> None:
 
 def run(server_url: str | None, scale: Scale) -> Figures:
     """Run all rounds; gives everything that was found, as it goes into the JSON."""
-    found: Figures = {"machine": machine(), "fsyncs_per_s": fsyncs_per_s(), "scale": scale._asdict(), "rounds": []}
+    found: Figures = {"machine": machine(), "fsyncs_per_s": fsyncs_per_s(), "crowding": crowding()}
+    found |= {"scale": scale._asdict(), "rounds": []}
     with ExitStack() as stack:
         server, log = stack.enter_context(_server(server_url))
         url = stack.enter_context(_database(server))

@@ -1,9 +1,10 @@
 """What the database could do: our own statements, run by pgbench, with no Python between them.
 
-The statements are read from `pgtasks/store/tasks.sql`, and run as pgtasks runs them: prepared, with generic plans and
-the session settings of its connections. Ids are made by the server. A client of the drain carries the ids that one
-statement has claimed to the next, which settles them. To let pgbench have them, the rows of the answer are aggregated
-by the server instead of sent one by one: a little less work than pgtasks asks for, so the ceiling is rather too high.
+The statements and their values are those of the verbs of `pgtasks.store.tasks`. They are run as pgtasks runs them:
+prepared, with generic plans and the session settings of its connections. Ids are made by the server. A client of the
+drain carries the ids that one statement has claimed to the next, which settles them. To let pgbench have them, the rows
+of the answer are aggregated by the server instead of sent one by one: a little less work than pgtasks asks for, so the
+ceiling is rather too high.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-from pgtasks.store.sql import load
-from pgtasks.store.tasks import Lane
+from pgtasks.message import Message
+from pgtasks.store import tasks
+from pgtasks.store.sql import Statement
 
 #: Session settings of pgtasks' connections; see `pgtasks.store.database`.
 _SESSION = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
-_PARAMETER = re.compile(r"%\((\w+)\)[sbt]")
-_STATEMENTS = load("tasks")
+_PARAMETER = re.compile(r"%\((\w+)\)[sb]")
+#: A parameter that is an array, and the type of its elements.
+_TYPED = re.compile(r"%\((\w+)\)b::(\w+)\[\]")
 
 _WORKER_PREFIX = "00000000-0000-4000-8000-"
 
@@ -41,16 +45,6 @@ SELECT '{worker_prefix}' || lpad(:client_id::text, 12, '0') AS worker \\gset
 
 class PgbenchFailed(Exception):
     """pgbench said that something went wrong, and what."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A task to enqueue: what pgtasks sent for one like it."""
-
-    name: str
-    queue: str
-    payload: bytes
-    options: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,62 +86,44 @@ def worker_of(client: int) -> UUID:
     return UUID(f"{_WORKER_PREFIX}{client:012}")
 
 
-def enqueue_one(call: Call) -> str:
+def enqueue_one(message: Message) -> str:
     """A script that enqueues one plain task, as `.delay()` does."""
-    given = {
-        **dict.fromkeys(("root", "parent", "expires", "expires_in", "task_id", "group_id"), "NULL"),
-        **dict.fromkeys(("content_type", "content_encoding", "max_deliveries"), "NULL"),
-        "id": "uuidv7()",
-        "priority": "0",
-        "name": _text(call.name),
-        "queue": _text(call.queue),
-        "options": _bytes(call.options),
-        "payload": _bytes(call.payload),
-    }
-    return _filled("enqueue_one", given)
+    query = tasks.enqueue([message])
+    given = {name: _literal(value) for name, value in query.values.items()}
+    return _filled(query.statement, {**given, "id": "uuidv7()"}) + ";\n"
 
 
-def enqueue_many(call: Call, count: int) -> str:
+def enqueue_many(message: Message, count: int) -> str:
     """A script that enqueues many plain tasks in one statement, as a group does."""
-    each = {
-        **dict.fromkeys(("dues", "expires"), "NULL::timestamptz"),
-        **dict.fromkeys(("countdowns", "expires_in"), "NULL::float8"),
-        **dict.fromkeys(("roots", "parents"), "NULL::uuid"),
-        **dict.fromkeys(("content_types", "content_encodings", "group_ids", "task_ids"), "NULL::text"),
-        **dict.fromkeys(("inputs", "triggers"), "NULL::text"),
-        "max_deliveries": "NULL::smallint",
-        "names": f"{_text(call.name)}::text",
-        "queues": f"{_text(call.queue)}::text",
-        "priorities": "0::smallint",
-        "payloads": f"{_bytes(call.payload)}",
-        "options": f"{_bytes(call.options)}",
+    query = tasks.enqueue([message, message])
+    types = dict(_TYPED.findall(query.statement.sql))
+    given = {
+        name: f"array_fill({_literal(value[0])}::{types[name]}, ARRAY[{count}])"
+        if isinstance(value, list) and len(value) == 2
+        else _literal(value)
+        for name, value in query.values.items()
     }
-    given = {name: f"array_fill({value}, ARRAY[{count}])" for name, value in each.items()}
     given["ids"] = f"ARRAY(SELECT uuidv7() FROM generate_series(1, {count}))"
-    given |= dict.fromkeys(("succs", "preds", "positions"), "'{}'")
-    return _filled("enqueue", given)
+    return _filled(query.statement, given) + ";\n"
 
 
 def drain(queue: str, batch: int, value: bytes = b"12345") -> str:
     """A script that settles what the last one claimed and claims the next batch, as a worker does."""
-    given = {
+    query = tasks.claim(worker_of(0), [tasks.Lane(queue)], batch, max_deliveries=5, hostname="pgbench@ceiling")
+    given = {name: _literal(each) for name, each in query.values.items()} | {
         "worker": ":worker::uuid",
-        "hostname": "'pgbench@ceiling'::text",
         "ids": ":ids",
         "deliveries": ":deliveries",
-        "values": f"array_fill({_bytes(value)}, ARRAY[cardinality(:ids::uuid[])])",
+        "values": f"array_fill({_literal(value)}, ARRAY[cardinality(:ids::uuid[])])",
         "hidden": "array_fill(false, ARRAY[cardinality(:ids::uuid[])])",
+        # Parameters, as they are for pgtasks: a plan for one number would not be the same.
         "limit": ":batch::bigint",
-        "max_deliveries": "5",
-        "queues": f"ARRAY[{_text(queue)}]",
         "los": "ARRAY[:rank::int]",
         "seqs": "ARRAY[:seq::bigint]",
-        "his": f"ARRAY[{Lane(queue).last_rank}]",
     }
-    statement = _filled("claim", given).removesuffix(";\n")
-    body, final = statement.rsplit("\nSELECT f.*", 1)
+    body, final = _filled(query.statement, given).rsplit("\nSELECT f.*", 1)
     return (
-        _FIRST_CLAIM.format(worker_prefix=_WORKER_PREFIX, first_rank=Lane(queue).rank, batch=batch)
+        _FIRST_CLAIM.format(worker_prefix=_WORKER_PREFIX, first_rank=tasks.Lane(queue).rank, batch=batch)
         + f"{body},\nanswer AS (\nSELECT f.*{final}\n)\n"
         + "SELECT coalesce(array_agg(id) FILTER (WHERE id IS NOT NULL), '{}') AS ids,\n"
         + "       coalesce(array_agg(delivery) FILTER (WHERE id IS NOT NULL), '{}') AS deliveries,\n"
@@ -156,15 +132,20 @@ def drain(queue: str, batch: int, value: bytes = b"12345") -> str:
     )
 
 
-def _filled(name: str, given: Mapping[str, str]) -> str:
+def _filled(statement: Statement, given: Mapping[str, str]) -> str:
     """One of our statements with SQL in the place of its parameters."""
-    lines = [line for line in _STATEMENTS[name].sql.splitlines() if not line.lstrip().startswith("--")]
-    return _PARAMETER.sub(lambda found: f"({given[found[1]]})", "\n".join(lines)) + ";\n"
+    lines = [line for line in statement.sql.splitlines() if not line.lstrip().startswith("--")]
+    return _PARAMETER.sub(lambda found: f"({given[found[1]]})", "\n".join(lines))
 
 
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _bytes(value: bytes) -> str:
-    return f"'\\x{value.hex()}'::bytea"
+def _literal(value: Any) -> str:
+    """A value as SQL; an empty array has the type that the statement gives it."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return f"ARRAY[{', '.join(map(_literal, value))}]" if value else "'{}'"
+    if isinstance(value, bytes):
+        return f"'\\x{value.hex()}'::bytea"
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    return "'" + str(value).replace("'", "''") + "'"

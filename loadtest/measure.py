@@ -140,6 +140,21 @@ def settings(conn: psycopg.Connection[Any]) -> dict[str, str]:
     return dict(found.fetchall())
 
 
+def crowding(samples: int = 200) -> float:
+    """How much more CPU time the same work takes here than it would alone: others take caches away, and memory.
+
+    A process that sleeps between pieces of work, as those that wait for a database do, feels this most.
+    """
+    words = [str(number) for number in range(2000)]
+    took_s = []
+    for _ in range(samples):
+        time.sleep(0.001)
+        began_at = time.process_time()
+        sorted(words, key=len)
+        took_s.append(time.process_time() - began_at)
+    return statistics.median(took_s) / min(took_s)
+
+
 def fsyncs_per_s(seconds: float = 0.5) -> float:
     """How often a block can be written and flushed here in a second, by one process: what a lone commit waits for."""
     block, count = os.urandom(8192), 0

@@ -171,7 +171,8 @@ def _heading(found: Figures) -> list[str]:
         f"Postgres {version}, Python {machine['python']}, psycopg {machine['psycopg']}, {machine['system']}",
         f"{machine['cpu']}, {machine['cores']} cores, {found['fsyncs_per_s']:,.0f} fsyncs/s here",
         ", ".join(f"{name} {value}" for name, value in sorted(settings.items())),
-        f"load average {machine['load_average']:.1f} before, {found['load_average_after']:.1f} after",
+        f"load average {machine['load_average']:.1f} before, {found['load_average_after']:.1f} after;"
+        f" the same work takes {found['crowding']:.1f} times the CPU that it would take alone",
         f"medians of {scale['rounds']} rounds; drains of {scale['tasks']:,} tasks; every task verified",
     ]
 
@@ -181,7 +182,7 @@ def _warnings(found: Figures) -> list[str]:
     if any(found["settings"].get(name) != "on" for name in ("fsync", "synchronous_commit", "full_page_writes")):
         warnings.append("NOT DURABLE: this server may lose committed tasks. Its rates say nothing about others.")
     if found["machine"]["load_average"] > _BUSY:
-        warnings.append("BUSY: the machine had other work before this began. Trust CPU times, bytes and ratios only.")
+        warnings.append("BUSY: the machine had other work before this began. Trust bytes and ratios only.")
     if found["rounds"][0]["ceiling bulk"] is None:
         warnings.append("NO CEILING: no pgbench was found beside the Postgres programs of this machine.")
     return warnings

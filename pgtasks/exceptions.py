@@ -75,6 +75,7 @@ __all__ = (
     "TaskError",
     "TaskPredicate",
     "TaskRevokedError",
+    "TaskSentBefore",
     "Terminated",
     "TimeLimitExceeded",
     "TimeoutError",

@@ -17,9 +17,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgtasks import _state
+from pgtasks.app import base  # registers the built-in tasks, which every app shall have
 from tests.support import postgres
 
 _numbers = count(1)
+#: What there is before any test module has made tasks that all apps share.
+_BUILT_IN = (base.Celery, dict(_state._on_app_finalizers))[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,6 +71,12 @@ def _logging_as_it_was() -> Iterator[None]:
         logger.handlers[:] = handlers
         logger.propagate, logger.disabled = propagate, disabled
         logger.setLevel(level)
+
+
+@pytest.fixture
+def only_built_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New apps get no tasks that other test modules share with all apps."""
+    monkeypatch.setattr(_state, "_on_app_finalizers", dict(_BUILT_IN))
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,14 @@ from pgtasks import Celery
 from pgtasks.beat import BeatLazyFunc, ScheduleEntry, Scheduler, SchedulingError
 
 HOUR = timedelta(hours=1)
+OPTIONS = {"queue": "other", "headers": {"own": 1}}
 
 
 @pytest.fixture
 def app(database_url: str) -> Iterator[Celery]:
     app = Celery("beat", broker=database_url, set_as_current=False)
     app.conf.beat_schedule = {
-        "hourly": {"task": "note", "schedule": HOUR, "args": (1,), "options": {"queue": "other", "headers": {"own": 1}}},
+        "hourly": {"task": "note", "schedule": HOUR, "args": (1,), "options": OPTIONS},
         "daily": {"task": "elsewhere", "schedule": timedelta(days=1)},
     }
     yield app
@@ -70,7 +71,8 @@ def test_a_task_that_is_known_is_sent_as_itself(app: Celery, conn: psycopg.Conne
     result = scheduler.apply_async(scheduler.schedule["hourly"])
 
     assert scheduler.sent == []
-    assert conn.execute("SELECT id::text, name, queue FROM pgtasks.message").fetchall() == [(result.id, "note", "other")]
+    rows = conn.execute("SELECT id::text, name, queue FROM pgtasks.message").fetchall()
+    assert rows == [(result.id, "note", "other")]
 
 
 def test_an_entry_that_cannot_be_sent_stops_no_other_one(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,7 +108,8 @@ def test_entries_that_change_keep_the_memory_of_when_they_were_sent(app: Celery)
 def test_arguments_that_are_functions_are_called_for_every_run(app: Celery) -> None:
     scheduler = Collecting(app, lazy=True)
     numbers = iter(range(10))
-    scheduler.add(name="lazy", task="t", schedule=HOUR, args=(BeatLazyFunc(next, numbers),), kwargs={"k": BeatLazyFunc(int)})
+    lazy = {"args": (BeatLazyFunc(next, numbers),), "kwargs": {"k": BeatLazyFunc(int)}}
+    scheduler.add(name="lazy", task="t", schedule=HOUR, **lazy)
 
     for _ in range(2):
         scheduler.apply_async(scheduler.schedule["lazy"])

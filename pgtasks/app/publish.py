@@ -10,11 +10,11 @@ payload is the body of Celery's message protocol 2 and the options are what its 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from kombu.utils.json import JSONEncoder
 
 from pgtasks import signals
 from pgtasks._state import get_current_worker_task
+from pgtasks.app.moments import due_of, expiry_of
 from pgtasks.app.protocol import (
     HEADERS,
     PLAIN_PUBLISH,
@@ -34,12 +35,12 @@ from pgtasks.canvas import maybe_signature
 from pgtasks.canvas.calls import Passed, catching, under_way
 from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.plan import Plan, asend, send
-from pgtasks.exceptions import EncodeError
+from pgtasks.exceptions import EncodeError, TaskSentBefore
 from pgtasks.message import Batch, Message, id_of, new_id, own_spelling
 from pgtasks.serialization import JSON, Encoded, encode
 from pgtasks.store import tasks
+from pgtasks.store.sql import Query
 from pgtasks.utils.nodenames import anon_nodename
-from pgtasks.utils.time import maybe_make_aware
 
 __all__ = ("Call", "aenqueue_plan", "apublish", "compose", "enqueue_plan", "publish")
 
@@ -51,8 +52,6 @@ _TRANSPORT_OPTIONS = frozenset(
     | {"confirm_timeout", "route_name", "task_type", "conn", "using", "declare", "chain", "chord", "backend"}
     | {"mandatory", "immediate", "delivery_mode", "exchange_type", "retries", "parent_id", "root_id", "task_id"}
 )
-#: What `datetime.max`, as in "never", becomes: the last moment that is one in every time zone.
-_END_OF_TIME = datetime(9998, 12, 31, tzinfo=UTC)
 
 
 
@@ -182,18 +181,25 @@ def _enqueue(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: 
     elif conn is not None:
         app.database.run(tasks.enqueue(messages, edges), conn)
     else:
-        _enqueue_anew(app, messages, edges)
+        _enqueue_canvas(app, messages, edges)
 
 
-def _enqueue_anew(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:
-    """Enqueue a canvas; those of its tasks that ran before, as part of another one, and have ended run again."""
+def _enqueue_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:
     enqueue = tasks.enqueue(messages, edges)
     try:
         app.database.run(enqueue)
     except TaskSentBefore:
-        ended, *_ = app.database.run_together(tasks.clear([message.id for message in messages]), enqueue)
-        if not ended:
-            raise
+        _enqueue_anew(app, messages, enqueue)
+
+
+def _enqueue_anew(app: Any, messages: Sequence[Message], enqueue: Query[None]) -> None:
+    """Enqueue a canvas of which some tasks ran before, as part of another one: those that have ended run again."""
+    ended, *_ = app.database.run_together(tasks.clear([message.id for message in messages]), enqueue)
+    if not ended:
+        raise TaskSentBefore(
+            "A task of this canvas was sent before under the same id, and has not ended: nothing was sent. A signature"
+            " that was frozen keeps its id; use a clone of it."
+        )
 
 
 def _call(
@@ -271,7 +277,13 @@ def enqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
 async def aenqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
     """`enqueue_plan` for coroutines."""
     calls, messages = compose_plan(app, plan)
-    await app.adatabase.run(tasks.enqueue(messages, plan.edges), connection)
+    enqueue = tasks.enqueue(messages, plan.edges)
+    try:
+        await app.adatabase.run(enqueue, connection)
+    except TaskSentBefore:
+        if connection is not None:
+            raise
+        await asyncio.to_thread(_enqueue_anew, app, messages, enqueue)
     for call, message in zip(calls, messages, strict=True):
         announce(app, call, message)
 
@@ -316,8 +328,8 @@ def compose(app: Any, call: Call, task: Any) -> Message:
     # A route may say more than where to: priority, serializer, compression.
     call.options = options
     args, kwargs = _arguments(call)
-    countdown_s, due = _due(app, options)
-    expires_in_s, expires = _expires(app, options)
+    countdown_s, due = due_of(app, options)
+    expires_in_s, expires = expiry_of(app, options)
     conf = app.conf
     headers = _headers(app, call, task, destination)
     if signals.before_task_publish.receivers:
@@ -363,34 +375,6 @@ def _arguments(call: Call) -> tuple[Any, Any]:
     if not isinstance(kwargs, Mapping):
         raise TypeError("task keyword arguments must be a mapping")
     return args, kwargs
-
-
-def _due(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
-    """A countdown counts from the database's clock; an ETA is a moment and needs no clock."""
-    countdown, eta = options.get("countdown"), options.get("eta")
-    if countdown:
-        if isinstance(countdown, timedelta):
-            countdown = countdown.total_seconds()
-        return float(countdown), None
-    return None, _moment(app, eta) if eta else None
-
-
-def _expires(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
-    expires = options.get("expires")
-    if expires is None:
-        return None, None
-    if isinstance(expires, timedelta):
-        expires = expires.total_seconds()
-    if isinstance(expires, int | float):
-        return float(expires), None
-    return None, _moment(app, expires)
-
-
-def _moment(app: Any, value: Any) -> datetime:
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    aware: datetime = maybe_make_aware(value, app.timezone)
-    return min(aware, _END_OF_TIME)
 
 
 def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any]:

@@ -339,9 +339,8 @@ class Worker(Controlled):
                 self.crew.revoke(claim_id, signal_name)
             if tick.has_letters:
                 self.letterbox.empty()
-            if tick.promoted or tick.has_ready:
+            if self.consumer.reap() or tick.promoted or tick.has_ready:
                 self._claims_now = True
-            self.consumer.reap()
         if now >= self._expire_at and self._expires_s:
             removed = self.consumer.database.run(tasks.expire(self._expires_s))
             self._expire_at = now + (EXPIRE_AGAIN_S if removed else EXPIRE_EVERY_S)

@@ -14,6 +14,8 @@ import pytest
 from pgtasks import Celery, shared_task
 from tests.app.twin import Library, transcript
 
+pytestmark = pytest.mark.usefixtures("only_built_in_tasks")
+
 Program = Callable[[Library], Any]
 PROGRAMS: list[Program] = []
 

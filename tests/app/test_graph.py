@@ -61,10 +61,11 @@ def test_a_chord_is_shown_with_its_order_and_states(app: Celery) -> None:
 
     seen = graph.load(app, result.parent.results[0].id)
 
-    assert [(node.name, node.state) for node in seen.nodes] == [("add", "READY"), ("weak", "READY"), ("collect", "WAITING")]
-    assert seen.depths[seen.nodes[2].id] == 1
+    states = {node.name: (node.state, seen.depths[node.id]) for node in seen.nodes}
+    assert states == {"add": ("READY", 0), "weak": ("READY", 0), "collect": ("WAITING", 1)}
     assert seen.text().splitlines()[-1].split() == ["collect", "WAITING", result.id]
-    assert json.loads(seen.json())[2]["waits_for"] == [r.id for r in result.parent.results]
+    (waiting,) = [node["waits_for"] for node in json.loads(seen.json()) if node["name"] == "collect"]
+    assert waiting == [r.id for r in result.parent.results]
     assert seen.dot().count("->") == 2
     drawing = ElementTree.fromstring(seen.svg())
     assert len(drawing.findall(".//{*}rect")) == 3

@@ -9,7 +9,7 @@ import pytest
 
 from pgtasks import Celery, canvas, chain, chord, group
 from pgtasks.contrib.testing.worker import start_worker
-from pgtasks.exceptions import ChordError
+from pgtasks.exceptions import ChordError, TaskSentBefore
 from pgtasks.execution import Site, execute
 from tests.canvas.recipes import Library
 from tests.canvas.test_plan import ANSWERS
@@ -86,6 +86,44 @@ def test_the_query_in_the_documentation_shows_what_waits(say, conn):
     (say(1) | group(say(10), say(20)) | say("total")).delay()
 
     assert sorted(conn.execute(query).fetchall()) == [("say", 1, 1), ("say", 1, 1), ("say", 2, 2)]
+
+
+def test_a_canvas_with_a_task_that_ended_in_another_one_runs_that_again(app, say, hand):
+    shared = say("shared")
+    shared.freeze()
+    chain(say("before"), shared).delay()
+    while claims := hand.claim():
+        hand.settle(*fail_all(app, hand, claims))
+
+    chain(shared, say("after")).delay()
+    (claim,) = hand.claim()
+
+    assert str(claim.id) == shared.id
+    hand.settle(*fail_all(app, hand, [claim]))
+    (after,) = hand.claim()
+    assert after.input_values is not None
+
+
+def test_a_canvas_with_a_task_that_another_one_still_runs_is_refused_instead_of_waiting_for_ever(say, hand, conn):
+    shared = say("shared")
+    shared.freeze()
+    chain(say("before"), shared).delay()
+
+    with pytest.raises(TaskSentBefore, match="has not ended"):
+        chain(shared, say("after")).delay()
+
+    assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (2,)
+
+
+def test_a_canvas_that_is_sent_again_since_the_answer_was_lost_changes_nothing(app, say, conn):
+    canvas = chain(say("first"), say("second"))
+    canvas.freeze()
+    canvas.delay()
+
+    canvas.delay()
+
+    assert conn.execute("SELECT count(*), sum(pending) FROM pgtasks.waiting").fetchone() == (1, 1)
+    assert conn.execute("SELECT count(*) FROM pgtasks.ready").fetchone() == (1,)
 
 
 # -- run

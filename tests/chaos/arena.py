@@ -46,7 +46,9 @@ _NEEDLES = (b"SKIP LOCKED", b"let_go AS", b"INSERT INTO pgtasks.message", b"hear
 class Arena:
     """One database server and everybody who uses it."""
 
-    def __init__(self, seed: int = 0, *, mutant: str | None = None, lease_s: float = LEASE_S, **conf: Any) -> None:
+    def __init__(
+        self, seed: int = 0, *, mutant: str | None = None, lease_s: float = LEASE_S, migrated: bool = True, **conf: Any
+    ) -> None:
         self.random = random.Random(seed)
         self.seed = seed
         self.directory = Path(tempfile.mkdtemp(prefix="pgtasks-chaos-", dir="/tmp"))
@@ -57,6 +59,7 @@ class Arena:
         self.proxies: dict[int, FaultProxy] = {}
         self.producers: list[subprocess.Popen[bytes]] = []
         self.faults: list[str] = []
+        self._is_migrated = migrated
         self._environ = {
             "CHAOS_HISTORY": str(self.history),
             "CHAOS_CONF": json.dumps({"worker_lease": lease_s, "task_max_deliveries": 1000, **conf}),
@@ -71,8 +74,9 @@ class Arena:
                 conn.execute("ALTER SYSTEM SET fsync = off")
                 conn.execute("ALTER SYSTEM SET deadlock_timeout = '100ms'")
                 conn.execute("SELECT pg_reload_conf()")
-                migrate.upgrade(conn)
-                conn.execute(history.AUDIT)
+                if self._is_migrated:
+                    migrate.upgrade(conn)
+                    self.audit(conn)
         except BaseException:
             self.__exit__()
             raise
@@ -143,10 +147,31 @@ class Arena:
                 )
             )
 
-    def registered(self) -> int:
+    def audit(self, conn: psycopg.Connection[Any]) -> None:
+        """Have every claim and result noted from now on."""
+        conn.execute(history.AUDIT)
+
+    def migrations(self) -> Sequence[migrate.Migration]:
+        return migrate.migrations()
+
+    def idle(self) -> int:
+        """How many workers have declared themselves idle."""
         with self.connect() as conn:
-            row = conn.execute("SELECT count(*) FROM pgtasks.worker").fetchone()
+            row = conn.execute("SELECT count(DISTINCT worker) FROM pgtasks.idle").fetchone()
         return int(row[0]) if row else 0
+
+    def statements_in(self, seconds: float) -> int:
+        """How many transactions, each of one statement, everybody else commits in so many seconds."""
+        query = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        with self.connect() as conn:
+            counts = []
+            for _ in range(2):
+                conn.execute("SELECT pg_stat_force_next_flush()")
+                row = conn.execute(query).fetchone()
+                assert row is not None
+                counts.append(int(row[0]))
+                time.sleep(seconds if len(counts) == 1 else 0)
+        return counts[1] - counts[0] - 3
 
     # -- faults
 

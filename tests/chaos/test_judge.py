@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -179,31 +178,24 @@ def test_the_torn_line_of_a_killed_process_is_left_out(tmp_path: Path) -> None:
 # -- real defects
 
 
-def pending_call(pid: int) -> str | None:
-    """The number of the system call in which a process sleeps."""
-    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
-    return None if number == "running" else number
-
-
 def zombie(arena: Arena) -> None:
-    """A worker is frozen in a task until another one has taken it over and is running it; then it goes on."""
+    """A worker's result is held up on its way until another worker has taken the task over and runs it."""
     gate = arena.directory / "gate"
-    doomed = arena.start_worker(concurrency=1, through_proxy=False)
+    held, let_go = threading.Event(), threading.Event()
+    doomed = arena.start_worker(concurrency=1)
     doomed.await_ready()
-    (child,) = doomed.children()
-    idle = eventually(lambda: pending_call(child))
     (task_id,) = arena.request("plain", gate=str(gate))
     eventually(lambda: len(arena.begun(task_id)) == 1, "it runs")
-    os.kill(doomed.pid, signal.SIGSTOP)
-    heir = arena.start_worker(concurrency=1, through_proxy=False)
-    eventually(lambda: len(arena.begun(task_id)) == 2, "the heir runs it too")
-    os.killpg(heir.pid, signal.SIGSTOP)
+
+    arena.proxies[doomed.pid].before(b"UPDATE SKIP LOCKED", lambda: (held.set(), let_go.wait(60)))
     gate.touch()
-    eventually(lambda: pending_call(child) == idle, "the child of the doomed has told what came of it")
-    os.kill(doomed.pid, signal.SIGCONT)
-    # It tries to store its result, and learns that it is dead.
+    assert held.wait(20), "it has ended, and is about to be settled"
+    gate.unlink()
+    arena.start_worker(concurrency=1, through_proxy=False)
+    eventually(lambda: len(arena.begun(task_id)) == 2, "the heir runs it too")
+    let_go.set()
     doomed.await_output("starts over")
-    os.killpg(heir.pid, signal.SIGCONT)
+    gate.touch()
 
 
 def test_a_worker_that_comes_back_from_the_dead_is_refused_and_without_the_fence_it_is_not() -> None:

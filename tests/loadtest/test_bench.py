@@ -14,6 +14,7 @@ import pytest
 
 from loadtest import bench, ceiling, report
 from loadtest.bench_worker import BenchWorker
+from pgtasks.message import Message, new_id
 
 ROOT = Path(bench.__file__).parents[1]
 
@@ -73,9 +74,9 @@ def test_a_figure_beyond_its_budget_is_not_met_and_one_that_is_not_known_is_neit
 
 
 def test_no_parameter_of_our_statements_is_left_for_pgbench_to_trip_over() -> None:
-    call = ceiling.Call("it's", "celery", b"[[],{},{}]", b"{}")
+    message = Message(id=new_id(), name="it's", payload=b"[[],{},{}]", options=b"{}")
 
-    scripts = [ceiling.enqueue_one(call), ceiling.enqueue_many(call, 10), ceiling.drain("celery", 10)]
+    scripts = [ceiling.enqueue_one(message), ceiling.enqueue_many(message, 10), ceiling.drain("celery", 10)]
 
     assert not any("%(" in script for script in scripts)
     assert "'it''s'" in scripts[0]

@@ -14,8 +14,8 @@ from psycopg import sql
 
 from pgtasks.store import fleet, tasks
 from pgtasks.store.database import Database
-from tests.support.hands import Hand, again, back, done, ids, message, standing
 from tests.store.test_tasks import REVOKED, at_once
+from tests.support.hands import Hand, again, back, done, ids, message, standing
 
 Conn = psycopg.Connection[Any]
 

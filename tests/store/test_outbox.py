@@ -13,8 +13,8 @@ from pgtasks.store.database import Database, connect
 from pgtasks.store.outbox import Outbox
 
 
-def message(name: str = "t.add") -> Message:
-    return Message(id=new_id(), name=name, payload=b"[[],{},{}]")
+def message(payload: Any = b"[[],{},{}]") -> Message:
+    return Message(id=new_id(), name="t.add", payload=payload)
 
 
 class SlowDatabase(Database):
@@ -77,7 +77,7 @@ def test_calls_that_come_while_one_is_under_way_share_the_next_commit(database_u
 def test_a_message_the_database_refuses_fails_its_own_call_and_no_other(database_url: str) -> None:
     database = SlowDatabase(database_url)
     outbox = Outbox(database)
-    good, bad = message(), message(name="nul\x00")
+    good, bad = message(), message(payload=None)  # which the table refuses
 
     leader, _ = put_in_threads(outbox, [message()])
     assert database.is_held.wait(10)

@@ -22,6 +22,8 @@ from pgtasks.worker import crew, state
 from pgtasks.worker.control import Panel, control_command, inspect_command
 from tests.support.workers import eventually
 
+pytestmark = pytest.mark.usefixtures("only_built_in_tasks")
+
 Conn = psycopg.Connection[Any]
 NODE = "w@h"
 

@@ -1,0 +1,43 @@
+"""When a call is due and when it expires, from the options that say so in all the ways Celery knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pgtasks.utils.time import maybe_make_aware
+
+__all__ = ("due_of", "expiry_of")
+
+#: What `datetime.max`, as in "never", becomes: the last moment that is one in every time zone.
+_END_OF_TIME = datetime(9998, 12, 31, tzinfo=UTC)
+
+
+def due_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
+    """A countdown counts from the database's clock; an ETA is a moment and needs no clock."""
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if countdown:
+        if isinstance(countdown, timedelta):
+            countdown = countdown.total_seconds()
+        return float(countdown), None
+    return None, _moment(app, eta) if eta else None
+
+
+def expiry_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
+    """Seconds from the enqueue, or the moment, after which a call must not begin."""
+    expires = options.get("expires")
+    if expires is None:
+        return None, None
+    if isinstance(expires, timedelta):
+        expires = expires.total_seconds()
+    if isinstance(expires, int | float):
+        return float(expires), None
+    return None, _moment(app, expires)
+
+
+def _moment(app: Any, value: Any) -> datetime:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    aware: datetime = maybe_make_aware(value, app.timezone)
+    return min(aware, _END_OF_TIME)

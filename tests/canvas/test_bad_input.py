@@ -1,0 +1,412 @@
+"""A canvas that is wrong is refused when it is applied, or fails with the reason; it never waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from pgtasks import Celery, chain, chord, group
+from pgtasks.contrib.testing.worker import start_worker
+from pgtasks.exceptions import (
+    ChordError,
+    ContentDisallowed,
+    EncodeError,
+    InvalidTaskError,
+    NotRegistered,
+    TaskRevokedError,
+)
+
+Work = Callable[[], Any]
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Celery]:
+    app = Celery("bad", broker=database_url, set_as_current=False)
+
+    @app.task(name="add")
+    def add(x: Any, y: Any) -> Any:
+        return x + y
+
+    @app.task(name="total")
+    def total(values: Any) -> Any:
+        return sum(values)
+
+    @app.task(name="echo")
+    def echo(*args: Any) -> Any:
+        return list(args)
+
+    @app.task(name="fail")
+    def fail(*args: Any) -> None:
+        raise KeyError("on purpose")
+
+    @app.task(name="make")
+    def make() -> Any:
+        return object()
+
+    @app.task(name="compose")
+    def compose() -> None:
+        chain(echo.s(1), echo.s(object())).delay()
+
+    @app.task(name="replace", bind=True)
+    def replace(self: Any, sig: Any) -> None:
+        raise self.replace(self.app.signature(sig))
+
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def work(app: Celery) -> Work:
+    return lambda: start_worker(app, pool="solo", concurrency=1, perform_ping_check=False)
+
+
+@pytest.fixture
+def t(app: Celery) -> Any:
+    """The tasks as attributes."""
+
+    class Tasks:
+        def __getattr__(self, name: str) -> Any:
+            return app.tasks[name]
+
+    return Tasks()
+
+
+def count(conn: psycopg.Connection[Any], table: str = "message") -> int:
+    row = conn.execute(f"SELECT count(*) FROM pgtasks.{table}").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def error_of(result: Any, timeout: float = 20) -> BaseException:
+    error = result.get(timeout=timeout, propagate=False, follow_parents=False)
+    assert isinstance(error, BaseException)
+    return error
+
+
+# -- cycles
+
+
+def _linked_to_itself(t: Any) -> Any:
+    sig = t.echo.s(1)
+    sig.link(sig)
+    return sig
+
+
+def _linked_to_each_other(t: Any) -> Any:
+    one, other = t.echo.s(1), t.echo.s(2)
+    one.link(other)
+    other.link(one)
+    return one
+
+
+def _chain_in_itself(t: Any) -> Any:
+    made = chain(t.echo.s(1), t.echo.s(2))
+    made.tasks.append(made)
+    return made
+
+
+def _group_in_itself(t: Any) -> Any:
+    made = group([t.echo.s(1), t.echo.s(2)])
+    made.tasks.append(made)
+    return made
+
+
+def _chord_that_is_its_own_body(t: Any) -> Any:
+    made = chord([t.echo.s(1)], t.echo.s(2))
+    made.body = made
+    return made
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [_linked_to_itself, _linked_to_each_other, _chain_in_itself, _group_in_itself, _chord_that_is_its_own_body],
+)
+def test_a_canvas_that_contains_itself_is_refused(
+    compose: Callable[[Any], Any], t: Any, conn: psycopg.Connection[Any]
+) -> None:
+    with pytest.raises(ValueError, match="is nested too deeply to be sent, or contains itself"):
+        compose(t).apply_async()
+
+    assert count(conn) == 0
+
+
+# -- ids
+
+
+def test_two_tasks_with_one_id_in_a_canvas_are_refused(t: Any, conn: psycopg.Connection[Any]) -> None:
+    sig = t.echo.s(1)
+    sig.freeze()
+
+    for canvas in (group([sig, sig]), chain(sig, t.add.s(1), sig), chord([sig], sig)):
+        with pytest.raises(ValueError, match=r"Two tasks of the canvas have the id .*: 'echo', 'echo'"):
+            canvas.apply_async()
+
+    assert count(conn) == 0
+
+
+def test_a_member_that_has_succeeded_before_is_not_run_again_and_not_waited_for(t: Any, work: Work) -> None:
+    with work():
+        earlier = t.add.apply_async((1, 1), task_id="same")
+        assert earlier.get(timeout=20) == 2
+
+        result = chord([t.add.s(5, 5).set(task_id="same"), t.add.s(2, 2)])(t.total.s())
+
+        assert result.get(timeout=20) == 6
+
+
+def test_a_step_whose_id_is_of_a_task_that_has_not_ended_is_refused_as_nobody_would_release_the_next(
+    t: Any, conn: psycopg.Connection[Any]
+) -> None:
+    t.add.apply_async((1, 1), task_id="same")
+
+    with pytest.raises(ValueError, match="has the id of a task that exists and has not succeeded"):
+        chain(t.add.s(1, 1).set(task_id="same"), t.add.s(2)).apply_async()
+
+    assert count(conn) == 1
+
+
+def test_a_step_whose_id_is_of_a_task_that_has_failed_is_refused(
+    t: Any, work: Work, conn: psycopg.Connection[Any]
+) -> None:
+    with work():
+        assert isinstance(error_of(t.fail.apply_async(task_id="same")), KeyError)
+
+    with pytest.raises(ValueError, match="has the id of a task that exists and has not succeeded"):
+        chord([t.fail.s().set(task_id="same"), t.add.s(1, 1)], t.total.s()).apply_async()
+
+    assert count(conn) == 1
+
+
+def test_a_canvas_that_is_sent_twice_is_one_canvas(t: Any, work: Work, conn: psycopg.Connection[Any]) -> None:
+    canvas = chord([t.add.s(1, 1), t.add.s(2, 2)], t.total.s())
+    canvas.freeze()
+
+    first, second = canvas.apply_async(), canvas.apply_async()
+
+    assert first.id == second.id
+    assert count(conn) == 3
+    with work():
+        assert second.get(timeout=20) == 6
+
+
+# -- parts that are no signatures
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [
+        lambda t: group([t.echo.s(1), "echo"]),
+        lambda t: group(member for member in (t.echo.s(1), None)),
+        lambda t: chord([t.echo.s(1), 5], t.total.s()),
+        lambda t: chain(t.echo.s(1), t.echo),
+        lambda t: t.echo.s(1).set(link="echo"),
+        lambda t: t.echo.s(1).set(link=[t.echo.s(), 5]),
+        lambda t: chord([t.echo.s(1)], "total"),
+        lambda t: t.echo.s(1).set(link_error="echo"),
+    ],
+    ids=["member", "generated", "header", "step", "link", "links", "body", "link_error"],
+)
+def test_a_part_that_is_no_signature_is_refused(
+    compose: Callable[[Any], Any], t: Any, conn: psycopg.Connection[Any]
+) -> None:
+    with pytest.raises(TypeError, match="not a signature"):
+        compose(t).apply_async()
+
+    assert count(conn) == 0
+
+
+def test_arguments_that_a_later_step_does_not_take_are_refused_before_anything_runs(
+    t: Any, conn: psycopg.Connection[Any]
+) -> None:
+    for canvas in (
+        chain(t.add.s(1, 1), t.add.s(2, 3)),
+        chain(t.add.s(1, 1), t.add.s(z=1)),
+        chord([t.add.s(1, 1)], t.total.s(1)),
+        group([t.add.s(1)]),
+    ):
+        with pytest.raises(TypeError):
+            canvas.apply_async()
+
+    assert count(conn) == 0
+
+
+# -- what cannot be written
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [
+        lambda t: chain(t.echo.s(1), t.echo.s(object())),
+        lambda t: group(t.echo.s(value) for value in (1, object())),
+        lambda t: chord([t.echo.s(1)], t.echo.s(key=object()) if False else t.echo.s(object())),
+        lambda t: t.echo.s(1).set(link=t.echo.s(object())),
+        lambda t: t.echo.s(1).set(link_error=t.echo.s(object())),
+        lambda t: chord([t.echo.s(1)], t.echo.s()).set(link_error=[t.echo.s(object())]),
+    ],
+    ids=["step", "member", "body", "link", "link_error", "errback of a chord"],
+)
+def test_a_partial_that_cannot_be_serialised_is_refused_and_leaves_nothing(
+    compose: Callable[[Any], Any], t: Any, conn: psycopg.Connection[Any]
+) -> None:
+    with pytest.raises(EncodeError, match=r"The arguments of 'echo' cannot be written as json: .*Pass plain data"):
+        compose(t).apply_async()
+
+    assert count(conn) == count(conn, "edge") == count(conn, "waiting") == 0
+
+
+def test_an_argument_given_late_that_cannot_be_serialised_is_refused(t: Any, conn: psycopg.Connection[Any]) -> None:
+    with pytest.raises(EncodeError):
+        chain(t.echo.s(1), t.echo.s(2)).delay(object())
+
+    assert count(conn) == 0
+
+
+def test_a_task_that_sends_such_a_canvas_fails_with_the_reason(
+    t: Any, work: Work, conn: psycopg.Connection[Any]
+) -> None:
+    with work():
+        error = error_of(t.compose.delay())
+
+    assert "cannot be written as json" in str(error)
+    assert count(conn) == 1
+
+
+def test_a_member_whose_result_cannot_be_written_fails_the_body_with_the_reason(t: Any, work: Work) -> None:
+    with work():
+        result = chord([t.add.s(1, 1), t.make.s()])(t.total.s())
+
+        error = error_of(result)
+
+    assert isinstance(error, ChordError)
+    assert "Task 'make' returned a object that cannot be written as json" in str(error)
+
+
+# -- what the worker does not have
+
+
+def test_a_body_that_no_worker_knows_fails_and_so_does_what_follows(app: Celery, t: Any, work: Work) -> None:
+    with work():
+        result = chain(group(t.add.s(1, 1), t.add.s(2, 2)), app.signature("nobody.has.this"), t.echo.s())()
+
+        assert isinstance(error_of(result), NotRegistered)
+        assert isinstance(error_of(result.parent), NotRegistered)
+        assert "nobody.has.this" in str(result.parent.result)
+        assert result.parent.parent.get(timeout=20) == [2, 4]
+
+
+@pytest.mark.parametrize("place", ["member", "step", "link", "link_error"])
+def test_a_missing_task_ends_wherever_it_is_in_a_canvas(
+    place: str, app: Celery, t: Any, work: Work, conn: psycopg.Connection[Any]
+) -> None:
+    missing = app.signature("nobody.has.this")
+    canvas = {
+        "member": lambda: chord([t.add.s(1, 1), missing], t.total.s()),
+        "step": lambda: chain(missing, t.echo.s()),
+        "link": lambda: t.echo.s(1).set(link=missing),
+        "link_error": lambda: t.fail.s(1).set(link_error=missing),
+    }[place]()
+
+    with work():
+        result = canvas.apply_async()
+        result.get(timeout=20, propagate=False, follow_parents=False)
+        # What is sent last runs last.
+        t.echo.delay().get(timeout=20)
+    stuck = conn.execute("SELECT name, state FROM pgtasks.tasks WHERE state NOT IN ('SUCCESS', 'FAILURE')").fetchall()
+    assert stuck == []
+    row = conn.execute("SELECT state, result FROM pgtasks.tasks WHERE name = 'nobody.has.this'").fetchone()
+    assert row is not None
+    assert (row[0], "NotRegistered" in row[1]) == ("FAILURE", True)
+    expected = {"member": ChordError, "step": NotRegistered, "link": list, "link_error": KeyError}[place]
+    assert isinstance(result.result, expected)
+
+
+def test_a_body_in_a_format_that_the_worker_refuses_fails_and_so_does_what_follows(t: Any, work: Work) -> None:
+    with work():
+        result = chain(chord([t.add.s(1, 1)], t.total.s().set(serializer="pickle")), t.echo.s())()
+
+        assert isinstance(error_of(result), ContentDisallowed)
+        assert isinstance(error_of(result.parent), ContentDisallowed)
+
+
+def test_a_result_that_cannot_be_read_any_more_fails_the_body(
+    t: Any, work: Work, conn: psycopg.Connection[Any]
+) -> None:
+    result = chord([t.add.s(1, 1), t.add.s(2, 2).set(queue="later")], t.echo.s().set(queue="later"))()
+    with work():
+        result.parent.results[0].get(timeout=20)
+    conn.execute(r"UPDATE pgtasks.result SET value = '\xff00'")
+
+    t.add.app.amqp.queues.select(["later"])
+    with work():
+        error = error_of(result)
+
+    assert isinstance(error, InvalidTaskError | ValueError)
+
+
+def test_a_body_whose_row_is_damaged_fails_instead_of_stopping_the_worker(
+    t: Any, work: Work, conn: psycopg.Connection[Any]
+) -> None:
+    result = chain(t.add.s(1, 1), t.add.s(2), t.echo.s())()
+    conn.execute(r"UPDATE pgtasks.message SET payload = '[1]' WHERE id = %s", [result.parent.id])
+
+    with work():
+        assert isinstance(error_of(result), ValueError | InvalidTaskError)
+        assert t.add.delay(1, 2).get(timeout=20) == 3
+
+
+# -- members that do not run
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+def test_a_member_that_never_runs_fails_the_body_with_the_reason(how: str, t: Any, work: Work) -> None:
+    late = t.add.s(2, 2).set(expires=-1) if how == "expired" else t.add.s(2, 2)
+    result = chord([t.add.s(1, 1), late])(t.total.s())
+    if how == "revoked":
+        result.parent.results[1].revoke()
+
+    with work():
+        error = error_of(result)
+
+    assert isinstance(error, ChordError)
+    assert f"TaskRevokedError('{how}')" in str(error)
+    assert isinstance(result.parent.results[1].result, TaskRevokedError)
+
+
+def test_a_body_that_is_revoked_while_it_waits_ends_and_so_does_what_follows(t: Any, work: Work) -> None:
+    result = chain(group(t.add.s(1, 1), t.add.s(2, 2)), t.total.s(), t.echo.s())()
+    result.parent.revoke()
+
+    with work():
+        assert isinstance(error_of(result), TaskRevokedError)
+        assert result.parent.parent.get(timeout=20) == [2, 4]
+
+
+# -- replacements
+
+
+def test_a_replacement_with_a_callback_calls_it_once_and_only_when_it_has_run(
+    t: Any, work: Work, conn: psycopg.Connection[Any]
+) -> None:
+    sig = t.add.s(1, 1)
+    sig.link(t.echo.s("callback"))
+
+    with work():
+        assert t.replace.delay(sig).get(timeout=20) == 2
+        t.add.delay(1, 2).get(timeout=20)
+
+    results = conn.execute("SELECT result FROM pgtasks.tasks WHERE name = 'echo'").fetchall()
+    assert results == [('[2, "callback"]',)]
+
+
+def test_a_replacement_with_the_id_of_another_task_fails_the_task(t: Any, work: Work) -> None:
+    other = str(uuid4())
+    with work():
+        t.echo.apply_async((1,), task_id=other).get(timeout=20)
+
+        error = error_of(t.replace.delay(t.add.s(1, 1).set(task_id=other)))
+
+    assert other in str(error)

@@ -1,0 +1,84 @@
+"""Faults of every kind, alone and together, thrown at real workers; the judge says whether every promise was kept.
+
+These are short. `python -m tests.chaos --seconds 3600` goes on for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.arena import LEASE_S, Arena
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(["kill", "kill_parent", "kill_child"], id="deaths of workers and children"),
+        pytest.param(["freeze"], id="workers that freeze for longer than their lease"),
+        pytest.param(["cut", "refuse", "partition", "terminate"], id="connections cut, refused, frozen, terminated"),
+        pytest.param(["restart"], id="crashes of the server"),
+        pytest.param(["stop"], id="rolling restarts"),
+        pytest.param(["kill", "kill_child", "freeze", "cut", "terminate", "restart", "partition", "stop"], id="everything"),
+    ],
+)
+def test_every_promise_is_kept_under(faults: list[str]) -> None:
+    with Arena(seed=1) as arena:
+        arena.start_workers(2)
+        arena.start_producers(1)
+
+        arena.torment(faults, seconds=6)
+
+        assert arena.judge() == [], f"seed {arena.seed}, faults {arena.faults}"
+
+
+def test_twenty_workers_that_start_at_once_on_an_empty_database_agree_on_one_schema() -> None:
+    with Arena(migrated=False) as arena:
+        workers = [arena.start_worker(through_proxy=False, concurrency=1) for _ in range(8)]
+        for worker in workers:
+            worker.await_ready()
+
+        with arena.connect() as conn:
+            assert conn.execute("SELECT count(*), count(DISTINCT version) FROM pgtasks.migration").fetchone() == (
+                len(arena.migrations()), len(arena.migrations()),
+            )  # fmt: skip
+            arena.audit(conn)
+        for shape in ("plain", "chain", "chord"):
+            arena.request(shape)
+        assert arena.judge() == []
+
+
+def test_idle_workers_ask_the_database_for_next_to_nothing() -> None:
+    """Fifty workers may send fifty statements a second between them."""
+    seconds, count = 5, 4
+    with Arena(lease_s=30) as arena:
+        for _ in range(count):
+            arena.start_worker("-Q", ",".join(f"q{n}" for n in range(20)), through_proxy=False, concurrency=1)
+        for worker in arena.workers:
+            worker.await_ready()
+        arena.wait_for(lambda: arena.idle() == count)
+
+        sent = arena.statements_in(seconds)
+
+    assert sent <= count * seconds * 1.2, f"{sent} statements by {count} workers in {seconds} s"
+
+
+def test_a_worker_that_dies_is_taken_over_within_its_lease_and_a_little(seed: int = 3) -> None:
+    with Arena(seed) as arena:
+        doomed, heir = arena.start_worker(through_proxy=False), arena.start_worker(through_proxy=False)
+        for worker in (doomed, heir):
+            worker.await_ready()
+        gate = arena.directory / "gate"
+        (task_id,) = arena.request("plain", gate=str(gate))
+        (run,) = arena.wait_for(lambda: arena.begun(task_id))
+        victim = doomed if run["parent"] == doomed.pid else heir
+        victim.kill()
+        gate.touch()
+
+        with arena.connect() as conn:
+            arena.wait_for(lambda: len(arena.begun(task_id)) == 2)
+            waited = conn.execute(
+                "SELECT extract(epoch FROM max(at) - min(at)) FROM audit.event WHERE what = 'grant'"
+            ).fetchone()
+        assert waited is not None
+        assert float(waited[0]) < LEASE_S * 3
+        assert arena.judge() == []
