@@ -146,6 +146,7 @@ class AMQP:
         self._routes_setting: Any = None
         self._routes: Any = ()
         self._router: _routes.Router | None = None
+        self._known_default: tuple[Any, Destination] | None = None
 
     def Queues(self, queues: Any, create_missing: bool | None = None, autoexchange: Any = None) -> _Queues:
         """Declare `queues`, or the default queue when there are none, with the app's defaults."""
@@ -216,9 +217,15 @@ class AMQP:
             says_where = get("queue") or get("exchange") or get("routing_key") or get("exchange_type")
             if not router.routes and not says_where:
                 # Most calls: no route has anything to say, and the default queue is nobody's surprise.
-                return options, self.destination({})
+                return options, self._default_destination()
         options = router.route(options, name, args, kwargs, task)
         return options, self.destination(options)
+
+    def _default_destination(self) -> Destination:
+        queue = self.default_queue
+        if self._known_default is None or self._known_default[0] is not queue:
+            self._known_default = queue, self.destination({})
+        return self._known_default[1]
 
     def destination(self, options: dict[str, Any]) -> Destination:
         """Say where routed options lead.

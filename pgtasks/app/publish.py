@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -31,20 +32,32 @@ from pgtasks.app.protocol import (
     let_publishers_see,
     show_to_watchers,
 )
-from pgtasks.canvas import maybe_signature
 from pgtasks.canvas.calls import Passed, catching, under_way
 from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.plan import Plan, asend, send
+from pgtasks.canvas.steps import as_signature, errbacks_of
 from pgtasks.exceptions import EncodeError, TaskSentBefore
 from pgtasks.message import Batch, Message, id_of, new_id, own_spelling
 from pgtasks.serialization import JSON, Encoded, encode
 from pgtasks.store import tasks
 from pgtasks.store.sql import Query
+from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.nodenames import anon_nodename
 
 __all__ = ("Call", "aenqueue_plan", "apublish", "compose", "enqueue_plan", "publish")
 
-_dump_options = JSONEncoder(separators=(",", ":")).encode
+_write_json = JSONEncoder(separators=(",", ":")).encode
+
+
+def _dump(headers: Mapping[str, Any]) -> bytes:
+    return _write_json(headers).encode("utf-8", "surrogatepass")
+
+
+@cache
+def _own_origin(origin: str) -> bytes:
+    """The options of a call that says nothing but that it comes from this process, as most do."""
+    return _dump({"origin": origin})
+
 
 #: Options that say how a call is sent and leave no trace in its message.
 _TRANSPORT_OPTIONS = frozenset(
@@ -118,7 +131,7 @@ def publish(
         return (result_cls or app.AsyncResult)(task_id)
     call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
-        return _publish_linked(app, call, link, link_error, options, conn if conn is not None else using, add_to_parent)
+        return _publish_linked(app, call, link, options, conn if conn is not None else using, add_to_parent)
     message = compose(app, call, task)
     _enqueue(app, (message,), (), conn if conn is not None else using)
     if signals.after_task_publish.receivers:
@@ -148,7 +161,7 @@ async def apublish(
     """`publish` for coroutines."""
     call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
-        signature = _linked(app, call, link, link_error, options)
+        signature = _linked(app, call, link, options)
         return await asend(signature, None, None, {"conn": conn, "as_called": True}, add_to_parent=add_to_parent)
     message = compose(app, call, task)
     await app.adatabase.run(tasks.enqueue((message,)), conn)
@@ -224,31 +237,27 @@ def _call(
         if app.conf.task_inherit_parent_priority and options.get("priority") is None:
             options["priority"] = (request.delivery_info or {}).get("priority")
     key = id_of(task_id) if task_id else new_id(root)
-    embed = {"errbacks": _signatures(link_error, app)} if link_error else {}
+    embed = {"errbacks": errbacks_of(name, link_error, app)} if link_error else {}
     return Call(key, task_id or str(key), name, args, kwargs, options, embed, root, parent, group_id)
 
 
-def _signatures(given: Any, app: Any) -> list[Any]:
-    return [maybe_signature(one, app=app) for one in (given if isinstance(given, list | tuple) else [given])]
-
-
 def _publish_linked(
-    app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any], conn: Any, add_to_parent: bool | None
+    app: Any, call: Call, link: Any, options: dict[str, Any], conn: Any, add_to_parent: bool | None
 ) -> Any:
-    signature = _linked(app, call, link, link_error, options)
+    signature = _linked(app, call, link, options)
     # Whoever overrides apply_async has seen this call already.
     return send(signature, None, None, {"conn": conn, "as_called": True}, add_to_parent=add_to_parent)
 
 
-def _linked(app: Any, call: Call, link: Any, link_error: Any, options: dict[str, Any]) -> Any:
+def _linked(app: Any, call: Call, link: Any, options: dict[str, Any]) -> Any:
     """A call with callbacks is a small canvas."""
     place = {"task_id": call.task_id, "group_id": call.group_id}
     place["root_id"] = str(call.root) if call.root else None
     place["parent_id"] = str(call.parent) if call.parent else None
     signature = app.signature(call.name, call.args, call.kwargs, options={**options, **place})
-    for callback in _signatures(link, app):
-        signature.link(callback)
-    for errback in _signatures(link_error, app) if link_error else ():
+    for callback in maybe_list(link):
+        signature.link(as_signature(callback, app, f"A callback of {call.name!r}"))
+    for errback in call.embed.get("errbacks", ()):
         signature.link_error(errback)
     return signature
 
@@ -352,7 +361,7 @@ def compose(app: Any, call: Call, task: Any) -> Message:
         root=call.root,
         parent=call.parent,
         group_id=call.group_id,
-        options=_dump_options(headers).encode("utf-8", "surrogatepass"),
+        options=_dump(headers) if len(headers) > 1 or options.get("origin") else _own_origin(headers["origin"]),
         max_deliveries=options.get("max_deliveries"),
         inputs=call.inputs,
         trigger=_trigger(call),

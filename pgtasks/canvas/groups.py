@@ -240,13 +240,20 @@ def refuse_links(link: Any, link_error: Any) -> None:
 
 
 def as_members(tasks: Any, app: Any) -> Any:
-    """What a chord keeps as its header: the members of a group or chain, one signature, or copies of
-    several."""
+    """What a chord keeps as its header: the members of a group or chain, one signature, or copies of several.
+
+    As in Celery, a member may be a task or the name of one.
+    """
     if isinstance(tasks, dict):
         tasks = signature(tasks, app=app)
         return tasks.tasks if getattr(tasks, "kind", None) in ("group", "chain") else [tasks]
-    copies: Iterable[Any] = (signature(task, app=app) for task in tasks)
+    copies: Iterable[Any] = (_as_member(task, app) for task in tasks)
     return regen(copies) if isinstance(tasks, GeneratorType) else list(copies)
+
+
+def _as_member(task: Any, app: Any) -> Any:
+    is_called_for = isinstance(task, str | dict) or hasattr(task, "name")
+    return signature(task, app=app) if is_called_for else as_signature(task, app, "A member of the header")
 
 
 def stamped(member: Any, how: dict[str, Any]) -> Any:

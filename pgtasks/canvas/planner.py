@@ -25,8 +25,8 @@ from pgtasks.canvas.ids import fresh_id, fresh_key
 from pgtasks.canvas.kinds import is_chord, is_group
 from pgtasks.canvas.links import clone_with_members, with_callbacks
 from pgtasks.canvas.nodes import Node, Role, Shape, shaped
-from pgtasks.canvas.signature import Signature, maybe_signature, without_nones
-from pgtasks.canvas.steps import CHAIN_OPTIONS, as_signature, chain_steps, first_of
+from pgtasks.canvas.signature import Signature, without_nones
+from pgtasks.canvas.steps import CHAIN_OPTIONS, as_signature, chain_steps, errbacks_of, first_of
 from pgtasks.message import Inputs, id_of
 
 #: More edges than this between one group and the next, and a task that collects stands between them: n + m
@@ -143,7 +143,7 @@ class Planner:
             return self._unsent_part(task, task_id)
         args, kwargs, options = passed
         takes_inputs = bool(args) and args[0] is INPUT
-        errbacks = maybe_list(options.get("link_error"))
+        errbacks = errbacks_of(sig.task, options.get("link_error"), self.app)
         if made is None or options["task_id"] != task_id:
             task_id = options["task_id"]
             made = id_of(task_id)
@@ -155,7 +155,7 @@ class Planner:
             args=tuple(args[1:] if takes_inputs else args),
             kwargs=kwargs,
             options={option: value for option, value in options.items() if option not in _PLACE_OPTIONS},
-            embed={"errbacks": list(errbacks)} if errbacks else {},
+            embed={"errbacks": errbacks} if errbacks else {},
             inputs=after.inputs if takes_inputs else "none",
             waits_for=after.preds,
             shape=after.shape if takes_inputs else None,
@@ -319,9 +319,10 @@ class Planner:
         self, chord: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After, outermost: bool
     ) -> Part:
         kwargs, options = dict(kwargs), {**chord.options, **options}
-        body = maybe_signature(kwargs.pop("body", None), app=self.app, clone=True) or chord.body
+        body = kwargs.pop("body", None) or chord.body
         if body is None:
             raise ValueError("The chord has no body. Give it one: chord(header, body) or chord(header)(body).")
+        body = as_signature(body, self.app, "The body of the chord").clone()
         task_id, group_id = options.pop("task_id", None), chord.tasks.id if is_group(chord.tasks) else None
         group_id = group_id or fresh_id()
         body = self._chord_body(body, options, {"task_id": task_id, "group_id": group_id})

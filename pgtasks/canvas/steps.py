@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from kombu.utils.functional import maybe_list
+
 from pgtasks.canvas.kinds import is_chain, is_chord, is_empty_group, is_group, unrolled
 from pgtasks.canvas.signature import Signature, maybe_signature
 
@@ -71,6 +73,14 @@ def as_signature(part: Any, app: Any, where: str) -> Any:
         raise TypeError(f"{where} is {part!r}, not a signature. Use task.s(...) to make one of a task.")
     is_bound = isinstance(part, Signature) and part._app is not None
     return maybe_signature(part, app=None if is_bound else app)
+
+
+def errbacks_of(name: str, given: Any, app: Any) -> list[Any]:
+    """The errbacks given to a call of a task, one or several; as in Celery, one may be just the name of a task."""
+    return [
+        Signature(one, app=app) if isinstance(one, str) else as_signature(one, app, f"An errback of {name!r}")
+        for one in maybe_list(given) or ()
+    ]
 
 
 def first_of(result: Any) -> Any:

@@ -25,7 +25,7 @@ from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
 from pgtasks.canvas.plan import plan
 from pgtasks.einfo import ExceptionInfo
-from pgtasks.exceptions import EncodeError, Retry, TaskRevokedError
+from pgtasks.exceptions import EncodeError, ImproperlyConfigured, Retry, TaskRevokedError
 from pgtasks.execution.site import Site
 from pgtasks.message import Batch, Casualty, Claim, Message, Outcome
 from pgtasks.serialization import decode, encode_exception
@@ -101,6 +101,11 @@ class Settling(trace.Effects):
         planned = plan(sig)
         calls, messages = compose_plan(app, planned)
         new = {message.id: message for message in messages}
+        if claim.id not in new:
+            raise ImproperlyConfigured(
+                f"What replaces task {claim.name}[{claim.public_id}] takes its id, and {sig!r} has an id of its own,"
+                f" {planned.result.id}. Replace it with a signature that was not frozen."
+            )
         mine = new.pop(claim.id)
         edges = list(planned.edges)
         preds = [edge.pred for edge in edges if edge.succ == claim.id]

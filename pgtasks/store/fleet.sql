@@ -58,7 +58,10 @@ picked AS MATERIALIZED (
 ),
 freed AS (
   DELETE FROM pgtasks.claim WHERE id = ANY (ARRAY(SELECT id FROM picked))
-  RETURNING id, delivery, retries, losses, acked
+  RETURNING id, delivery, retries, losses, acked, revoke_signal
+),
+marked AS (
+  INSERT INTO pgtasks.revoked (id) SELECT id FROM freed WHERE revoke_signal IS NOT NULL ON CONFLICT (id) DO NOTHING
 ),
 returned AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
@@ -79,7 +82,10 @@ unidled AS (
   DELETE FROM pgtasks.idle WHERE worker = %(worker)s
 ),
 freed AS (
-  DELETE FROM pgtasks.claim WHERE worker = %(worker)s RETURNING id, delivery, retries, losses, acked
+  DELETE FROM pgtasks.claim WHERE worker = %(worker)s RETURNING id, delivery, retries, losses, acked, revoke_signal
+),
+marked AS (
+  INSERT INTO pgtasks.revoked (id) SELECT id FROM freed WHERE revoke_signal IS NOT NULL ON CONFLICT (id) DO NOTHING
 ),
 returned AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
@@ -97,7 +103,10 @@ WITH freed AS (
   DELETE FROM pgtasks.claim
   WHERE worker = %(worker)s
     AND (id, delivery) NOT IN (SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]))
-  RETURNING id, delivery, retries, losses
+  RETURNING id, delivery, retries, losses, revoke_signal
+),
+marked AS (
+  INSERT INTO pgtasks.revoked (id) SELECT id FROM freed WHERE revoke_signal IS NOT NULL ON CONFLICT (id) DO NOTHING
 ),
 returned AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)

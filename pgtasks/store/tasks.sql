@@ -208,7 +208,7 @@ ORDER BY f.rank, f.seq
 --   back     returned to the queue as it was, at once or after a delay
 -- Only rows that were really ended count, so a duplicated completion changes nothing and nothing is released twice.
 -- A success that comes too late, since the task was revoked or failed from outside while it ran, releases nobody: the task
--- goes back, marked as revoked, for a worker to fail what waits for it.
+-- goes back, marked as revoked, for a worker to fail what waits for it. So does a task that was revoked and is not over.
 -- A worker with nothing else to do (`room`) takes tasks that it releases itself, which saves a chain a round trip per link.
 -- Locks: claim by id, then waiting by id. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
 -- In: worker, hostname, arrays of outcomes and of dead tasks, the worker's queues and room. Out: one row per task taken, each
@@ -230,10 +230,10 @@ owned AS MATERIALIZED (
 ),
 let_go AS (
   DELETE FROM pgtasks.claim WHERE id = ANY (ARRAY(SELECT id FROM owned))
-  RETURNING id, claimed_at, retries, delivery
+  RETURNING id, claimed_at, retries, delivery, revoke_signal
 ),
 ended AS MATERIALIZED (
-  SELECT c.claimed_at, c.retries, o.* FROM outcome o JOIN let_go c ON c.id = o.id
+  SELECT c.claimed_at, c.retries, c.revoke_signal, o.* FROM outcome o JOIN let_go c ON c.id = o.id
 ),
 stored AS (
   INSERT INTO pgtasks.result (id, claimed_at, retries, delivery, hidden, state, worker, content_type, content_encoding,
@@ -304,7 +304,11 @@ overruled AS MATERIALIZED (
   WHERE id = ANY (%(preds)b::uuid[]) AND kind = 'done' AND state = 'SUCCESS' AND id NOT IN (SELECT id FROM succeeded)
 ),
 marked AS (
-  INSERT INTO pgtasks.revoked (id) SELECT id FROM overruled ON CONFLICT (id) DO NOTHING
+  INSERT INTO pgtasks.revoked (id)
+  SELECT id FROM overruled
+  UNION
+  SELECT id FROM ended WHERE kind <> 'done' AND revoke_signal IS NOT NULL
+  ON CONFLICT (id) DO NOTHING
 ),
 over AS MATERIALIZED (
   SELECT id, true AS is_success FROM succeeded

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from pgtasks import signals
 from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
 from pgtasks.concurrency.solo import SoloChild
 from pgtasks.execution import give_up
@@ -90,6 +91,7 @@ class Crew:
         serve, options = self.options.serve, self.options.child
         if serve is None:
             return SoloChild(self.site, options, self._ended)
+        signals.worker_before_create_process.send(sender=self)
         return Child(serve, self.site, options, self._close_private_descriptors)
 
     def _close_private_descriptors(self) -> None:

@@ -136,7 +136,7 @@ class Worker(Controlled):
         app = self.app
         app.set_current()
         app.set_default()
-        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options={})
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self._options())
         app.log.setup(
             self.loglevel, self.logfile,
             redirect_stdouts=self.redirect_stdouts,
@@ -153,6 +153,11 @@ class Worker(Controlled):
         if not self.quiet:
             # To the real stdout: logging may have taken the other one over.
             print(banner(self), file=sys.__stdout__, flush=True)
+
+    def _options(self) -> dict[str, Any]:
+        """What this worker was told, as `celeryd_init` shows it."""
+        names = ("hostname", "concurrency", "pool", "loglevel", "logfile", "purge", "quiet")
+        return {name: getattr(self, name) for name in (*names, "max_tasks_per_child", "max_memory_per_child")}
 
     def _open(self) -> None:
         """Open everything in the order that keeps children clean: they are forked before connections exist."""

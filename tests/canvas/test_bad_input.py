@@ -14,10 +14,13 @@ from pgtasks.contrib.testing.worker import start_worker
 from pgtasks.exceptions import (
     ChordError,
     ContentDisallowed,
+    DecodeError,
     EncodeError,
+    ImproperlyConfigured,
     InvalidTaskError,
     NotRegistered,
     TaskRevokedError,
+    TaskSentBefore,
 )
 
 Work = Callable[[], Any]
@@ -148,14 +151,16 @@ def test_two_tasks_with_one_id_in_a_canvas_are_refused(t: Any, conn: psycopg.Con
     assert count(conn) == 0
 
 
-def test_a_member_that_has_succeeded_before_is_not_run_again_and_not_waited_for(t: Any, work: Work) -> None:
+@pytest.mark.parametrize("earlier", ["add", "fail"])
+def test_a_member_whose_id_is_of_a_task_that_has_ended_runs_again_as_in_celery(
+    earlier: str, app: Celery, t: Any, work: Work
+) -> None:
     with work():
-        earlier = t.add.apply_async((1, 1), task_id="same")
-        assert earlier.get(timeout=20) == 2
+        app.tasks[earlier].apply_async((1, 1), task_id="same").get(timeout=20, propagate=False)
 
         result = chord([t.add.s(5, 5).set(task_id="same"), t.add.s(2, 2)])(t.total.s())
 
-        assert result.get(timeout=20) == 6
+        assert result.get(timeout=20) == 14
 
 
 def test_a_step_whose_id_is_of_a_task_that_has_not_ended_is_refused_as_nobody_would_release_the_next(
@@ -163,20 +168,8 @@ def test_a_step_whose_id_is_of_a_task_that_has_not_ended_is_refused_as_nobody_wo
 ) -> None:
     t.add.apply_async((1, 1), task_id="same")
 
-    with pytest.raises(ValueError, match="has the id of a task that exists and has not succeeded"):
+    with pytest.raises(TaskSentBefore, match="was sent before under the same id, and has not ended"):
         chain(t.add.s(1, 1).set(task_id="same"), t.add.s(2)).apply_async()
-
-    assert count(conn) == 1
-
-
-def test_a_step_whose_id_is_of_a_task_that_has_failed_is_refused(
-    t: Any, work: Work, conn: psycopg.Connection[Any]
-) -> None:
-    with work():
-        assert isinstance(error_of(t.fail.apply_async(task_id="same")), KeyError)
-
-    with pytest.raises(ValueError, match="has the id of a task that exists and has not succeeded"):
-        chord([t.fail.s().set(task_id="same"), t.add.s(1, 1)], t.total.s()).apply_async()
 
     assert count(conn) == 1
 
@@ -206,14 +199,15 @@ def test_a_canvas_that_is_sent_twice_is_one_canvas(t: Any, work: Work, conn: psy
         lambda t: t.echo.s(1).set(link="echo"),
         lambda t: t.echo.s(1).set(link=[t.echo.s(), 5]),
         lambda t: chord([t.echo.s(1)], "total"),
-        lambda t: t.echo.s(1).set(link_error="echo"),
+        lambda t: t.echo.s(1).set(link_error=5),
+        lambda t: group([t.echo.s(1).set(link_error=[5])]),
     ],
-    ids=["member", "generated", "header", "step", "link", "links", "body", "link_error"],
+    ids=["member", "generated", "header", "step", "link", "links", "body", "link_error", "link_error of a member"],
 )
 def test_a_part_that_is_no_signature_is_refused(
     compose: Callable[[Any], Any], t: Any, conn: psycopg.Connection[Any]
 ) -> None:
-    with pytest.raises(TypeError, match="not a signature"):
+    with pytest.raises(TypeError, match="not a signature|unsupported operand"):
         compose(t).apply_async()
 
     assert count(conn) == 0
@@ -242,7 +236,7 @@ def test_arguments_that_a_later_step_does_not_take_are_refused_before_anything_r
     [
         lambda t: chain(t.echo.s(1), t.echo.s(object())),
         lambda t: group(t.echo.s(value) for value in (1, object())),
-        lambda t: chord([t.echo.s(1)], t.echo.s(key=object()) if False else t.echo.s(object())),
+        lambda t: chord([t.echo.s(1)], t.echo.s(object())),
         lambda t: t.echo.s(1).set(link=t.echo.s(object())),
         lambda t: t.echo.s(1).set(link_error=t.echo.s(object())),
         lambda t: chord([t.echo.s(1)], t.echo.s()).set(link_error=[t.echo.s(object())]),
@@ -290,12 +284,12 @@ def test_a_member_whose_result_cannot_be_written_fails_the_body_with_the_reason(
 
 def test_a_body_that_no_worker_knows_fails_and_so_does_what_follows(app: Celery, t: Any, work: Work) -> None:
     with work():
-        result = chain(group(t.add.s(1, 1), t.add.s(2, 2)), app.signature("nobody.has.this"), t.echo.s())()
+        body = app.signature("nobody.has.this").set(task_id="body")
+        result = chain(group(t.add.s(1, 1), t.add.s(2, 2)), body, t.add.s(1))()
 
         assert isinstance(error_of(result), NotRegistered)
-        assert isinstance(error_of(result.parent), NotRegistered)
-        assert "nobody.has.this" in str(result.parent.result)
-        assert result.parent.parent.get(timeout=20) == [2, 4]
+        assert isinstance(error_of(app.AsyncResult("body")), NotRegistered)
+        assert result.parent.get(timeout=20) == [2, 4]
 
 
 @pytest.mark.parametrize("place", ["member", "step", "link", "link_error"])
@@ -344,7 +338,7 @@ def test_a_result_that_cannot_be_read_any_more_fails_the_body(
     with work():
         error = error_of(result)
 
-    assert isinstance(error, InvalidTaskError | ValueError)
+    assert isinstance(error, DecodeError)
 
 
 def test_a_body_whose_row_is_damaged_fails_instead_of_stopping_the_worker(
@@ -376,13 +370,16 @@ def test_a_member_that_never_runs_fails_the_body_with_the_reason(how: str, t: An
     assert isinstance(result.parent.results[1].result, TaskRevokedError)
 
 
-def test_a_body_that_is_revoked_while_it_waits_ends_and_so_does_what_follows(t: Any, work: Work) -> None:
-    result = chain(group(t.add.s(1, 1), t.add.s(2, 2)), t.total.s(), t.echo.s())()
-    result.parent.revoke()
+def test_a_body_that_is_revoked_while_it_waits_ends_and_so_does_what_follows(
+    app: Celery, t: Any, work: Work
+) -> None:
+    body = t.total.s().set(task_id="body")
+    result = chain(group(t.add.s(1, 1), t.add.s(2, 2)), body, t.echo.s())()
+    app.AsyncResult("body").revoke()
 
     with work():
         assert isinstance(error_of(result), TaskRevokedError)
-        assert result.parent.parent.get(timeout=20) == [2, 4]
+        assert result.parent.get(timeout=20) == [2, 4]
 
 
 # -- replacements
@@ -409,4 +406,5 @@ def test_a_replacement_with_the_id_of_another_task_fails_the_task(t: Any, work: 
 
         error = error_of(t.replace.delay(t.add.s(1, 1).set(task_id=other)))
 
-    assert other in str(error)
+    assert isinstance(error, ImproperlyConfigured)
+    assert f"has an id of its own, {other}" in str(error)

@@ -195,6 +195,11 @@ class Arena:
                 proxy.close()
             self.start_worker()
 
+    def bury(self, worker: WorkerProcess) -> None:
+        """Forget a worker that has died, without having another one in its place."""
+        self.workers.remove(worker)
+        self.proxies.pop(worker.pid).close()
+
     def _any(self) -> WorkerProcess:
         return self.random.choice(self.workers)
 

@@ -31,7 +31,7 @@ def test_every_promise_is_kept_under(faults: list[str]) -> None:
         assert arena.judge() == [], f"seed {arena.seed}, faults {arena.faults}"
 
 
-def test_twenty_workers_that_start_at_once_on_an_empty_database_agree_on_one_schema() -> None:
+def test_workers_that_start_at_once_on_an_empty_database_agree_on_one_schema() -> None:
     with Arena(migrated=False) as arena:
         workers = [arena.start_worker(through_proxy=False, concurrency=1) for _ in range(8)]
         for worker in workers:
@@ -56,10 +56,12 @@ def test_idle_workers_ask_the_database_for_next_to_nothing() -> None:
         for worker in arena.workers:
             worker.await_ready()
         arena.wait_for(lambda: arena.idle() == count)
+        arena.wait_for(lambda: arena.statements_in(1) <= 2 * count, "they have looked again, and sleep")
 
         sent = arena.statements_in(seconds)
 
-    assert sent <= count * seconds * 1.2, f"{sent} statements by {count} workers in {seconds} s"
+    # A look around a second, and one for the dead now and then.
+    assert sent <= count * seconds * 1.5, f"{sent} statements by {count} workers in {seconds} s"
 
 
 def test_a_worker_that_dies_is_taken_over_within_its_lease_and_a_little(seed: int = 3) -> None:
