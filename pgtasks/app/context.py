@@ -99,7 +99,7 @@ class Context:
         return getattr(self, key, default)
 
     def __getattr__(self, name: str) -> Any:
-        if name in _SHOWN:
+        if name in _SHOWN and not (self.is_eager or self.called_directly):
             # Made when somebody looks: few do.
             arguments = getattr(self, _SHOWN[name])
             shown = tuple(arguments) if isinstance(arguments, list) else arguments
