@@ -269,7 +269,7 @@ _OUTCOME_COLUMNS = {
 
 
 def replace(
-    worker: UUID, delivery: int, message: Message, preds: Sequence[UUID], *, has_successors: bool
+    worker: UUID, delivery: int, message: Message, preds: Sequence[UUID], *, has_successors: bool = False
 ) -> Query[int]:
     """Let a claimed task go on as another call; run it together with the `enqueue` of the tasks it waits for."""
     values = {
