@@ -34,6 +34,7 @@ ALIASED = "import pgtasks; pgtasks.install_as_celery()\n"
         ("celery.contrib.testing.tasks", "ping"),
         ("celery.contrib.testing.worker", "start_worker, TestWorkController"),
         ("celery.loaders.app", "AppLoader"),
+        ("celery.worker", "WorkController"),
         ("celery.worker.control", "Panel, control_command, inspect_command"),
         ("celery.worker.request", "Request"),
         ("celery.worker.state", "active_requests, revoked, successful_requests, total_count"),

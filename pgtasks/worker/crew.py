@@ -112,7 +112,9 @@ class Crew:
         return len(self.backlog) + sum(len(child.jobs) for child in self.children)
 
     def room(self) -> int:
-        """How many more claims can be put to use soon."""
+        """How many more claims can be put to use soon; behind long tasks none, so that what is urgent is not behind others."""
+        if self.slots and len(self.children) == self.options.children and all(map(self._is_stuck, self.children)):
+            return 0
         return max(0, self.slots * self._ahead() - self.busy())
 
     def is_starving(self) -> bool:

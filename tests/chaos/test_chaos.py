@@ -1,6 +1,7 @@
 """Faults of every kind, alone and together, thrown at real workers; the judge says whether every promise was kept.
 
-These are short. `python -m tests.chaos --seconds 3600` goes on for as long as one likes.
+The short ones run by default, `pytest -m chaos` runs the others, and `python -m tests.chaos --seconds 3600` goes on for as
+long as one likes.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ import pytest
 
 from tests.chaos.arena import LEASE_S, Arena
 
+#: Run by `pytest -m chaos`, not by default.
+long = pytest.mark.chaos
+
 
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(["kill", "kill_parent", "kill_child"], id="deaths of workers and children"),
-        pytest.param(["freeze"], id="workers that freeze for longer than their lease"),
-        pytest.param(["cut", "refuse", "partition", "terminate"], id="connections cut, refused, frozen, terminated"),
-        pytest.param(["restart"], id="crashes of the server"),
-        pytest.param(["stop"], id="rolling restarts"),
         pytest.param(["kill", "kill_child", "freeze", "cut", "terminate", "restart", "partition", "stop"], id="everything"),
+        pytest.param(["kill", "kill_parent", "kill_child"], id="deaths of workers and children", marks=long),
+        pytest.param(["freeze"], id="workers that freeze for longer than their lease", marks=long),
+        pytest.param(["cut", "refuse", "partition", "terminate"], id="connections that break or hang", marks=long),
+        pytest.param(["restart"], id="crashes of the server", marks=long),
+        pytest.param(["stop"], id="rolling restarts", marks=long),
     ],
 )
 def test_every_promise_is_kept_under(faults: list[str]) -> None:
@@ -31,6 +35,7 @@ def test_every_promise_is_kept_under(faults: list[str]) -> None:
         assert arena.judge() == [], f"seed {arena.seed}, faults {arena.faults}"
 
 
+@long
 def test_workers_that_start_at_once_on_an_empty_database_agree_on_one_schema() -> None:
     with Arena(migrated=False) as arena:
         workers = [arena.start_worker(through_proxy=False, concurrency=1) for _ in range(8)]
@@ -47,6 +52,7 @@ def test_workers_that_start_at_once_on_an_empty_database_agree_on_one_schema() -
         assert arena.judge() == []
 
 
+@long
 def test_idle_workers_ask_the_database_for_next_to_nothing() -> None:
     """Fifty workers may send fifty statements a second between them."""
     seconds, count = 5, 4

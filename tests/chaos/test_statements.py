@@ -1,7 +1,7 @@
 """A worker killed right before or right after each kind of statement that it sends: a peer finishes everything.
 
 The proxy in front of the doomed worker does the killing, when the statement comes by or when its answer does. With `child`
-it is the child process that dies, at a statement that it sends itself.
+it is the child process that dies, at a statement that it sends itself. Run by `pytest -m chaos`, not by default.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import pytest
 from tests.chaos.arena import Arena
 from tests.support.proxy import FaultProxy
 from tests.support.workers import STUCK_S, WorkerProcess
+
+pytestmark = pytest.mark.chaos
 
 #: A part of each kind of statement, by which the proxy knows it.
 BY_THE_WORKER = {

@@ -29,6 +29,8 @@ class _Loader:
 
 
 class _Site:
+    hostname = "tests@here"
+
     class app:
         loader = _Loader()
 

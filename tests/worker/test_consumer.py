@@ -181,6 +181,38 @@ def test_a_consumer_whose_session_was_terminated_goes_on(
     assert conn.execute("SELECT count(*) FROM pgtasks.result").fetchone() == (1,)
 
 
+def test_the_errbacks_of_an_outcome_that_was_fenced_off_are_not_sent(
+    database: Database, consumer: Consumer, conn: Conn
+) -> None:
+    task, errback = message(), message("errback")
+    enqueue(database, task)
+    (claim,) = consumer.step([], 1, [])
+    failure = done(claim, state="FAILURE", follow_ups=(((errback,), ()),))
+
+    persist(consumer, [failure._replace(delivery=claim.delivery + 1)], 0, [claim])
+    assert standing(conn, errback) == []
+    persist(consumer, [failure], 0, [])
+
+    assert standing(conn, task) == ["FAILURE"]
+    assert standing(conn, errback) == ["ready"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_errbacks_of_an_outcome_whose_answer_is_lost_are_sent_once(
+    database: Database, consumer: Consumer, proxy: FaultProxy, conn: Conn, fault: str
+) -> None:
+    task, errback = message(), message("errback")
+    enqueue(database, task)
+    (claim,) = consumer.step([], 1, [])
+    sprung = getattr(proxy, fault)(b"COMMIT")
+
+    persist(consumer, [done(claim, state="FAILURE", follow_ups=(((errback,), ()),))], 0, [])
+
+    assert sprung.is_set()
+    assert standing(conn, task) == ["FAILURE"]
+    assert standing(conn, errback) == ["ready"]
+
+
 # -- the whole worker
 
 

@@ -121,6 +121,17 @@ def test_a_task_that_kills_a_pool_of_many_slots_does_not_cost_its_neighbours_the
         assert get(neighbour) is None
 
 
+def test_children_that_are_killed_are_replaced_one_for_one(start: Start, stage: Stage) -> None:
+    with start(concurrency=3) as worker:
+        for _ in range(4):
+            before = eventually(lambda: len(found := worker.children()) == 3 and found)
+            os.kill(before[0], signal.SIGKILL)
+            os.kill(before[2], signal.SIGKILL)
+            eventually(lambda: not {before[0], before[2]} & set(worker.children()) and len(worker.children()) == 3)
+        assert get(jobs.add.delay(1, 1)) == 2
+        assert worker.stop() == 0
+
+
 # -- recycling
 
 
@@ -265,6 +276,21 @@ def test_a_child_that_dies_during_a_warm_shutdown_does_not_hang_it(start: Start,
 
         assert worker.join() == 0
     assert places(conn, result) == [["ready"]]
+
+
+def test_a_worker_that_is_told_to_restart_comes_back_and_strands_nothing(start: Start, stage: Stage, conn: Conn) -> None:
+    with start() as worker:
+        result = jobs.wait.delay("go", 4)
+        stage.await_line("begin", id=result.id)
+        queued = [jobs.add.delay(n, 0) for n in range(5)]
+        worker.send(signal.SIGHUP)
+        stage.open("go")
+
+        worker.await_output(" ready.", count=2)
+        assert get(result) == 4
+        assert [get(each) for each in queued] == list(range(5))
+        assert worker.stop() == 0
+    assert len(stage.lines("begin", id=result.id)) == 1
 
 
 # -- the worker dies
