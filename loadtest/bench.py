@@ -8,7 +8,7 @@ Every round runs all experiments in turn, each beside pgbench with the same stat
 `loadtest.ceiling`), so that a slow minute harms all of them alike. Figures are medians over the rounds, percentages
 medians of the ratios within one round.
 
-    enqueue   .delay() from one thread and from eight; a group of 1,000
+    enqueue   .delay() from one thread and from eight; delay_many; groups of 1,000
     drain     no-op tasks with stored results, by `pgtasks worker -c 2`, which finds the whole queue filled. From the
               database's timestamps, first claim to last result. Batches are counted by them as well: all rows of a
               statement have the same time. Every task must have run, once, by the word of the task itself
@@ -112,6 +112,7 @@ class Bench:
         found["ceiling enqueue 1"] = self.ceiling(ceiling.enqueue_one, 1, singles)
         found["enqueue 8"] = self.enqueue(8, singles * 2)
         found["ceiling enqueue 8"] = self.ceiling(ceiling.enqueue_one, 8, singles * 2 // 8)
+        found["many"] = self.many()
         found["bulk"] = self.bulk()
         found["ceiling bulk"] = self.ceiling(partial(ceiling.enqueue_many, count=BULK), 1, self.scale.bulks, BULK)
         self.empty()
@@ -141,6 +142,14 @@ class Bench:
         with ThreadPoolExecutor(threads) as pool, self._costs(each * threads) as figures:
             list(pool.map(call, range(threads)))
         return figures | self._enqueued(each * threads)
+
+    def many(self) -> Figures:
+        """Send as many by one call, from a generator."""
+        self.empty()
+        count = BULK * self.scale.bulks
+        with self._costs(count) as figures:
+            noop.delay_many(number for number in range(count))
+        return figures | self._enqueued(count)
 
     def bulk(self) -> Figures:
         """Send groups of a thousand, made beforehand."""
@@ -311,9 +320,7 @@ class Bench:
         link = [follow.s(0), *[follow.s() for _ in range(9)]]
         chains = [_timed_ms(lambda: chain(*link).delay().get(timeout=60), 10) for _ in range(self.scale.canvases)]
         header = [follow.s(number) for number in range(100)]
-        chords = [
-            _timed_ms(lambda: chord(header)(total.s()).get(timeout=60), 5050) for _ in range(self.scale.canvases)
-        ]
+        chords = [_timed_ms(lambda: chord(header)(total.s()).get(timeout=60), 5050) for _ in range(self.scale.canvases)]
         return {
             "round_trip_p50_ms": statistics.median(trips),
             "round_trip_p95_ms": statistics.quantiles(trips, n=20)[-1],

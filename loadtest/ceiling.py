@@ -20,15 +20,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-from pgtasks.message import Message
+from pgtasks.message import Message, new_ids
 from pgtasks.store import tasks
-from pgtasks.store.sql import Statement
+from pgtasks.store.arrays import Array
+from pgtasks.store.sql import Statement, load
 
 #: Session settings of pgtasks' connections; see `pgtasks.store.database`.
 _SESSION = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
 _PARAMETER = re.compile(r"%\((\w+)\)[sb]")
-#: A parameter that is an array, and the type of its elements.
-_TYPED = re.compile(r"%\((\w+)\)b::(\w+)\[\]")
 
 _WORKER_PREFIX = "00000000-0000-4000-8000-"
 
@@ -40,6 +39,17 @@ SELECT '{worker_prefix}' || lpad(:client_id::text, 12, '0') AS worker \\gset
 \\set batch {batch}
 \\set has_begun 1
 \\endif
+"""
+
+#: Where each client begins: a run that it holds.
+_FIRST_STEP = """\\if :has_begun = 0
+SELECT '{prefix}' || lpad(:client_id::text, 12, '0') AS run \\gset
+INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery)
+VALUES ((:run)::uuid, (:run)::uuid, now(), 0, 1) ON CONFLICT (id) DO NOTHING;
+\\set ordinal 0
+\\set has_begun 1
+\\endif
+\\set ordinal :ordinal + 1
 """
 
 
@@ -94,17 +104,26 @@ def enqueue_one(message: Message) -> str:
 
 
 def enqueue_many(message: Message, count: int) -> str:
-    """A script that enqueues many plain tasks in one statement, as a group does."""
-    query = tasks.enqueue([message, message])
-    types = dict(_TYPED.findall(query.statement.sql))
-    given = {
-        name: f"array_fill({_literal(value[0])}::{types[name]}, ARRAY[{count}])"
-        if isinstance(value, list) and len(value) == 2
-        else _literal(value)
-        for name, value in query.values.items()
+    """A script that enqueues many plain tasks in one statement, as a group and `delay_many` do."""
+    query = tasks.enqueue_many(message, new_ids(1), [message.payload])
+    # The arrays are in the wire format, for which pgbench has no use.
+    given = {name: _literal(value) for name, value in query.values.items() if not isinstance(value, Array)} | {
+        "ids": f"ARRAY(SELECT uuidv7() FROM generate_series(1, {count}))",
+        "payloads": f"array_fill({_literal(message.payload)}, ARRAY[{count}])",
+        "each_options": f"array_fill({_literal(message.options)}, ARRAY[{count}])",
     }
-    given["ids"] = f"ARRAY(SELECT uuidv7() FROM generate_series(1, {count}))"
-    return _filled(query.statement, given) + ";\n"
+    script = _filled(query.statement, given)
+    # How many there are is known; pgbench would make the ids once more to count them.
+    return script.replace(f"cardinality(({given['ids']})::uuid[])", str(count)) + ";\n"
+
+
+def step() -> str:
+    """A script that records one step of a workflow after the other, each client for a run of its own."""
+    place = {"run": "(:run)::uuid", "worker": "(:run)::uuid", "delivery": "1", "ordinal": ":ordinal", "seq": ":ordinal"}
+    said = {"name": "step", "kind": "step", "state": "SUCCESS", "attempts": 1, "took": 0.001, "value": b"12345"}
+    statement = load("workflows")["remember"]
+    given = {name: place.get(name) or _literal(said.get(name)) for name in statement.names}
+    return _FIRST_STEP.format(prefix=_WORKER_PREFIX) + _filled(statement, given) + ";\n"
 
 
 def drain(queue: str, batch: int, value: bytes = b"12345") -> str:

@@ -151,9 +151,7 @@ def create_tables(url: str, layout: Layout) -> None:
     Tables of one page would teach the planner to read them from end to end, and prepared plans persist.
     """
     with connect(url) as conn:
-        conn.execute(
-            "DROP SCHEMA IF EXISTS layouts_bench CASCADE; CREATE SCHEMA layouts_bench", prepare=False
-        )
+        conn.execute("DROP SCHEMA IF EXISTS layouts_bench CASCADE; CREATE SCHEMA layouts_bench", prepare=False)
         conn.execute(layout.tables, prepare=False)
         hand = Hand(conn, layout)
         for _ in range(60):
@@ -395,20 +393,14 @@ def _short(value: Any) -> str:
 
 def main() -> None:
     """Run the experiments asked for and write their figures as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--url", required=True, help="a Postgres for this alone; schema layouts_bench is dropped"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", required=True, help="a Postgres for this alone; schema layouts_bench is dropped")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 10, 100])
     parser.add_argument("--clients", nargs="+", type=int, default=[2, 4])
-    parser.add_argument(
-        "--keep", nargs="+", type=int, default=[1, 2], help="hand size over tasks finished per step"
-    )
+    parser.add_argument("--keep", nargs="+", type=int, default=[1, 2], help="hand size over tasks finished per step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one run")
     parser.add_argument("--pinned-tasks", type=int, default=300_000)

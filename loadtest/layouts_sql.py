@@ -207,17 +207,14 @@ LAYOUTS = {
             (_JOB_SETTLE, _JOB_CLAIM),
             results="SELECT count(*) FROM job WHERE state = 2",
         ),
-        _e_layout(
-            "E-claims", _CLAIM_TABLE, (_SETTLED_CLAIMS + _RESULT_OF_MINE, "WITH" + _TAKEN_ROWS + _CLAIM_ROWS)
-        ),
+        _e_layout("E-claims", _CLAIM_TABLE, (_SETTLED_CLAIMS + _RESULT_OF_MINE, "WITH" + _TAKEN_ROWS + _CLAIM_ROWS)),
         _e_layout("E-claims-fused", _CLAIM_TABLE, (_FUSED_CLAIM_STEP,)),
         _e_layout("E-claims-bare", _CLAIM_TABLE, (_FUSED_CLAIM_STEP.replace(_UNIQUE, ""),)),
         _e_layout("E-lease", _LEASE_TABLE, (_LEASE_STEP.format(tasks="", taken="taken", handle="id"),)),
         Layout(
             "F8",
             _MESSAGE_AND_RESULT.format(handle="ids uuid[] NOT NULL") + _LEASE_TABLE,
-            _MESSAGE_ONE
-            + "INSERT INTO ready (queue, rank, ids) SELECT %(queue)b, %(rank)b, ARRAY[id] FROM message",
+            _MESSAGE_ONE + "INSERT INTO ready (queue, rank, ids) SELECT %(queue)b, %(rank)b, ARRAY[id] FROM message",
             _MESSAGE_MANY + _READY_CHUNKS,
             (_LEASE_STEP.format(tasks=_UNCHUNK, taken="chunk", handle="ids"),),
             chunk=8,

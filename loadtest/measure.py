@@ -175,9 +175,7 @@ def fsyncs_per_s(seconds: float = 0.5) -> float:
 
 def medians(runs: Sequence[Figures]) -> Figures:
     """Take the median of each figure over the runs of one case."""
-    return {
-        key: statistics.median(run[key] for run in runs) if runs[0][key] is not None else None for key in runs[0]
-    }
+    return {key: statistics.median(run[key] for run in runs) if runs[0][key] is not None else None for key in runs[0]}
 
 
 def ratio(runs: Sequence[Figures], yardstick: Sequence[Figures], key: str) -> float:

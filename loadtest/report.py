@@ -83,13 +83,15 @@ def _enqueue_rows(find: _Finder) -> list[Row]:
     for name, experiment in (
         (".delay(), one thread", "enqueue 1"),
         (".delay(), eight threads", "enqueue 8"),
+        ("delay_many", "many"),
         ("group of 1,000", "bulk"),
     ):
-        is_bulk = experiment == "bulk"
+        is_bulk = experiment in ("many", "bulk")
+        ceiling = f"ceiling {'bulk' if is_bulk else experiment}"
         rows += [
             Row(name, "tasks", find(experiment, "tasks_per_s"), "/s", at_least=70_000 if is_bulk else None),
-            Row(name, "by pgbench", find(f"ceiling {experiment}", "tasks_per_s"), "/s"),
-            Row(name, "of pgbench", find.percent(experiment, [f"ceiling {experiment}"]), "%"),
+            Row(name, "by pgbench", find(ceiling, "tasks_per_s"), "/s"),
+            Row(name, "of pgbench", find.percent(experiment, [ceiling]), "%"),
             Row(name, "caller's CPU", find(experiment, "client_us"), "us/task", at_most=100),
             Row(name, "server's CPU", find(experiment, "server_us"), "us/task"),
             Row(name, "statements", find(experiment, "statements"), "/task", at_most=1 / 1000 if is_bulk else 1),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pgtasks.app.task import Task
     from pgtasks.canvas import StampingVisitor, chain, chord, chunks, group, subtask, xmap, xstarmap
     from pgtasks.canvas.signature import Signature, maybe_signature, signature
+    from pgtasks.workflow import wf
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ __all__ = (
     "subtask",
     "uuid",
     "version_info",
+    "wf",
     "xmap",
     "xstarmap",
 )
@@ -73,6 +75,7 @@ _HOMES = {
     "pgtasks.app.sharing": ("bugreport", "shared_task"),
     "pgtasks.app.base": ("Celery",),
     "pgtasks.app.task": ("Task",),
+    "pgtasks.workflow": ("wf",),
     "pgtasks.canvas": (
         *("Signature", "StampingVisitor", "chain", "chord", "chunks", "group"),
         *("maybe_signature", "signature", "subtask", "xmap", "xstarmap"),

@@ -93,6 +93,9 @@ def get_current_worker_task() -> Any:
     return None
 
 
+#: The workflow run whose own code runs here: not that of its steps, and not of tasks that remember nothing.
+current_run: ContextVar[Any] = ContextVar("pgtasks.run", default=None)
+
 current_app: Any = Proxy(get_current_app)
 current_task: Any = Proxy(get_current_task)
 

@@ -32,6 +32,7 @@ CELERY_VERSION = "5.7.0"
 
 #: Where modules are that have another name here than in Celery.
 MOVED = {
+    "celery.apps.beat": "pgtasks.beat.service",
     "celery.apps.worker": "pgtasks.worker.supervisor",
     "celery.backends": "pgtasks.backends",
     "celery.backends.base": "pgtasks.backends",
@@ -188,5 +189,3 @@ def install_as_celery() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "billiard"]:
         del sys.modules[name]
     sys.meta_path.insert(0, _Finder())
-
-

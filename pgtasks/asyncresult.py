@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 from vine import Thenable, promise
 
 from pgtasks import states
-from pgtasks._state import app_or_default
+from pgtasks._state import app_or_default, current_run
 from pgtasks.exceptions import IncompleteStream, TimeoutError
 from pgtasks.joining import (
     Callback,
@@ -30,6 +30,7 @@ from pgtasks.joining import (
     result_from_tuple,
     uncache,
 )
+from pgtasks.told import Told
 from pgtasks.utils.graph import DependencyGraph, GraphFormatter
 
 __all__ = ("AsyncResult",)
@@ -38,7 +39,7 @@ R = TypeVar("R")
 
 
 @Thenable.register
-class AsyncResult(ResultBase, Generic[R]):
+class AsyncResult(Told, ResultBase, Generic[R]):
     """The result of one task, wherever it runs and whether or not it has ended; `id` is the task's."""
 
     TimeoutError = TimeoutError
@@ -55,9 +56,7 @@ class AsyncResult(ResultBase, Generic[R]):
         self, id: str, backend: Any = None, task_name: str | None = None, app: Any = None, parent: Any = None
     ) -> None:
         if id is None:
-            raise ValueError(
-                "AsyncResult requires valid id, not None. Pass the id that apply_async() returned."
-            )
+            raise ValueError("AsyncResult requires valid id, not None. Pass the id that apply_async() returned.")
         self.id = id
         self.app = app_or_default(app or self.app)
         self.backend = backend or self.app.backend
@@ -203,11 +202,13 @@ class AsyncResult(ResultBase, Generic[R]):
         only says how often `on_interval()` is called. `callback(id, value)` is called with the value,
         `on_message(meta)` before that.
         """
+        if (run := current_run.get()) is not None:
+            return cast(R, run.get_result(self, timeout, propagate))
         if self.ignored:
             return cast(R, None)
         if disable_sync_subtasks:
             assert_will_not_block()
-        if self._cache is None:
+        if self._must_look(propagate and follow_parents):
             self.backend.wait_for_pending(
                 self,
                 timeout=timeout,
@@ -231,18 +232,24 @@ class AsyncResult(ResultBase, Generic[R]):
         disable_sync_subtasks: bool = True,
     ) -> R:
         """`get`, for coroutines. Awaiting the result itself does the same."""
+        if (run := current_run.get()) is not None:
+            return cast(R, await run.aget_result(self, timeout, propagate))
         if self.ignored:
             return cast(R, None)
         if disable_sync_subtasks:
             assert_will_not_block()
-        if self._cache is None:
-            await self.backend.await_pending(
-                self, timeout=timeout, follow_parents=follow_parents and propagate
-            )
+        if self._must_look(propagate and follow_parents):
+            await self.backend.await_pending(self, timeout=timeout, follow_parents=follow_parents and propagate)
         return self._finish(propagate, callback)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
+
+    def _must_look(self, follow_parents: bool) -> bool:
+        """Is the end not known yet; or, of one that failed, which step before it failed first?"""
+        if self._cache is None:
+            return True
+        return follow_parents and self.parent is not None and self._cache["status"] in states.PROPAGATE_STATES
 
     def _finish(self, propagate: bool, callback: Callback | None) -> R:
         if self._cache is None:
@@ -304,9 +311,7 @@ class AsyncResult(ResultBase, Generic[R]):
             value = node.get()
         return value
 
-    def build_graph(
-        self, intermediate: bool = False, formatter: GraphFormatter | None = None
-    ) -> DependencyGraph:
+    def build_graph(self, intermediate: bool = False, formatter: GraphFormatter | None = None) -> DependencyGraph:
         """Make a graph of the results of this task and those it led to; see `iterdeps`."""
         graph = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
         for parent, node in self.iterdeps(intermediate=intermediate):

@@ -13,6 +13,7 @@ that only exist because Postgres is underneath are children of `CeleryError` or 
     OperationalError (kombu)      DatabaseUnavailable { DatabaseRefused, DatabaseFull }
     SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated
     WorkerShutdown, WorkerTerminate (SystemExit)
+    Unwound (BaseException)       RunSuspended, RunCancelled, RunLost, RunInterrupted: how a workflow's code is left
 """
 
 import numbers
@@ -64,6 +65,12 @@ __all__ = (
     "Reject",
     "Retry",
     "RetryTaskError",
+    "RunCancelled",
+    "RunEnded",
+    "RunInterrupted",
+    "RunLost",
+    "RunNotFound",
+    "RunSuspended",
     "SchemaError",
     "SchemaTooNew",
     "SchemaTooOld",
@@ -80,9 +87,11 @@ __all__ = (
     "TimeLimitExceeded",
     "TimeoutError",
     "UnknownSettingWarning",
+    "Unwound",
     "WorkerLostError",
     "WorkerShutdown",
     "WorkerTerminate",
+    "WorkflowError",
     "reraise",
 )
 
@@ -305,6 +314,18 @@ class ChordError(TaskError):
     """A task in the header of a chord failed."""
 
 
+class WorkflowError(TaskError):
+    """A workflow was written, or is called, in a way that cannot be durable."""
+
+
+class RunNotFound(WorkflowError):
+    """No task of that id is known."""
+
+
+class RunEnded(WorkflowError):
+    """The run has ended: it takes no signals and cannot be changed any more."""
+
+
 # -- errors about results ---------------------------------------------------------------------------------
 
 
@@ -358,6 +379,29 @@ class WorkerLostError(Exception):
 
 class Terminated(Exception):
     """The process that ran the task was told to end, by `revoke(terminate=True)`."""
+
+
+# -- the code of a workflow is left, by exceptions that `except Exception` does not catch ------------------
+
+
+class Unwound(BaseException):
+    """The code of a workflow goes no further here; what it remembers is where it goes on."""
+
+
+class RunSuspended(Unwound):
+    """The run waits, as rows; it goes on when it is woken."""
+
+
+class RunCancelled(Unwound):
+    """The run was revoked: what it did is undone, and then it is over."""
+
+
+class RunLost(Unwound):
+    """Another worker has taken the run over; nothing more that is done here counts."""
+
+
+class RunInterrupted(Unwound):
+    """The database cannot be reached, so the run goes on elsewhere or later."""
 
 
 # -- the end of a worker ----------------------------------------------------------------------------------

@@ -124,12 +124,12 @@ class Gathering:
             self.leaves.setdefault(leaf.id, []).append(leaf)
         self._single = {member.id for member in results if member.is_single}
 
-    def start(self) -> set[str]:
-        """Take what is known already; returns the ids of the tasks to wait for."""
-        missing = set()
+    def start(self) -> list[str]:
+        """Take what is known already; returns the ids of the tasks to wait for, in the order of the set."""
+        missing = []
         for task_id, (leaf, *_) in self.leaves.items():
             if leaf._cache is None:
-                missing.add(task_id)
+                missing.append(task_id)
             else:
                 self.take(task_id, leaf._cache)
         return missing

@@ -112,9 +112,7 @@ def refuse_second_process(pidfile: str | os.PathLike[str]) -> None:
     """Raise LockFailed while the process runs that a pid file names; remove the file of one that does not."""
     lock = Pidfile(pidfile)
     if lock.is_locked() and not lock.remove_if_stale():
-        raise LockFailed(
-            f"Pidfile ({pidfile}) already exists.\nSeems we're already running? (pid: {lock.read_pid()})"
-        )
+        raise LockFailed(f"Pidfile ({pidfile}) already exists.\nSeems we're already running? (pid: {lock.read_pid()})")
 
 
 def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:

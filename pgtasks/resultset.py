@@ -14,7 +14,7 @@ from weakref import proxy
 from vine import Thenable, barrier, promise
 
 from pgtasks import states
-from pgtasks._state import get_current_app
+from pgtasks._state import current_run, get_current_app
 from pgtasks.joining import (
     Arrival,
     Callback,
@@ -221,6 +221,8 @@ class ResultSet(ResultBase):
         in the list. With a `callback(task_id, value)` the values go there as they arrive, and None is
         returned.
         """
+        if (run := current_run.get()) is not None:
+            return run.get_results(self, propagate)
         if disable_sync_subtasks:
             assert_will_not_block()
         gathering = Gathering(self, propagate, callback)
@@ -237,6 +239,8 @@ class ResultSet(ResultBase):
         disable_sync_subtasks: bool = True,
     ) -> Any:
         """`join_native`, for coroutines. Awaiting the set itself does the same."""
+        if (run := current_run.get()) is not None:
+            return await run.aget_results(self, propagate)
         if disable_sync_subtasks:
             assert_will_not_block()
         gathering = Gathering(self, propagate, callback)
@@ -260,7 +264,7 @@ class ResultSet(ResultBase):
         yield from ((member.id, member.results) for member in self.results if not member.is_single)
         single = [member for member in self.results if member.is_single]
         yield from ((member.id, member._cache) for member in single if member._cache is not None)
-        missing = {member.id for member in single if member._cache is None}
+        missing = dict.fromkeys(member.id for member in single if member._cache is None)
         if missing:
             yield from self.backend.get_many(missing, timeout, interval, no_ack, on_message, on_interval)
 

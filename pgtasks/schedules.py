@@ -222,8 +222,7 @@ class crontab(BaseSchedule):
         for number in numbers:
             if not min_ <= number < max_ + min_:
                 raise ValueError(
-                    f"Invalid crontab pattern.  Valid range is {min_}-{max_ - 1 + min_}. "
-                    f"'{number}' was found."
+                    f"Invalid crontab pattern.  Valid range is {min_}-{max_ - 1 + min_}. '{number}' was found."
                 )
         return numbers
 
@@ -271,11 +270,7 @@ class crontab(BaseSchedule):
                 last_day = monthrange(year, month)[1]
                 for day in days:
                     candidate = date(year, month, min(day, last_day))
-                    if (
-                        day <= last_day
-                        and candidate > after
-                        and candidate.isoweekday() % 7 in self.day_of_week
-                    ):
+                    if day <= last_day and candidate > after and candidate.isoweekday() % 7 in self.day_of_week:
                         return candidate
         raise RuntimeError(f"{self!r} has no day after {after}. Is the day of the week empty?")
 

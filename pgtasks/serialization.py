@@ -10,7 +10,7 @@ Promises: nothing is decoded that `accept` does not allow, and data never makes 
 
 import json
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from kombu import compression as _compression
@@ -34,6 +34,7 @@ __all__ = (
     "Encoded",
     "SerializerNotInstalled",
     "accepted",
+    "body_encoder",
     "decode",
     "decode_exception",
     "encode",
@@ -70,6 +71,13 @@ def encode(value: Any, serializer: str | None = "json", compression: str | None 
     else:
         encoded = _encode_with_registry(value, serializer)
     return _compress(encoded, compression) if compression else encoded
+
+
+def body_encoder(serializer: str | None = "json", compression: str | None = None) -> Callable[[Any], bytes]:
+    """Return what `encode` would use to make a body, for values that are encoded one after the other."""
+    if serializer == "json" and not compression and _json_is_kombus():
+        return _dump_json
+    return lambda value: encode(value, serializer, compression).body
 
 
 def decode(
@@ -196,11 +204,7 @@ def _is_plain_json(body: bytes) -> bool:
 
     A JSON string may also spell an ASCII letter of `__type__` as an escape: \\u00 and two digits.
     """
-    return (
-        b"__type__" not in body
-        and b"\\u00" not in body
-        and _kombu.registry._decoders.get(JSON) is _kombu_json.loads
-    )
+    return b"__type__" not in body and b"\\u00" not in body and _kombu.registry._decoders.get(JSON) is _kombu_json.loads
 
 
 def _load_json(body: bytes) -> Any:
@@ -234,9 +238,7 @@ def _compress(encoded: Encoded, method: str) -> Encoded:
     try:
         body, content_type = _compression.compress(encoded.body, method)
     except KeyError as exc:
-        raise KeyError(
-            f"No compression {method!r} here. Known: {', '.join(_compression.encoders())}"
-        ) from exc
+        raise KeyError(f"No compression {method!r} here. Known: {', '.join(_compression.encoders())}") from exc
     return Encoded(encoded.content_type, f"{encoded.content_encoding};{content_type}", body)
 
 

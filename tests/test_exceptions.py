@@ -110,9 +110,7 @@ def test_backend_errors_name_the_task() -> None:
     assert repr(ours.BackendStoreError("full", state="SUCCESS", task_id="7")) == repr(
         theirs.BackendStoreError("full", state="SUCCESS", task_id="7")
     )
-    assert repr(ours.BackendGetMetaError("gone", task_id="7")) == repr(
-        theirs.BackendGetMetaError("gone", task_id="7")
-    )
+    assert repr(ours.BackendGetMetaError("gone", task_id="7")) == repr(theirs.BackendGetMetaError("gone", task_id="7"))
 
 
 def test_reraise_gives_the_traceback_back() -> None:

@@ -175,6 +175,6 @@ def test_everything_celerys_proxies_offer_is_offered() -> None:
     python2 = {"__nonzero__", "__div__", "__oct__", "__hex__", "__coerce__"}
     private = {name for name in offered if name.startswith(("_Proxy", "__pending"))}
 
-    assert offered - python2 - private - {"__static_attributes__", "_get_class"} <= set(
-        dir(PromiseProxy)
-    ) | set(vars(Proxy))
+    assert offered - python2 - private - {"__static_attributes__", "_get_class"} <= set(dir(PromiseProxy)) | set(
+        vars(Proxy)
+    )

@@ -49,9 +49,7 @@ def test_a_forked_child_does_not_remove_its_parents_pid_file_at_exit(tmp_path: P
     )
     path = tmp_path / "x.pid"
 
-    said = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
-    )
+    said = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
 
     assert said.stdout == "True\n"
     assert not path.exists()

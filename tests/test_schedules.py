@@ -39,9 +39,7 @@ moments = st.one_of(
         st.integers(0, 31 * 86400),
     ),
 )
-pauses = st.one_of(
-    st.integers(-3600, 3 * 86400), st.integers(0, 90 * 86400), st.sampled_from([0, 59, 60, 3600, 86400])
-)
+pauses = st.one_of(st.integers(-3600, 3 * 86400), st.integers(0, 90 * 86400), st.sampled_from([0, 59, 60, 3600, 86400]))
 
 
 def app_in(zone: str, deadline_s: float | None = None) -> Any:
@@ -116,9 +114,7 @@ part = st.one_of(
     st.builds("{}-{}".format, st.integers(0, 61), st.integers(0, 61)),
     st.builds("{}-{}/{}".format, st.integers(0, 61), st.integers(0, 61), st.integers(1, 9)),
     st.builds("*/{}".format, st.integers(0, 20)),
-    st.sampled_from(
-        ["*", "", "*/", "mon", "monday", "sun-tue", "fri-mon", "jan", "mar-may", "x", "1-", "-1", "1-x"]
-    ),
+    st.sampled_from(["*", "", "*/", "mon", "monday", "sun-tue", "fri-mon", "jan", "mar-may", "x", "1-", "-1", "1-x"]),
 )
 
 
@@ -197,9 +193,7 @@ def test_crontabs_agree_with_celery_across_changes_of_the_clock(
 
 
 def test_the_29th_of_february_on_a_monday_is_found_decades_ahead() -> None:
-    their, our = both(
-        lambda module, **kw: module.crontab(0, 0, "mon", 29, 2, **kw), "UTC", datetime(2024, 3, 1)
-    )
+    their, our = both(lambda module, **kw: module.crontab(0, 0, "mon", 29, 2, **kw), "UTC", datetime(2024, 3, 1))
 
     assert answer(our, datetime(2024, 3, 1)) == answer(their, datetime(2024, 3, 1))
 
@@ -246,9 +240,7 @@ def test_the_sun_rises_and_sets_as_in_celery_also_beyond_the_polar_circles(
     event: str, lat: float, lon: float, last: datetime, pause: int
 ) -> None:
     pytest.importorskip("ephem")
-    their, our = both(
-        lambda module, **kw: module.solar(event, lat, lon, **kw), "UTC", last + timedelta(seconds=pause)
-    )
+    their, our = both(lambda module, **kw: module.solar(event, lat, lon, **kw), "UTC", last + timedelta(seconds=pause))
 
     assert answer(our, last) == answer(their, last)
     assert repr(our) == repr(their)

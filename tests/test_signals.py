@@ -63,9 +63,7 @@ def test_a_receiver_that_would_break_on_new_arguments_is_refused(signal: Signal)
         signal.connect(lambda sender: None, retry=True)
 
 
-def test_a_raising_receiver_is_logged_and_disturbs_nobody(
-    signal: Signal, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_raising_receiver_is_logged_and_disturbs_nobody(signal: Signal, caplog: pytest.LogCaptureFixture) -> None:
     @signal.connect
     def broken(**named: Any) -> None:
         raise KeyError("umbrella")

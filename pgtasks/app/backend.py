@@ -206,15 +206,9 @@ class Backend(ResultCodec):
         """
         self._ensure_not_eager()
         tick = interval if on_interval else None
-        self._run(
-            self._waiting_for(
-                result, Watch([result.id], timeout, tick, on_interval, on_message), follow_parents
-            )
-        )
+        self._run(self._waiting_for(result, Watch([result.id], timeout, tick, on_interval, on_message), follow_parents))
 
-    async def await_pending(
-        self, result: Any, timeout: float | None = None, follow_parents: bool = False
-    ) -> None:
+    async def await_pending(self, result: Any, timeout: float | None = None, follow_parents: bool = False) -> None:
         self._ensure_not_eager()
         await self._arun(self._waiting_for(result, Watch([result.id], timeout), follow_parents))
 
@@ -251,7 +245,9 @@ class Backend(ResultCodec):
             # A hidden result is announced too: it arrives as PENDING, since nothing else will come of it.
             ended = list((yield watch.next_wait()))
             found = (yield self._fetch(ended)) if ended else {}
-        return [watch.arrive(key, self._read(watch.waiting[key], found.get(key))) for key in ended]
+        return [
+            watch.arrive(key, self._read(watch.waiting[key], found.get(key))) for key in watch.in_order(found, ended)
+        ]
 
     def get_many(
         self,
@@ -271,9 +267,7 @@ class Backend(ResultCodec):
                 while watch.waiting:
                     yield from self._run(self._arrivals(watch))
 
-    async def aget_many(
-        self, task_ids: Iterable[str], timeout: float | None = None
-    ) -> AsyncIterator[Arrival]:
+    async def aget_many(self, task_ids: Iterable[str], timeout: float | None = None) -> AsyncIterator[Arrival]:
         self._ensure_not_eager()
         watch = Watch(task_ids, timeout)
         for arrival in await self._arun(self._arrivals(watch)):
@@ -464,8 +458,9 @@ class Backend(ResultCodec):
     # -- whole canvases
 
     def canvas_ids(self, task_id: str) -> list[str]:
-        """The ids of all tasks of the canvas that a task is part of."""
-        return [node.public_id for node in graph.load(self.app, task_id).nodes] or [task_id]
+        """The ids of all tasks of the canvas that a task is part of, without those that undo it."""
+        found = graph.load(self.app, task_id)
+        return [node.public_id for node in found.nodes if node.id not in found.undoing] or [task_id]
 
     def redrive(self, task_id: str) -> int:
         """See `pgtasks.app.graph.redrive`."""

@@ -14,12 +14,13 @@ import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 from warnings import warn
 
 from pgtasks import _state
 from pgtasks.app import builtins as builtins  # registers the built-in tasks
-from pgtasks.app import declaration, publish
+from pgtasks.app import bulk, declaration, publish
 from pgtasks.app.configuration import Configured
 from pgtasks.app.connection import Connections
 from pgtasks.app.parts import Parts
@@ -193,6 +194,13 @@ class Celery(Configured, Parts, Connections):
             raise TypeError("argument 1 to @task() must be a callable")
         return self._declare(args[0], **opts)
 
+    def workflow(self, *args: Any, **opts: Any) -> Any:
+        """Declare a durable workflow: a decorator as `task` is, with its options and mode=, version= and children=.
+
+        A workflow is a task that remembers: when it is run again, after a crash or a wait, it goes on where it was.
+        """
+        return self.task(*args, remembers=True, **opts)
+
     def _declare(
         self,
         fun: Callable[..., Any],
@@ -214,6 +222,10 @@ class Celery(Configured, Parts, Connections):
     def _task_from_fun(self, fun: Callable[..., Any], name: str | None = None, **options: Any) -> Any:
         if not self.finalized and not self.autofinalize:
             raise RuntimeError("Contract breach: app not finalized")
+        for option, cls in (("remembers", self.workflow_cls), ("transactional", self.transactional_cls)):
+            if options.get(option):
+                own = options.get("base") or self.Task
+                options["base"] = type(option, (symbol_by_name(cls), own), {"abstract": True})
         return declaration.task_from_function(self, fun, name, **options)
 
     def type_checker(self, fun: Callable[..., Any], bound: bool = False) -> Any:
@@ -257,11 +269,20 @@ class Celery(Configured, Parts, Connections):
         if self.conf.task_always_eager:
             warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2)
         task, options = self._with_own_options(name, options)
+        run = _state.current_run.get()
+        if run is not None and options.get("conn") is None and options.get("using") is None:
+            # The code of a workflow makes a task once, however often it is replayed.
+            recorded: AsyncResult[Any] = run.publish(
+                name, partial(publish.publish, self, task, name, args, kwargs, **options)
+            )
+            return recorded
         result: AsyncResult[Any] = publish.publish(self, task, name, args, kwargs, **options)
         return result
 
     async def asend_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[Any]:
         """`send_task` for coroutines."""
+        if _state.current_run.get() is not None and options.get("conn") is None:
+            return self.send_task(name, args, kwargs, **options)
         task, options = self._with_own_options(name, options)
         result: AsyncResult[Any] = await publish.apublish(self, task, name, args, kwargs, **options)
         return result
@@ -293,6 +314,14 @@ class Celery(Configured, Parts, Connections):
     async def aenqueue_plan(self, plan: Any, connection: Any = None) -> None:
         """`enqueue_plan` for coroutines."""
         await publish.aenqueue_plan(self, plan, connection)
+
+    def send_group(self, group: Any, options: dict[str, Any]) -> Any:
+        """Send a group of nothing but plain calls of one task, for little; None when it is something else."""
+        return bulk.send_group(group, options)
+
+    async def asend_group(self, group: Any, options: dict[str, Any]) -> Any:
+        """`send_group` for coroutines."""
+        return await bulk.asend_group(group, options)
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature:
         """A call as a value, bound to this app."""

@@ -10,10 +10,15 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from pgtasks._state import connect_on_app_finalize
+from pgtasks.app.undoing import send_undos
 from pgtasks.canvas import chord, chunks, group, maybe_signature, signature
+from pgtasks.canvas.undoing import UNDO
 from pgtasks.result import GroupResult, allow_join_result, result_from_tuple
 
-__all__ = ()
+__all__ = ("BUILT_IN",)
+
+#: How the names of the tasks begin that nobody has written.
+BUILT_IN = ("celery.",)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,6 +51,16 @@ def add_accumulate_task(app: App) -> Any:
         return args[index] if index is not None else args
 
     return accumulate
+
+
+@connect_on_app_finalize
+def add_undo_task(app: App) -> Any:
+    @app.task(bind=True, name=UNDO, shared=False, lazy=False, acks_late=True, ignore_result=False)
+    def undo(self: Any, undos: Any, ends: Any) -> list[str]:
+        """Undo the canvas that this task is part of, should it have failed."""
+        return send_undos(app, self.request.id, undos, ends)
+
+    return undo
 
 
 @connect_on_app_finalize

@@ -53,9 +53,7 @@ class ResultCodec:
 
     def row_of(self, prepared: Any, traceback: Any = None, request: Any = None) -> StateRow:
         """Write down what `encode_result` made, with what is known of the call; raises EncodeError."""
-        content_type, content_encoding, body = serialization.encode(
-            prepared, self.serializer, self.compression
-        )
+        content_type, content_encoding, body = serialization.encode(prepared, self.serializer, self.compression)
         is_plain = (content_type, content_encoding) == (serialization.JSON, "utf-8")
         children = self.current_task_children(request)
         return {
@@ -122,7 +120,10 @@ class ResultCodec:
         options = json.loads(stored.options) if stored.options else {}
         stamped = options.get("stamped_headers") or []
         stamps = {name: value for name, value in (options.get("stamps") or {}).items() if name in stamped}
-        return {"args": args, "kwargs": kwargs, **({"stamped_headers": stamped, **stamps} if stamps else {})}
+        call = {"args": args, "kwargs": kwargs, "retries": stored.retries + options.get("retries", 0)}
+        if "parent_id" in options:
+            call["parent_id"] = options["parent_id"]
+        return {**call, **({"stamped_headers": stamped, **stamps} if stamps else {})}
 
 
 def _children_of(stored: Stored) -> list[Any] | None:

@@ -47,6 +47,11 @@ class Configured:
     on_configure: Any = None
     on_after_configure: Signal
     loader: BaseLoader
+    if TYPE_CHECKING:  # the app makes it when it is asked for
+
+        @property
+        def events(self) -> Any: ...
+
     signature: Callable[..., Signature]
 
     def _init_configuration(
@@ -106,6 +111,8 @@ class Configured:
             self.conf.add_defaults(maybe_evaluate(self._pending_defaults.popleft()()))
         while self._pending_periodic_tasks:
             self._pending_periodic_tasks.popleft()()
+        if self.conf.task_send_sent_event:
+            self.events.tell_of_calls()
         self.on_after_configure.send(sender=self, source=self.conf)
         return self.conf
 

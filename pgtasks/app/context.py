@@ -11,7 +11,7 @@ from typing import Any
 
 from pgtasks.utils.saferepr import saferepr
 
-__all__ = ("Context", "get_actual_ignore_result")
+__all__ = ("Context", "Whole", "get_actual_ignore_result")
 
 _UNSET = object()
 
@@ -28,6 +28,10 @@ _DEAD_LETTER_HEADERS = frozenset(
         "x-last-death-reason",
     )
 )
+
+
+class Whole(dict[str, Any]):
+    """The attributes of a request with nothing left to find out: headers and time limits are among them."""
 
 
 class Context:
@@ -53,6 +57,12 @@ class Context:
     id: Any = None
     ignore_result = False
     is_eager = False
+    #: For a transactional task: stores its success in the transaction it is given, and says afterwards whether that was
+    #: committed, when an error came instead of the answer.
+    commit_within: Any = None
+    was_committed: Any = None
+    #: By what a worker holds a task that remembers, until its run has taken it.
+    hold: Any = None
     kwargs: Any = None
     logfile: Any = None
     loglevel: Any = None
@@ -79,6 +89,9 @@ class Context:
     stamps: dict[str, Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args and type(args[0]) is Whole:
+            self.__dict__.update(*args, **kwargs)
+            return
         self.update(*args, **kwargs)
         if self.headers is None and not self.__dict__.keys() <= _NOT_A_HEADER:
             self.headers = {k: v for k, v in self.__dict__.items() if k not in _NOT_A_HEADER}

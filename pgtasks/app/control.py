@@ -266,9 +266,7 @@ class Control:
 
     def ping(self, destination: Any = None, timeout: float | None = 1.0, **kwargs: Any) -> Any:
         """Ask workers whether they are there: `[{'celery@host': {'ok': 'pong'}}, ...]`."""
-        return self.broadcast(
-            "ping", reply=True, arguments={}, destination=destination, timeout=timeout, **kwargs
-        )
+        return self.broadcast("ping", reply=True, arguments={}, destination=destination, timeout=timeout, **kwargs)
 
     def shutdown(self, destination: Any = None, **kwargs: Any) -> Any:
         """Have workers end when the tasks that run have ended."""
@@ -329,6 +327,10 @@ class Control:
     def heartbeat(self, destination: Any = None, **kwargs: Any) -> Any:
         """Have workers send a heartbeat event now."""
         return self.broadcast("heartbeat", destination=destination, **kwargs)
+
+    def election(self, id: str, topic: str, action: Any = None, connection: Any = None) -> None:
+        """Have exactly one worker of all send a task, a signature given as `action`; `topic` is "task"."""
+        self.broadcast("election", arguments={"id": id, "topic": topic, "action": action})
 
     # -- any command
 

@@ -67,16 +67,12 @@ NAMESPACES: dict[str, Any] = {
         "CELERYBEAT_{}",
         enable_remote_control=_none(False, "bool", "Beat's state is in the database; ask that."),
         remote_control_max_tick_age=_none(None, "float", "Beat's state is in the database; ask that."),
-        max_loop_interval=_later(
-            0, "float", "How many seconds beat sleeps at most; 0: the scheduler's choice."
-        ),
-        schedule=_later({}, "dict", "Periodic tasks: name to entry."),
-        scheduler=_later("celery.beat:PersistentScheduler", "string", "The scheduler class."),
+        max_loop_interval=Option(0, "float", "How many seconds beat sleeps at most; 0: the scheduler's choice."),
+        schedule=Option({}, "dict", "Periodic tasks: name to entry."),
+        scheduler=Option("celery.beat:PersistentScheduler", "string", "The scheduler class."),
         schedule_filename=_none("celerybeat-schedule", "string", "The schedule's state is in the database."),
         sync_every=_none(0, "int", "The schedule's state is written with every task it sends."),
-        cron_starting_deadline=Option(
-            None, "int", "A run that was due longer ago than this many seconds is left out."
-        ),
+        cron_starting_deadline=Option(None, "int", "A run that was due longer ago than this many seconds is left out."),
     ),
     "broker": Namespace(
         url=Option(None, "string", "The Postgres URL; empty: a private server. PGTASKS_DATABASE_URL wins."),
@@ -93,9 +89,7 @@ NAMESPACES: dict[str, Any] = {
         heartbeat=_none(120, "int", "See worker_lease."),
         heartbeat_checkrate=_none(3.0, "int", "See worker_lease."),
         login_method=_none(None, "string", _CONNECTION),
-        native_delayed_delivery_queue_type=_none(
-            "quorum", "string", "Tasks for later are rows with a due time."
-        ),
+        native_delayed_delivery_queue_type=_none("quorum", "string", "Tasks for later are rows with a due time."),
         pool_limit=_none(10, "int", _POOLED),
         pool_acquire_timeout=_none(None, "float", _POOLED),
         use_ssl=_none(False, "bool", "Say sslmode=require in the URL."),
@@ -109,9 +103,7 @@ NAMESPACES: dict[str, Any] = {
     **{name: FOREIGN[name] for name in ("couchbase", "arangodb", "mongodb", "cosmosdbsql", "event", "redis")},
     "result": Namespace(
         "CELERY_RESULT_{}",
-        backend=Option(
-            None, "string", "The Postgres URL, if broker_url has none; results are where the tasks are."
-        ),
+        backend=Option(None, "string", "The Postgres URL, if broker_url has none; results are where the tasks are."),
         cache_max=Option(
             -1,
             "int",
@@ -128,13 +120,9 @@ NAMESPACES: dict[str, Any] = {
             old="CELERY_TASK_RESULT_EXPIRES",
         ),
         chord_expires=_none(None, "float", "A chord's state is part of its tasks' rows."),
-        failure_expires=_later(
-            None, "float", "How long results of failed tasks are kept; default: result_expires."
-        ),
+        failure_expires=_later(None, "float", "How long results of failed tasks are kept; default: result_expires."),
         persistent=_none(None, "bool", "Results are always persistent."),
-        extended=Option(
-            False, "bool", "Results tell name, arguments, worker, retries and queue of the task."
-        ),
+        extended=Option(False, "bool", "Results tell name, arguments, worker, retries and queue of the task."),
         serializer=Option("json", "string", "The serializer of results."),
         backend_transport_options=_none({}, "dict", _CONNECTION),
         chord_retry_interval=_none(1.0, "float", "A chord is released by its last task, not by polling."),
@@ -199,13 +187,9 @@ NAMESPACES: dict[str, Any] = {
         default_queue=Option("celery", "string", "The queue of tasks that name none."),
         default_queue_type=_none("classic", "string", _ROWS),
         default_exchange=Option(None, "string", "The exchange routes see; default: task_default_queue."),
-        default_exchange_type=Option(
-            "direct", "string", "The exchange type of declared queues that have none."
-        ),
-        default_routing_key=Option(
-            None, "string", "The routing key routes see; default: task_default_queue."
-        ),
-        default_rate_limit=_later(None, "string", "Tasks started per worker, as in '10/m'."),
+        default_exchange_type=Option("direct", "string", "The exchange type of declared queues that have none."),
+        default_routing_key=Option(None, "string", "The routing key routes see; default: task_default_queue."),
+        default_rate_limit=Option(None, "string", "Tasks started per worker, as in '10/m'."),
         default_priority=Option(None, "int", "The priority of tasks that name none; more is sooner."),
         eager_propagates=Option(
             False,
@@ -228,22 +212,21 @@ NAMESPACES: dict[str, Any] = {
             "See task_publish_retry.",
             old="CELERY_TASK_PUBLISH_RETRY_POLICY",
         ),
-        queues=Option(
-            None, "dict", "The queues a worker consumes that is told none, and their routing keys."
-        ),
+        queues=Option(None, "dict", "The queues a worker consumes that is told none, and their routing keys."),
         queue_max_priority=_none(None, "int", "Priorities need no declaration."),
-        reject_on_worker_lost=_later(
-            None, "bool", "A task whose process dies is delivered again, up to task_max_deliveries."
+        reject_on_worker_lost=Option(
+            None,
+            "bool",
+            "False given explicitly, here or on the task: a task whose process dies fails. "
+            "Otherwise it is delivered again, up to task_max_deliveries.",
         ),
-        retry_on_worker_lost=_later(
-            False, "bool", "A task whose process dies is retried, up to its max_retries."
+        retry_on_worker_lost=Option(
+            False, "bool", "A task whose process dies is retried, after its default_retry_delay, up to its max_retries."
         ),
         remote_tracebacks=Option(False, "bool", "Exceptions carry the worker's traceback (needs tblib)."),
         repr_maxlevels=_later(3, "int", "How deep arguments are shown in logs and monitors."),
         routes=Option(None, "any", "Which task goes to which queue."),
-        send_sent_event=_later(
-            False, "bool", "Callers send a task-sent event.", old="CELERY_SEND_TASK_SENT_EVENT"
-        ),
+        send_sent_event=Option(False, "bool", "Callers send a task-sent event.", old="CELERY_SEND_TASK_SENT_EVENT"),
         serializer=Option("json", "string", "The serializer of arguments.", old="CELERY_TASK_SERIALIZER"),
         soft_time_limit=Option(
             None,
@@ -251,17 +234,13 @@ NAMESPACES: dict[str, Any] = {
             "Seconds until SoftTimeLimitExceeded is raised in a task.",
             old="CELERYD_TASK_SOFT_TIME_LIMIT",
         ),
-        time_limit=Option(
-            None, "float", "Seconds until a task's process is killed.", old="CELERYD_TASK_TIME_LIMIT"
-        ),
+        time_limit=Option(None, "float", "Seconds until a task's process is killed.", old="CELERYD_TASK_TIME_LIMIT"),
         store_errors_even_if_ignored=Option(False, "bool", "Errors are stored even with ignore_result."),
         track_started=Option(False, "bool", "Tasks show STARTED while they run."),
         allow_error_cb_on_chord_header=Option(
             False, "bool", "A chord's link_error applies to each task of its header as well."
         ),
-        max_deliveries=_own(
-            5, "int", "A task handed out this often without an end fails with WorkerLostError."
-        ),
+        max_deliveries=_own(5, "int", "A task handed out this often without an end fails with WorkerLostError."),
     ),
     "worker": Namespace(
         "CELERYD_{}",
@@ -276,16 +255,12 @@ NAMESPACES: dict[str, Any] = {
             0.0, "float", "Seconds running tasks may still take after a second signal to stop."
         ),
         enable_soft_shutdown_on_idle=Option(False, "bool", "Wait for the soft shutdown even when idle."),
-        concurrency=Option(
-            None, "any", "How many tasks run at a time; default or 'auto': the number of CPUs."
-        ),
+        concurrency=Option(None, "any", "How many tasks run at a time; default or 'auto': the number of CPUs."),
         consumer=_none("celery.worker.consumer:Consumer", "string", _CLASS),
         direct=_later(False, "bool", "Every worker has a queue of its own.", old="CELERY_WORKER_DIRECT"),
-        disable_rate_limits=_later(
-            False, "bool", "Rate limits are not applied.", old="CELERY_DISABLE_RATE_LIMITS"
-        ),
+        disable_rate_limits=Option(False, "bool", "Rate limits are not applied.", old="CELERY_DISABLE_RATE_LIMITS"),
         deduplicate_successful_tasks=_none(False, "bool", "A task that has a result is never run again."),
-        enable_remote_control=_later(
+        enable_remote_control=Option(
             True, "bool", "The worker obeys remote control.", old="CELERY_ENABLE_REMOTE_CONTROL"
         ),
         hijack_root_logger=Option(True, "bool", "The worker removes the handlers of the root logger."),
@@ -297,20 +272,18 @@ NAMESPACES: dict[str, Any] = {
         max_tasks_per_child=Option(None, "int", "Tasks a process runs before it is replaced."),
         pool=Option(DEFAULT_POOL, "string", "How tasks run: prefork, threads, aio or solo."),
         pool_putlocks=_none(True, "bool", _INTERNAL),
-        pool_restarts=_later(False, "bool", "The pool_restart command is allowed."),
+        pool_restarts=Option(False, "bool", "The pool_restart command is allowed."),
         pool_start_method=_later("fork", "string", "How processes are made: fork, spawn or forkserver."),
         proc_alive_timeout=_later(4.0, "float", "Seconds a new process may take until it is ready."),
         prefetch_multiplier=_later(4, "int", "Tasks claimed ahead per slot at most; 0: as many as pay off."),
         eta_task_limit=_none(None, "int", "Tasks for later wait in the database, not in the worker."),
         enable_prefetch_count_reduction=_none(True, "bool", _INTERNAL),
         disable_prefetch=_later(False, "bool", "Claim a task only when it can start at once."),
-        redirect_stdouts=Option(
-            True, "bool", "What tasks print goes to the log.", old="CELERY_REDIRECT_STDOUTS"
-        ),
+        redirect_stdouts=Option(True, "bool", "What tasks print goes to the log.", old="CELERY_REDIRECT_STDOUTS"),
         redirect_stdouts_level=Option(
             "WARNING", "string", "The level it is logged at.", old="CELERY_REDIRECT_STDOUTS_LEVEL"
         ),
-        send_task_events=_later(False, "bool", "The worker sends task events.", old="CELERY_SEND_EVENTS"),
+        send_task_events=Option(False, "bool", "The worker sends task events.", old="CELERY_SEND_EVENTS"),
         state_db=_none(None, "string", "Revoked tasks are in the database."),
         task_log_datefmt=Option(None, "string", "The date format of tasks' log lines."),
         task_log_format=Option(DEFAULT_TASK_LOG_FMT, "string", "The format of tasks' log lines."),

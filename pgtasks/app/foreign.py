@@ -13,9 +13,7 @@ __all__ = ("FOREIGN", "inert")
 
 def inert(reason: str, old: str = "", **settings: Any) -> dict[str, Option]:
     """Make settings without effect from pairs of default and type."""
-    options = {
-        key: Option(default, kind, reason, effect=Effect.NONE) for key, (default, kind) in settings.items()
-    }
+    options = {key: Option(default, kind, reason, effect=Effect.NONE) for key, (default, kind) in settings.items()}
     return Namespace(old, **options)
 
 

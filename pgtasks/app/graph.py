@@ -14,6 +14,7 @@ from html import escape
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from pgtasks.canvas.undoing import UNDO
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.message import Message, id_of, new_id
 from pgtasks.store import graphs, tasks
@@ -69,6 +70,26 @@ class CanvasGraph:
             wanted = {node.id for node in self.nodes if wanted.intersection(node.preds)} - found
             found |= wanted
         return found
+
+    @cached_property
+    def undos(self) -> dict[UUID, set[UUID]]:
+        """The tasks that undo, by the one that has sent them, or has sent none."""
+        return {node.id: self.successors(node.id) for node in self.nodes if node.name == UNDO}
+
+    @cached_property
+    def undoing(self) -> set[UUID]:
+        """The tasks that undo this canvas, and those that send them."""
+        return set(self.undos).union(*self.undos.values())
+
+    def is_undone(self, task_id: UUID) -> bool:
+        """Were undos sent for the canvas of this task?
+
+        Forks share what comes before them with the original, and are undone by themselves.
+        """
+        after = self.successors(task_id)
+        senders = [sender for sender in self.undos if sender in after]
+        own = [sender for sender in senders if task_id in self.by_id[sender].preds]
+        return any(map(self.undos.get, own)) if own else bool(senders) and all(map(self.undos.get, senders))
 
     # -- as people and programs read it
 
@@ -159,7 +180,8 @@ def load(app: Any, task_id: str) -> CanvasGraph:
 def redrive(app: Any, task_id: str) -> int:
     """Run again what failed in the canvas of a task; gives how many tasks, 0 when nothing has failed.
 
-    What succeeded keeps its result. Raises `ImproperlyConfigured` while tasks of the canvas have not ended.
+    What succeeded keeps its result. Of a canvas that was undone, only undos run again. Raises `ImproperlyConfigured`
+    while tasks of the canvas have not ended, and where something failed that was undone.
     """
     graph = _known(app, task_id)
     unfinished = [node for node in graph.nodes if node.result_state is None]
@@ -169,6 +191,11 @@ def redrive(app: Any, task_id: str) -> int:
             f" {unfinished[0].name}[{unfinished[0].public_id}]. Wait for them, or revoke them, and redrive then."
         )
     failed = [node.id for node in graph.nodes if node.result_state != "SUCCESS"]
+    if any(graph.undos.values()):
+        undos = [each for each in failed if each in graph.undoing]
+        if failed and not undos:
+            raise ImproperlyConfigured(f"The canvas of task {task_id} has failed and was undone. Send it anew.")
+        failed = undos
     redriven: int = app.database.run(graphs.redrive(graph.by_id, failed))
     return redriven
 
@@ -182,7 +209,13 @@ def fork(app: Any, task_id: str, from_node: str | None = None) -> dict[str, str]
     graph = _known(app, task_id)
     start = id_of(from_node or task_id)
     if start not in graph.by_id:
-        raise ImproperlyConfigured(f"Task {from_node} is not part of the canvas of {task_id}; `pgtasks graph` lists its tasks.")
+        raise ImproperlyConfigured(
+            f"Task {from_node} is not part of the canvas of {task_id}; `pgtasks graph` lists its tasks."
+        )
+    if graph.is_undone(start) or start in graph.undoing:
+        raise ImproperlyConfigured(
+            f"The canvas of task {task_id} was undone: what a fork would begin with is gone. Send it anew."
+        )
     copied = {start, *graph.successors(start)}
     _check_inputs(graph, copied)
     new_ids = {old: new_id(old) for old in copied}
@@ -190,7 +223,9 @@ def fork(app: Any, task_id: str, from_node: str | None = None) -> dict[str, str]
     edges = [
         _Edge(new_ids[old], new_ids.get(pred, pred), position)
         for old in copied
-        for position, pred in enumerate(graph.by_id[old].preds)
+        for pred, position in zip(graph.by_id[old].preds, graph.by_id[old].positions, strict=True)
+        # A fork undoes what it has done itself.
+        if pred in copied or old not in graph.undoing
     ]
     app.database.run(tasks.enqueue(copies, edges))
     return {graph.by_id[old].public_id: str(new) for old, new in new_ids.items()}
@@ -198,7 +233,7 @@ def fork(app: Any, task_id: str, from_node: str | None = None) -> dict[str, str]
 
 def _check_inputs(graph: CanvasGraph, copied: Iterable[UUID]) -> None:
     copied = set(copied)
-    for pred in {pred for old in copied for pred in graph.by_id[old].preds} - copied:
+    for pred in {pred for old in copied - graph.undoing for pred in graph.by_id[old].preds} - copied:
         node = graph.by_id.get(pred)
         if node is None or node.result_state != "SUCCESS":
             state = "gone" if node is None else node.state
@@ -214,5 +249,7 @@ def _copy(message: Message, new_ids: dict[UUID, UUID]) -> Message:
 def _known(app: Any, task_id: str) -> CanvasGraph:
     graph = load(app, task_id)
     if not graph.nodes:
-        raise ImproperlyConfigured(f"No task {task_id} is known here; its rows may have been removed after result_expires.")
+        raise ImproperlyConfigured(
+            f"No task {task_id} is known here; its rows may have been removed after result_expires."
+        )
     return graph

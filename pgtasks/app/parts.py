@@ -23,6 +23,7 @@ from pgtasks.store.outbox import Outbox
 from pgtasks.store.url import database_url
 from pgtasks.utils.dispatch import Signal
 from pgtasks.utils.imports import instantiate, symbol_by_name
+from pgtasks.utils.nodenames import anon_nodename, reply_address
 
 __all__ = ("Parts",)
 
@@ -67,6 +68,9 @@ class Parts:
     loader_cls: Any = None
     log_cls: Any = "pgtasks.app.log:Logging"
     task_cls: Any = "pgtasks.app.task:Task"
+    #: Put before the class of tasks in the bases of a workflow.
+    workflow_cls: Any = "pgtasks.workflow.task:Workflow"
+    transactional_cls: Any = "pgtasks.app.transactional:Transactional"
 
     conf: Any
     on_after_fork: Signal
@@ -78,7 +82,6 @@ class Parts:
         for part, cls in classes.items():
             attribute = part if part == "task_cls" else f"{part}_cls"
             setattr(self, attribute, cls or getattr(self, attribute))
-        self._local = threading.local()
         self._parts_lock = threading.RLock()
         self._adatabases: weakref.WeakKeyDictionary[Any, AsyncDatabase] = weakref.WeakKeyDictionary()
 
@@ -196,6 +199,11 @@ class Parts:
         """Makes a worker of this app, from the options of the command `worker`; its `start` runs it."""
         return partial(symbol_by_name("pgtasks.worker.supervisor:Worker"), self)
 
+    @_part
+    def Beat(self) -> Any:
+        """Makes the program that runs this app's scheduler, from the options of the command `beat`."""
+        return partial(symbol_by_name("pgtasks.beat.service:Beat"), app=self)
+
     @property
     def WorkController(self) -> Any:
         return self.Worker
@@ -205,21 +213,13 @@ class Parts:
     @_part
     def oid(self) -> str:
         """An id of this app in this process."""
-        return _object_id(self)
+        return str(uuid3(NAMESPACE_OID, f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"))
 
     @property
-    def thread_oid(self) -> str:
-        """An id of this app in this thread."""
-        try:
-            oid: str = self._local.oid
-        except AttributeError:
-            oid = self._local.oid = _object_id(self, threading.get_ident())
-        return oid
+    def thread_oid(self) -> str | None:
+        """What the tasks that this process calls see as `request.reply_to`."""
+        return reply_address(anon_nodename())
 
     def bugreport(self) -> str:
         """What a maintainer wants to know first: versions, platform and settings, without secrets."""
         return bugreport(self)
-
-
-def _object_id(app: Any, thread: int = 0) -> str:
-    return str(uuid3(NAMESPACE_OID, f"{socket.gethostname()}-{os.getpid()}-{thread}-{id(app):x}"))

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from kombu.messaging import Producer
 
 from pgtasks import signals
+from pgtasks.app.moments import due_of, expiry_of
 from pgtasks.message import Message
 from pgtasks.utils.saferepr import saferepr
 
@@ -75,22 +76,21 @@ def _default(key: str) -> Any:
 
 def protocol_headers(app: Any, call: Any, headers: Mapping[str, Any], args: Any, kwargs: Any) -> dict[str, Any]:
     """The headers of Celery's message protocol 2 for a call."""
-    eta = call.options.get("eta")
-    expires = call.options.get("expires")
+    options = call.options
     return {
         **(headers.get("headers") or {}),
         "lang": "py",
         "task": call.name,
         "id": call.task_id,
         "shadow": headers.get("shadow"),
-        "eta": eta.isoformat() if isinstance(eta, datetime) else eta,
-        "expires": expires.isoformat() if isinstance(expires, datetime) else expires,
+        "eta": _moment_of(app, *due_of(app, options)),
+        "expires": _moment_of(app, *expiry_of(app, options)),
         "group": call.group_id,
         "group_index": headers.get("group_index"),
         "retries": headers.get("retries", call.retries),
         "timelimit": headers.get("timelimit", [None, None]),
-        "root_id": str(call.root or call.id),
-        "parent_id": str(call.parent) if call.parent else None,
+        "root_id": headers.get("root_id") or (str(call.root) if call.root else call.task_id),
+        "parent_id": headers.get("parent_id") or (str(call.parent) if call.parent else None),
         "argsrepr": headers.get("argsrepr") or saferepr(args, app.amqp.argsrepr_maxsize),
         "kwargsrepr": headers.get("kwargsrepr") or saferepr(kwargs, app.amqp.kwargsrepr_maxsize),
         "origin": headers["origin"],
@@ -99,6 +99,12 @@ def protocol_headers(app: Any, call: Any, headers: Mapping[str, Any], args: Any,
         "stamped_headers": headers.get("stamped_headers"),
         "stamps": headers.get("stamps", {}),
     }
+
+
+def _moment_of(app: Any, seconds: float | None, moment: datetime | None) -> str | None:
+    if seconds is not None:
+        moment = app.now() + timedelta(seconds=seconds)
+    return None if moment is None else moment.isoformat()
 
 
 def announce(app: Any, call: Any, message: Message) -> None:

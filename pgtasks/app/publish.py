@@ -11,9 +11,8 @@ payload is the body of Celery's message protocol 2 and the options are what its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import Context, ContextVar, copy_context
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,6 +22,7 @@ from kombu.utils.json import JSONEncoder
 
 from pgtasks import signals
 from pgtasks._state import get_current_worker_task
+from pgtasks.app.collecting import collected, collecting
 from pgtasks.app.moments import due_of, expiry_of
 from pgtasks.app.protocol import (
     HEADERS,
@@ -37,14 +37,17 @@ from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.plan import Plan, asend, send
 from pgtasks.canvas.steps import as_signature, errbacks_of
 from pgtasks.exceptions import EncodeError, TaskSentBefore
-from pgtasks.message import Batch, Message, id_of, new_id, own_spelling
+from pgtasks.message import Message, id_of, new_id, own_spelling
 from pgtasks.serialization import JSON, Encoded, encode
 from pgtasks.store import tasks
 from pgtasks.store.sql import Query
 from pgtasks.utils.functional import maybe_list
-from pgtasks.utils.nodenames import anon_nodename
+from pgtasks.utils.nodenames import anon_nodename, reply_address
 
-__all__ = ("Call", "aenqueue_plan", "apublish", "compose", "enqueue_plan", "publish")
+__all__ = (
+    "Call", "aenqueue_plan", "apublish", "collecting", "complete", "compose", "compose_plan", "enqueue_plan", "publish",
+    "put", "relatives",
+)  # fmt: skip
 
 _write_json = JSONEncoder(separators=(",", ":")).encode
 
@@ -65,7 +68,6 @@ _TRANSPORT_OPTIONS = frozenset(
     | {"confirm_timeout", "route_name", "task_type", "conn", "using", "declare", "chain", "chord", "backend"}
     | {"mandatory", "immediate", "delivery_mode", "exchange_type", "retries", "parent_id", "root_id", "task_id"}
 )
-
 
 
 @dataclass(slots=True)
@@ -129,11 +131,11 @@ def publish(
         place = {"task_id": task_id, "group_id": group_id, "root_id": root_id, "parent_id": parent_id}
         take(Passed(args, kwargs, {**options, **place, "link": link, "link_error": link_error}))
         return (result_cls or app.AsyncResult)(task_id)
-    call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
+    call = complete(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
         return _publish_linked(app, call, link, options, conn if conn is not None else using, add_to_parent)
     message = compose(app, call, task)
-    _enqueue(app, (message,), (), conn if conn is not None else using)
+    put(app, (message,), (), conn if conn is not None else using)
     if signals.after_task_publish.receivers:
         announce(app, call, message)
     return _result(app, call, result_cls, add_to_parent)
@@ -159,7 +161,7 @@ async def apublish(
     **options: Any,
 ) -> Any:
     """`publish` for coroutines."""
-    call = _call(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
+    call = complete(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
         signature = _linked(app, call, link, options)
         return await asend(signature, None, None, {"conn": conn, "as_called": True}, add_to_parent=add_to_parent)
@@ -170,25 +172,11 @@ async def apublish(
     return _result(app, call, result_cls, add_to_parent)
 
 
-#: Where messages go that are being collected, instead of to the database.
-_collected: ContextVar[list[Batch] | None] = ContextVar("collected", default=None)
-
-
-@contextmanager
-def collecting() -> Iterator[list[Batch]]:
-    """Collect what is published in this block instead of sending it, to be sent with something else."""
-    batches: list[Batch] = []
-    token = _collected.set(batches)
-    try:
-        yield batches
-    finally:
-        _collected.reset(token)
-
-
-def _enqueue(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
-    collected = _collected.get()
-    if collected is not None:
-        collected.append((tuple(messages), tuple(edges)))
+def put(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
+    """Enqueue messages with the edges between them, or collect them where that is asked for."""
+    batches = collected.get()
+    if batches is not None:
+        batches.append((tuple(messages), tuple(edges)))
     elif conn is None and not edges:
         app.outbox.put(messages)
     elif conn is not None:
@@ -215,7 +203,7 @@ def _enqueue_anew(app: Any, messages: Sequence[Message], enqueue: Query[None]) -
         )
 
 
-def _call(
+def complete(
     app: Any,
     name: str,
     args: Any,
@@ -229,16 +217,25 @@ def _call(
 ) -> Call:
     """Complete a call by what it inherits from the task that makes it."""
     caller = get_current_worker_task()
-    root, parent = (id_of(root_id) if root_id else None), (id_of(parent_id) if parent_id else None)
     if caller is not None:
         request = caller.request
-        root = root or id_of(request.root_id or request.id)
-        parent = parent or id_of(request.id)
+        root_id = root_id or request.root_id or request.id
+        parent_id = parent_id or request.id
         if app.conf.task_inherit_parent_priority and options.get("priority") is None:
             options["priority"] = (request.delivery_info or {}).get("priority")
+    root, parent = (id_of(root_id) if root_id else None), (id_of(parent_id) if parent_id else None)
     key = id_of(task_id) if task_id else new_id(root)
     embed = {"errbacks": errbacks_of(name, link_error, app)} if link_error else {}
-    return Call(key, task_id or str(key), name, args, kwargs, options, embed, root, parent, group_id)
+    call = Call(key, task_id or str(key), name, args, kwargs, options, embed, root, parent, group_id)
+    if root is not None or parent is not None:
+        call.extra = relatives(root_id, root, parent_id, parent)
+    return call
+
+
+def relatives(root_id: str | None, root: UUID | None, parent_id: str | None, parent: UUID | None) -> dict[str, Any]:
+    """The ids of a call's root and parent as their users spell them, where the keys do not give them back."""
+    names = (("root_id", root_id, root), ("parent_id", parent_id, parent))
+    return {option: name for option, name, key in names if name and key is not None and own_spelling(name, key)}
 
 
 def _publish_linked(
@@ -252,8 +249,8 @@ def _publish_linked(
 def _linked(app: Any, call: Call, link: Any, options: dict[str, Any]) -> Any:
     """A call with callbacks is a small canvas."""
     place = {"task_id": call.task_id, "group_id": call.group_id}
-    place["root_id"] = str(call.root) if call.root else None
-    place["parent_id"] = str(call.parent) if call.parent else None
+    for option, key in (("root_id", call.root), ("parent_id", call.parent)):
+        place[option] = call.extra.get(option) or (str(key) if key else None)
     signature = app.signature(call.name, call.args, call.kwargs, options={**options, **place})
     for callback in maybe_list(link):
         signature.link(as_signature(callback, app, f"A callback of {call.name!r}"))
@@ -278,7 +275,7 @@ def _result(app: Any, call: Call, result_cls: Any, add_to_parent: bool | None) -
 def enqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
     """Write all tasks of a canvas and the edges between them in one statement."""
     calls, messages = compose_plan(app, plan)
-    _enqueue(app, messages, plan.edges, connection)
+    put(app, messages, plan.edges, connection)
     for call, message in zip(calls, messages, strict=True):
         announce(app, call, message)
 
@@ -299,15 +296,17 @@ async def aenqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
 
 def compose_plan(app: Any, plan: Plan) -> tuple[list[Call], list[Message]]:
     """Make the messages of a canvas, in the order of its nodes."""
-    calls = [_call_of(node) for node in plan.nodes]
+    calls = [_call_of(node, plan.names) for node in plan.nodes]
     if signals.before_task_publish.receivers:
         for call in calls:
             call.context = copy_context()
     return calls, [compose(app, call, app.tasks.get(call.name)) for call in calls]
 
 
-def _call_of(node: Any) -> Call:
-    extra = {"role": node.role} if node.role != "first" else {}
+def _call_of(node: Any, names: Mapping[UUID, str]) -> Call:
+    extra = relatives(names.get(node.root), node.root, names.get(node.parent), node.parent) if names else {}
+    if node.role != "first":
+        extra["role"] = node.role
     if node.shape is not None:
         extra["shape"] = node.shape
     if node.entry is not None:
@@ -399,6 +398,8 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
     for key in HEADERS:
         if options.get(key) not in (None, "", []):
             headers[key] = options[key]
+    if "reply_to" in headers and headers["reply_to"] == reply_address(headers["origin"]):
+        del headers["reply_to"]
     if options.get("stamped_headers"):
         headers["stamps"] = {key: options[key] for key in options["stamped_headers"] if key in options}
     if options.get("headers"):
@@ -417,7 +418,17 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
 _NOT_A_PROPERTY = _TRANSPORT_OPTIONS.union(
     HEADERS,
     ("countdown", "eta", "expires", "priority", "queue", "exchange", "routing_key", "serializer", "compression"),
-    ("headers", "ignore_result", "soft_time_limit", "time_limit", "origin", "stamps", "max_deliveries", "group_id", "trigger"),
+    (
+        "headers",
+        "ignore_result",
+        "soft_time_limit",
+        "time_limit",
+        "origin",
+        "stamps",
+        "max_deliveries",
+        "group_id",
+        "trigger",
+    ),
     ("link", "link_error"),
 )
 

@@ -44,9 +44,7 @@ from pgtasks.utils.text import mask_url, pretty
 __all__ = ("PendingConfiguration", "Settings", "detect_settings", "filter_hidden_settings")
 
 #: Settings whose value is nobody else's business; what Django hides, and more.
-HIDDEN_SETTINGS = re.compile(
-    "API|TOKEN|KEY|SECRET|PASS|PROFANITIES_LIST|SIGNATURE|DATABASE|BEAT_DBURI", re.IGNORECASE
-)
+HIDDEN_SETTINGS = re.compile("API|TOKEN|KEY|SECRET|PASS|PROFANITIES_LIST|SIGNATURE|DATABASE|BEAT_DBURI", re.IGNORECASE)
 MASK = "********"
 
 E_MIX_OLD_INTO_NEW = """
@@ -161,9 +159,7 @@ class Settings(ConfigurationView):
 
     @property
     def result_backend(self) -> Any:
-        return os.environ.get("CELERY_RESULT_BACKEND") or self.first(
-            "result_backend", "CELERY_RESULT_BACKEND"
-        )
+        return os.environ.get("CELERY_RESULT_BACKEND") or self.first("result_backend", "CELERY_RESULT_BACKEND")
 
     @property
     def task_default_exchange(self) -> Any:

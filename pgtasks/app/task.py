@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 from pgtasks import _state
-from pgtasks.app import eager, replacing, retrying
+from pgtasks.app import bulk, eager, replacing, retrying
 from pgtasks.app.annotations import resolve_all as resolve_all_annotations
 from pgtasks.app.context import Context, get_actual_ignore_result
 from pgtasks.app.registry import _unpickle_task_v2
@@ -115,6 +115,11 @@ class Task(Generic[P, R]):
     request_stack: Any = None
     _default_request: Context | None = None
 
+    #: Is it a workflow: does it go on, when it is run again, where it was?
+    remembers = False
+    #: Is the task's completion committed with its own writes, and in whose transaction? See `pgtasks.app.transactional`.
+    transactional: Any = None
+
     abstract = True
     _exec_options: dict[str, Any] | None = None
     #: For tasks with `pydantic=True`: turns models given by a caller into what the serializer can write.
@@ -209,6 +214,11 @@ class Task(Generic[P, R]):
             # A custom __call__ calling this one: the request is already in place.
             request._protected = 1
             return self.run(*args, **kwargs)
+        run = _state.current_run.get()
+        if run is not None and not self.remembers:
+            # In the code of a workflow, a call is a step.
+            value: R = run.call(self, args, kwargs)
+            return value
         _state.push_current_task(self)
         self.push_request(args=args, kwargs=kwargs)
         try:
@@ -313,6 +323,11 @@ class Task(Generic[P, R]):
             **options,
         )
         return result
+
+    delay_many = bulk.delay_many
+    adelay_many = bulk.adelay_many
+    apply_async_many = bulk.apply_async_many
+    aapply_async_many = bulk.aapply_async_many
 
     def _prepare_call(
         self, args: Any, kwargs: Any, shadow: str | None, options: dict[str, Any]
@@ -487,13 +502,15 @@ class Task(Generic[P, R]):
 
 
 def _is_for_worker(request: Context) -> bool:
-    return not request.called_directly and not request.is_eager
+    # Only a worker says where it runs: a request that a test has pushed is a call like any other.
+    return not request.called_directly and not request.is_eager and request.hostname is not None
 
 
 #: The methods as they are here, to tell when a subclass, or whoever patches this class, has put another in
 #: place.
 _OWN_METHODS = {
-    name: getattr(Task, name) for name in ("__call__", "apply_async", "before_start", "on_success", "after_return")
+    name: getattr(Task, name)
+    for name in ("__call__", "apply_async", "shadow_name", "before_start", "on_success", "after_return")
 }
 
 BaseTask = Task

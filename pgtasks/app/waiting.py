@@ -11,7 +11,8 @@ waits for, how long, and whom to tell meanwhile:
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from uuid import UUID
 
@@ -19,8 +20,10 @@ from pgtasks.exceptions import TimeoutError
 from pgtasks.joining import Meta
 from pgtasks.message import id_of
 from pgtasks.store.sql import Query
+from pgtasks.store.tasks import Stored
 
 T = TypeVar("T")
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Wait(NamedTuple):
@@ -96,6 +99,14 @@ class Watch:
     def _names(self) -> str:
         names = list(self.waiting.values())
         return f"Task {names[0]}" if len(names) == 1 else f"{len(names)} tasks ({names[0]}, ...)"
+
+    def in_order(self, found: Mapping[UUID, Stored], ended: Collection[UUID]) -> list[UUID]:
+        """What ended in the order in which it did; in the order asked for, where that was at once."""
+        if len(ended) < 2:
+            return list(ended)
+        arrived = set(ended)
+        times = {key: stored.done_at for key, stored in found.items()}
+        return sorted((key for key in self.waiting if key in arrived), key=lambda key: times.get(key) or _EPOCH)
 
     def arrive(self, key: UUID, meta: Meta) -> tuple[str, Meta]:
         """Wait for this task no longer, since it has ended."""

@@ -63,17 +63,26 @@ __all__ = (
 
 #: Where each command is, and what the list of commands says about it, so that listing imports none of them.
 COMMANDS = {
+    "beat": ("pgtasks.bin.beat:beat", "Start the scheduler of periodic tasks."),
     "call": ("pgtasks.bin.call:call", "Call a task by name."),
+    "control": ("pgtasks.bin.control:control", "Give workers orders."),
     "db": ("pgtasks.bin.db:db", "Look after the database."),
     "demo": ("pgtasks.bin.demo:demo", "See tasks survive a kill -9, on real files."),
+    "events": ("pgtasks.bin.events:events", "Print what workers tell, or take pictures of it."),
     "graph": ("pgtasks.bin.graph:graph", "Show the canvas that a task is part of."),
+    "inspect": ("pgtasks.bin.inspect:inspect", "Ask workers."),
     "list": ("pgtasks.bin.list:list_", "List queues, and their bindings."),
+    "metrics": ("pgtasks.bin.metrics:metrics", "Serve metrics to Prometheus."),
+    "multi": ("pgtasks.bin.multi:multi", "Start, stop and restart several workers in the background."),
     "purge": ("pgtasks.bin.purge:purge", "Delete all waiting tasks of queues."),
+    "replay": ("pgtasks.bin.workflow:replay", "Try the present code on what runs remember."),
     "report": ("pgtasks.bin.report:report", "Print what is useful to know in a bug report."),
     "result": ("pgtasks.bin.result:result", "Print the result of a task."),
     "shell": ("pgtasks.bin.shell:shell", "Start a Python shell with the app and its tasks."),
     "status": ("pgtasks.bin.status:status", "Show the workers that are online."),
+    "top": ("pgtasks.bin.top:top", "Show queues, workers and tasks, live."),
     "worker": ("pgtasks.bin.worker:worker", "Start a worker."),
+    "workflow": ("pgtasks.bin.workflow:workflow", "See what workflows do, talk to them, run them again."),
 }
 PLUGIN_GROUPS = ("pgtasks.commands", "celery.commands")
 _PRELOAD = "_pgtasks_preload_options"
@@ -179,13 +188,9 @@ def _install_as_celery(ctx: click.Context, param: click.Parameter, value: bool) 
 _global_option = partial(option, heading="Global Options")
 
 
-@click.group(
-    cls=Commands, invoke_without_command=True, context_settings={"auto_envvar_prefix": ENVVAR_PREFIX}
-)
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"auto_envvar_prefix": ENVVAR_PREFIX})
 # UNPROCESSED: a string from the command line, or the app itself when it runs a command.
-@_global_option(
-    "-A", "--app", envvar="APP", type=click.UNPROCESSED, help="Where the app is, as in proj.celery:app."
-)
+@_global_option("-A", "--app", envvar="APP", type=click.UNPROCESSED, help="Where the app is, as in proj.celery:app.")
 @_global_option("-b", "--broker", envvar="BROKER_URL", help="URL of the database.")
 @_global_option("--result-backend", envvar="RESULT_BACKEND", help="URL of the database, for results.")
 @_global_option("--loader", envvar="LOADER", help="Loader class, of an app that names none.")
@@ -253,10 +258,7 @@ def _load_app(ctx: click.Context, name: str) -> Any:
         ctx.fail(_while_loading(name))
     except AttributeError as exc:
         if exc.__traceback__ is not None and _is_from_discovery(exc):
-            ctx.fail(
-                f"Unable to load celery application. {str(exc).capitalize()}. Name the app as in -A "
-                f"{name}:app."
-            )
+            ctx.fail(f"Unable to load celery application. {str(exc).capitalize()}. Name the app as in -A {name}:app.")
         ctx.fail(_while_loading(name))
     except Exception:
         ctx.fail(_while_loading(name))
@@ -305,9 +307,7 @@ def _announcing_preload_options(callback: Callable[..., Any]) -> Callable[..., A
         options = {name: kwargs[name] for name in names if name in kwargs}
         signals.user_preload_options.send(sender=callback, app=app, options=options)
         if not takes_all:
-            kwargs = {
-                name: value for name, value in kwargs.items() if name in accepted or name not in options
-            }
+            kwargs = {name: value for name, value in kwargs.items() if name in accepted or name not in options}
         return callback(*args, **kwargs)
 
     setattr(announce, _PRELOAD, True)

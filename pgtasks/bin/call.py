@@ -28,9 +28,7 @@ calling = partial(option, heading="Calling Options")
 @calling("-k", "--kwargs", type=JSON_OBJECT, default="{}", help="Keyword arguments, a JSON object.")
 @calling("--eta", type=ISO8601, help="When to run it, ISO 8601.")
 @calling("--countdown", type=float, help="Seconds from now when to run it.")
-@calling(
-    "--expires", type=ISO8601_OR_FLOAT, help="When it is too late to run it: ISO 8601, or seconds from now."
-)
+@calling("--expires", type=ISO8601_OR_FLOAT, help="When it is too late to run it: ISO 8601, or seconds from now.")
 @calling("--serializer", default="json", show_default=True, help="How the arguments are stored.")
 @option("--queue", heading="Routing Options", help="Queue to use.")
 @option("--exchange", heading="Routing Options", help="Exchange to use.")

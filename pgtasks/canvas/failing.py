@@ -33,12 +33,17 @@ class Waiting(NamedTuple):
 
 
 class Fall(NamedTuple):
-    """The end of a task that never ran. A silent one leaves nothing that users see."""
+    """The end of a task that never ran. A silent one leaves nothing that users see.
+
+    `within` is the body of a chord in the header of this one, which fell first: what both have as an errback is called
+    once.
+    """
 
     id: UUID
     error: BaseException
     calls_errbacks: bool = False
     is_silent: bool = False
+    within: UUID | None = None
 
 
 def falls(failed: UUID, public_id: str, error: BaseException, waiting: Iterable[Waiting]) -> Iterator[Fall]:
@@ -66,7 +71,8 @@ def _fall(task: Waiting, pred_id: str, before: Fall, is_next: bool) -> Fall:
     if task.role not in ("body", "member") or is_next:
         return Fall(task.id, before.error)
     if task.role == "member" or isinstance(before.error, ChordError):
-        return Fall(task.id, before.error, calls_errbacks=True)
+        within = before.id if before.calls_errbacks else None
+        return Fall(task.id, before.error, calls_errbacks=True, within=within)
     chord_error = ChordError(f"Dependency {pred_id} raised {before.error!r}")
     chord_error.__cause__ = before.error
     return Fall(task.id, chord_error, calls_errbacks=True)

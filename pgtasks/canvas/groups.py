@@ -18,7 +18,7 @@ from kombu.utils.functional import fxrange
 from pgtasks._state import current_app
 from pgtasks.canvas.ids import fresh_id, one_slot
 from pgtasks.canvas.kinds import is_empty_chain, is_empty_group, is_group
-from pgtasks.canvas.plan import asend, send
+from pgtasks.canvas.plan import asend, remembered, send
 from pgtasks.canvas.signature import Entry, Signature, maybe_signature, signature
 from pgtasks.canvas.stamping import StampingVisitor
 from pgtasks.canvas.steps import as_signature
@@ -184,6 +184,9 @@ class group(Signature):
             return self.apply(args, kwargs, **options)
         if not self.tasks:
             return self.freeze()
+        sent = None if args or kwargs else self.app.send_group(self, options)
+        if sent is not None:
+            return remembered(sent, sent, add_to_parent)
         return send(self, args, kwargs, options, add_to_parent=add_to_parent)
 
     async def aapply_async(
@@ -193,6 +196,9 @@ class group(Signature):
         refuse_links(options.pop("link", None), options.pop("link_error", None))
         if self.app.conf.task_always_eager or not self.tasks:
             return self.apply_async(args, kwargs, **options)
+        sent = None if args or kwargs else await self.app.asend_group(self, options)
+        if sent is not None:
+            return remembered(sent, sent, add_to_parent)
         return await asend(self, args, kwargs, options, add_to_parent=add_to_parent)
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:

@@ -13,7 +13,7 @@ finds them; its callbacks are nodes of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
@@ -69,13 +69,15 @@ class Plan:
     """A canvas, ready to be written: predecessors come before their successors.
 
     `result` is what the caller gets and `trail` what the calling task remembers as its child, both result
-    objects. `ends` are the tasks whose results are the canvas' own.
+    objects. `ends` are the tasks whose results are the canvas' own. `names` are the ids that are no UUIDs, by the keys
+    that stand for them.
     """
 
     nodes: tuple[Node, ...]
     result: Any
     trail: Any
     ends: tuple[UUID, ...]
+    names: Mapping[UUID, str] = field(default_factory=dict)
 
     @property
     def edges(self) -> Iterator[Edge]:

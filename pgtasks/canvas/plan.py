@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgtasks._state import get_current_worker_task
+from pgtasks._state import current_run, get_current_worker_task
 from pgtasks.canvas.ids import one_slot
 from pgtasks.canvas.kinds import is_group
 from pgtasks.canvas.nodes import Edge, Node, Plan, Role, Shape, shaped
 from pgtasks.canvas.planner import FIRST, Planner
+from pgtasks.canvas.undoing import undo_node
 
-__all__ = ("Edge", "Node", "Plan", "Role", "Shape", "asend", "plan", "send", "shaped")
+__all__ = ("Edge", "Node", "Plan", "Role", "Shape", "asend", "plan", "remembered", "send", "shaped")
 
 
 def plan(sig: Any, args: Any = None, kwargs: Any = None, options: dict[str, Any] | None = None) -> Plan:
@@ -34,9 +35,11 @@ def plan(sig: Any, args: Any = None, kwargs: Any = None, options: dict[str, Any]
                 f"The canvas {sig.task!r} is nested too deeply to be sent, or contains itself. "
                 "Does a task link to itself, or to one that links back?"
             ) from exc
+        undo = None if part is None else undo_node(planner, part.ends)
     if part is None:
         return Plan(nodes=(), result=None, trail=None, ends=())
-    return Plan(nodes=tuple(planner.nodes.values()), result=part.result, trail=part.first, ends=part.ends)
+    nodes = (*planner.nodes.values(), *([undo] if undo else ()))
+    return Plan(nodes=nodes, result=part.result, trail=part.first, ends=part.ends, names=planner.names)
 
 
 def send(sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_parent: bool | None = True) -> Any:
@@ -45,18 +48,29 @@ def send(sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_pa
     The task that runs here, if any, remembers it as a child. `conn=`, or `using=` for a Django alias, is the
     transaction of the caller's in which the whole canvas is written.
     """
+    run = _run_of(options)
+    if run is not None:
+        return run.publish(sig.task, lambda: send(sig, args, kwargs, options, add_to_parent=add_to_parent))
     planned, transaction = _planned(sig, args, kwargs, options)
     if planned.nodes:
         sig.app.enqueue_plan(planned, transaction)
-    return _remembered(planned, add_to_parent)
+    return remembered(planned.result, planned.trail, add_to_parent)
 
 
 async def asend(sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_parent: bool | None = True) -> Any:
     """`send` for coroutines."""
+    run = _run_of(options)
+    if run is not None:
+        return run.publish(sig.task, lambda: send(sig, args, kwargs, options, add_to_parent=add_to_parent))
     planned, transaction = _planned(sig, args, kwargs, options)
     if planned.nodes:
         await sig.app.aenqueue_plan(planned, transaction)
-    return _remembered(planned, add_to_parent)
+    return remembered(planned.result, planned.trail, add_to_parent)
+
+
+def _run_of(options: dict[str, Any]) -> Any:
+    """The workflow's run whose code sends a canvas, unless in a transaction of its own."""
+    return None if options.get("conn") is not None or options.get("using") is not None else current_run.get()
 
 
 def _planned(sig: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Plan, Any]:
@@ -65,8 +79,9 @@ def _planned(sig: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple
     return plan(sig, args, kwargs, options), using if conn is None else conn
 
 
-def _remembered(planned: Plan, add_to_parent: bool | None) -> Any:
+def remembered(result: Any, trail: Any, add_to_parent: bool | None) -> Any:
+    """Have the task that runs here, if any, remember `trail` as its child; returns the result."""
     parent = get_current_worker_task()
-    if parent is not None and add_to_parent and planned.trail is not None:
-        parent.add_trail(planned.trail)
-    return planned.result
+    if parent is not None and add_to_parent and trail is not None:
+        parent.add_trail(trail)
+    return result

@@ -25,9 +25,9 @@ from pgtasks.canvas.ids import fresh_id, fresh_key
 from pgtasks.canvas.kinds import is_chord, is_group
 from pgtasks.canvas.links import clone_with_members, with_callbacks
 from pgtasks.canvas.nodes import Node, Role, Shape, shaped
-from pgtasks.canvas.signature import Signature, without_nones
+from pgtasks.canvas.signature import Signature, maybe_signature, without_nones
 from pgtasks.canvas.steps import CHAIN_OPTIONS, as_signature, chain_steps, errbacks_of, first_of
-from pgtasks.message import Inputs, id_of
+from pgtasks.message import Inputs, id_of, own_spelling
 
 #: More edges than this between one group and the next, and a task that collects stands between them: n + m
 #: for n * m.
@@ -35,9 +35,9 @@ MAX_CROSSING_EDGES = 10_000
 
 #: Options of apply_async that say where a task stands in its canvas: nodes and edges say it here, or the
 #: whole plan.
-_PLACE_OPTIONS = frozenset(
+PLACE_OPTIONS = frozenset(
     {"task_id", "link", "link_error", "group_id", "root_id", "parent_id", "chord", "chain"}
-    | {"producer", "publisher", "connection", "router", "result_cls", "add_to_parent", "as_called"}
+    | {"producer", "publisher", "connection", "router", "result_cls", "add_to_parent", "as_called", "undo"}
 )
 #: Options of a chord that its body does not get.
 _HEADER_OPTIONS = frozenset({"countdown", "eta", "parent_id", "task_id", "link", "link_error", "chain", "chord"})
@@ -104,9 +104,19 @@ class Planner:
         self._tasks: dict[str, Any] = {}
         self._plain: dict[str, bool] = {}
         self._unsent: set[UUID] = set()
+        #: What undoes which task.
+        self.undos: dict[UUID, Any] = {}
+        #: Ids that are no UUIDs, by the keys that stand for them.
+        self.names: dict[UUID, str] = {}
         caller = get_current_worker_task()
-        self._root = None if caller is None else id_of(caller.request.root_id or caller.request.id)
-        self._parent = None if caller is None else id_of(caller.request.id)
+        self._root = None if caller is None else self._key_of(caller.request.root_id or caller.request.id)
+        self._parent = None if caller is None else self._key_of(caller.request.id)
+
+    def _key_of(self, task_id: str) -> UUID:
+        key = id_of(task_id)
+        if name := own_spelling(task_id, key):
+            self.names[key] = name
+        return key
 
     def add(
         self,
@@ -135,6 +145,7 @@ class Planner:
 
     def _add_task(self, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After) -> Part:
         args, kwargs, options = sig._merge(args, kwargs, without_nones(options))
+        undo = options.pop("undo", None)
         task = self._task_of(sig)
         made = None if options.get("task_id") else fresh_key()
         task_id = options["task_id"] if made is None else str(made)
@@ -146,7 +157,7 @@ class Planner:
         errbacks = errbacks_of(sig.task, options.get("link_error"), self.app)
         if made is None or options["task_id"] != task_id:
             task_id = options["task_id"]
-            made = id_of(task_id)
+            made = self._key_of(task_id)
         key = self._key(made, task_id, sig)
         node = Node(
             id=key,
@@ -154,7 +165,7 @@ class Planner:
             name=sig.task,
             args=tuple(args[1:] if takes_inputs else args),
             kwargs=kwargs,
-            options={option: value for option, value in options.items() if option not in _PLACE_OPTIONS},
+            options={option: value for option, value in options.items() if option not in PLACE_OPTIONS},
             embed={"errbacks": errbacks} if errbacks else {},
             inputs=after.inputs if takes_inputs else "none",
             waits_for=after.preds,
@@ -167,9 +178,22 @@ class Planner:
         )
         self.nodes[node.id] = node
         self._order.append(node.id)
+        if undo is not None:
+            self.undos[node.id] = self._checked_undo(undo)
         self._add_callbacks(node, options.get("link"))
         result = (self.app if task is None else task).AsyncResult(task_id)
         return Part((node.id,), result, result)
+
+    def _checked_undo(self, undo: Any) -> Any:
+        """Refuse now what could not be sent once it is needed: an undo that does not take what its task returned."""
+        sig = maybe_signature(undo, app=self.app)
+        if sig.options.get("link"):
+            raise ValueError(f"The undo {sig!r} has callbacks. Have it send what shall follow it, or make them undos.")
+        task = self._task_of(sig)
+        if task is not None and self._sends_plainly(sig.task, task):
+            args, kwargs, options = sig._merge((INPUT,), {}, {})
+            task._prepare_call(args, kwargs, None, options)
+        return dict(sig)
 
     def _task_of(self, sig: Any) -> Any:
         """The task that is called, None when it is not registered here."""
@@ -226,13 +250,13 @@ class Planner:
         if after.preds:
             return self.nodes[after.preds[0]].root
         given = options.get("root_id")
-        return id_of(given) if given else self._root or key
+        return self._key_of(given) if given else self._root or key
 
     def _parent_of(self, options: dict[str, Any], after: After) -> UUID | None:
         if after.preds:
             return after.preds[-1]
         given = options.get("parent_id")
-        return id_of(given) if given else self._parent
+        return self._key_of(given) if given else self._parent
 
     def _add_callbacks(self, node: Node, links: Any) -> None:
         after = After((node.id,), "value", None, "callback")

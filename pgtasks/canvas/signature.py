@@ -259,6 +259,18 @@ class Signature(dict[str, Any]):
         self.link_error(errback)
         return self
 
+    def undo(self, undo: Any) -> Self:
+        """Say what undoes the task, should it succeed and its canvas fail; returns the signature itself.
+
+        The undo is a signature of one task. What the task returned is its first argument, unless it is immutable.
+        """
+        undo = maybe_signature(undo)
+        for sig, where in ((undo, "An undo"), (self, "What an undo is given to")):
+            if getattr(sig, "kind", None) != "task":
+                raise TypeError(f"{where} must be a signature of one task, not {sig!r}: undos belong to single tasks.")
+        self.options["undo"] = undo
+        return self
+
     def flatten_links(self) -> list[Any]:
         """Return the signature, its callbacks, their callbacks and so on."""
         links = maybe_list(self.options.get("link")) or []
@@ -305,6 +317,7 @@ class Signature(dict[str, Any]):
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Run the task here and now, with everything a worker does; returns an `EagerResult`."""
         args, kwargs, options = self._merge(args, kwargs, without_nones(options))
+        options.pop("undo", None)
         return self.type.apply(args, kwargs, **options)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
@@ -331,7 +344,10 @@ class Signature(dict[str, Any]):
 
     def _merge_to_send(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         # Celery takes a route_name here and forgets it: only maps are routed by another name.
-        return self._merge(args, kwargs, without_nones({**options, "route_name": None}))
+        args, kwargs, options = self._merge(args, kwargs, without_nones({**options, "route_name": None}))
+        # A task by itself has nothing to undo when it fails.
+        options.pop("undo", None)
+        return args, kwargs, options
 
     def __invert__(self) -> Any:
         """Send the task and wait for what it returns: `~add.s(2, 2) == 4`."""

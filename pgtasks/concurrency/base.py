@@ -98,7 +98,11 @@ def unpack_claim(packed: Iterable[Any]) -> Claim:
 def _pack_report(report: Report) -> tuple[Any, ...]:
     if isinstance(report, Ended):
         outcome = report.outcome
-        if outcome.kind == "done" and outcome.state == "SUCCESS" and not (outcome.content_type or outcome.children):
+        if (
+            outcome.kind == "done"
+            and outcome.state == "SUCCESS"
+            and not (outcome.content_type or outcome.children or outcome.follow_ups)
+        ):
             return (_PLAIN, report.number, report.ran_s, outcome.value, outcome.hidden)
         return (_FULL, report.number, report.ran_s, pickle.dumps(outcome))
     if isinstance(report, Begun):
@@ -258,9 +262,7 @@ class Child:
         theirs.close()
         self._sock.setblocking(False)
 
-    def _be_child(
-        self, serve: Serve, site: Any, theirs: socket.socket, close_in_child: Callable[[], None]
-    ) -> int:
+    def _be_child(self, serve: Serve, site: Any, theirs: socket.socket, close_in_child: Callable[[], None]) -> int:
         self._sock.close()
         self._tickets.close()
         close_in_child()
@@ -412,7 +414,15 @@ def _fork(be_child: Callable[[], int]) -> int:
     _become_child(parent, be_child)
 
 
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGALRM)
+_HANDLED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGCHLD,
+    signal.SIGALRM,
+)
 
 
 def _become_child(parent: int, be_child: Callable[[], int]) -> NoReturn:

@@ -27,6 +27,8 @@ class AlarmLimits(Limits):
     def __init__(self, report: Callable[[float], None]) -> None:
         self._report = report
         self._is_armed = False
+        #: The exit status that the task's own code has asked for.
+        self.status: int | None = None
 
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
         if hard_s:
@@ -41,6 +43,9 @@ class AlarmLimits(Limits):
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._is_armed = False
 
+    def leave(self, status: int) -> None:
+        self.status = status
+
 
 def _raise_soft(signum: int, frame: Any) -> None:
     raise SoftTimeLimitExceeded()
@@ -54,7 +59,8 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
     site.app.set_current()
     _state.set_default_app(site.app)
     number = 0
-    site = site.opened(AlarmLimits(lambda limit_s: line.report(Begun(number, limit_s))))
+    limits = AlarmLimits(lambda limit_s: line.report(Begun(number, limit_s)))
+    site = site.opened(limits)
     done = 0
     while (taken := line.take()) is not None:
         number, claim = taken
@@ -62,6 +68,9 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
         outcome = execute(site, claim)
         line.report(Ended(number, outcome, time.monotonic() - began_at))
         done += 1
+        if limits.status is not None:
+            line.report(Leaving(f"its task ended it with status {limits.status}"))
+            return limits.status
         if reason := _reason_to_leave(done, options):
             line.report(Leaving(reason))
             break

@@ -46,9 +46,7 @@ class ThreadLimits(Limits):
         with self._lock:
             # Nothing may be thrown into a thread that has gone on to another task.
             if self._timers:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._ident), ctypes.py_object(error)
-                )
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), ctypes.py_object(error))
 
 
 def serve(line: Line, site: Site, options: ChildOptions) -> int:

@@ -1,13 +1,13 @@
 """Tasks that can be asked to stop: they look, now and then, whether somebody has called `abort()` on their result.
 
-    @app.task(bind=True, base=AbortableTask)
-    def export(self):
-        for row in rows():
-            if self.is_aborted():
-                return
-            write(row)
+@app.task(bind=True, base=AbortableTask)
+def export(self):
+    for row in rows():
+        if self.is_aborted():
+            return
+        write(row)
 
-    export.delay().abort()
+export.delay().abort()
 """
 
 from __future__ import annotations

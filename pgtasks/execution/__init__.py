@@ -11,13 +11,16 @@ signals, errbacks - has run by then.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from pgtasks import states
 from pgtasks.app import trace
-from pgtasks.exceptions import NotRegistered
-from pgtasks.execution.ending import condemn, fail, give_up, refuse
+from pgtasks.exceptions import NotRegistered, Unwound
+from pgtasks.execution.committing import Committing
+from pgtasks.execution.ending import condemn, escape, fail, give_up, refuse
 from pgtasks.execution.reading import Unreadable, read, time_limits
+from pgtasks.execution.resuming import hold, is_resumable, leave
 from pgtasks.execution.settling import Settling
 from pgtasks.execution.site import Limits, Site
 from pgtasks.message import Claim, Outcome
@@ -26,24 +29,41 @@ __all__ = ("Limits", "Site", "aexecute", "execute", "give_up")
 
 
 def execute(site: Site, claim: Claim) -> Outcome:
-    """Run one claimed task and say what came of it; raises only what ends the process."""
+    """Run one claimed task and say what came of it; raises only what must end the process now."""
     prepared = _prepare(site, claim)
     if isinstance(prepared, Outcome):
         return prepared
     task, request, effects = prepared
     tracer = _tracer(site.app, task)
-    attempt = tracer(request["id"], request["args"], request["kwargs"], request)
+    try:
+        attempt = tracer(request["id"], request["args"], request["kwargs"], request)
+    except Unwound as unwound:
+        return leave(site, claim, task, request, unwound)
+    except MemoryError:
+        raise
+    except BaseException as exc:
+        return escape(site, claim, task, request, exc)
     return _concluded(site, claim, task, effects, attempt)
 
 
 async def aexecute(site: Site, claim: Claim) -> Outcome:
     """`execute` for a task whose body is a coroutine function, on the running event loop."""
-    prepared = _prepare(site, claim)
+    prepared = _prepare(site, claim, is_loop_shared=True)
     if isinstance(prepared, Outcome):
         return prepared
     task, request, effects = prepared
     tracer = _tracer(site.app, task, awaits=True)
-    attempt = await tracer(request["id"], request["args"], request["kwargs"], request)
+    try:
+        attempt = await tracer(request["id"], request["args"], request["kwargs"], request)
+    except Unwound as unwound:
+        return leave(site, claim, task, request, unwound)
+    except MemoryError:
+        raise
+    except BaseException as exc:
+        current = asyncio.current_task()
+        if isinstance(exc, asyncio.CancelledError) and current is not None and current.cancelling():
+            raise
+        return escape(site, claim, task, request, exc)
     return _concluded(site, claim, task, effects, attempt)
 
 
@@ -67,7 +87,9 @@ def _tracer(app: Any, task: Any, awaits: bool = False) -> Any:
     return known[2]
 
 
-def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], Settling] | Outcome:
+def _prepare(
+    site: Site, claim: Claim, *, is_loop_shared: bool = False
+) -> tuple[Any, dict[str, Any], Settling] | Outcome:
     """Read a message and find its task, or say at once what becomes of a claim that cannot or must not be run."""
     task = site.app.tasks.get(claim.name)
     try:
@@ -76,18 +98,23 @@ def _prepare(site: Site, claim: Claim) -> tuple[Any, dict[str, Any], Settling] |
         return refuse(site, claim, error.__cause__ or error, unreadable=True)
     if task is None:
         return refuse(site, claim, NotRegistered(claim.name), request)
-    effects = Settling(site, claim)
-    if claim.fate != "live":
+    effects = Settling(site, claim) if task.transactional is None else Committing(site, claim)
+    if task.remembers and is_resumable(claim):
+        request["hold"] = hold(site, claim, is_loop_shared)
+    elif claim.fate != "live":
         return condemn(site, claim, task, request)
     _set_time_limits(site, task, request, effects)
     request["effects"] = effects
     request["resubmit"] = effects.resubmit
     request["become"] = effects.become
     request["join"] = effects.join if claim.has_successors and claim.group_id else None
+    if isinstance(effects, Committing):
+        effects.prepare(request)
     return task, request, effects
 
 
 def _set_time_limits(site: Site, task: Any, request: dict[str, Any], effects: Settling) -> None:
     hard, soft = time_limits(site, task, request)
     if hard or soft:
-        request["timelimit"] = effects.time_limits = (hard, soft)
+        # What the request shows is the call's own, as in Celery.
+        effects.time_limits = (hard, soft)

@@ -5,11 +5,13 @@ Everything that belongs to a failure happens here too: what waits for the task f
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pgtasks import signals, states
+from pgtasks.app.builtins import BUILT_IN
 from pgtasks.app.context import Context, get_actual_ignore_result
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import (
@@ -17,6 +19,7 @@ from pgtasks.exceptions import (
     ContentDisallowed,
     DecodeError,
     InvalidTaskError,
+    Retry,
     TaskRevokedError,
     TimeLimitExceeded,
     WorkerLostError,
@@ -26,7 +29,7 @@ from pgtasks.execution.site import Site
 from pgtasks.message import NEVER_AGAIN, Claim, Outcome
 from pgtasks.utils.log import get_logger
 
-__all__ = ("condemn", "fail", "give_up", "refuse")
+__all__ = ("condemn", "escape", "fail", "give_up", "refuse")
 
 logger = get_logger("celery.worker")
 
@@ -39,25 +42,34 @@ def fail(
     exc: BaseException,
     *,
     state: str = states.FAILURE,
+    returns: bool = False,
     announce: Callable[[Context, ExceptionInfo], None] | None = None,
 ) -> Outcome:
-    """Fail a task without running it: store the error, fail what waits for it, call its errbacks, tell the signals."""
+    """Fail a task without running it: store the error, fail what waits for it, call its errbacks, tell the signals.
+
+    `returns` says that it did run, and that `after_return` is owed.
+    """
     context = Context(request, called_directly=False)
     einfo = ExceptionInfo((type(exc), exc, None))
     effects = Settling(site, claim)
     stored = not get_actual_ignore_result(task, context) or bool(task.store_errors_even_if_ignored)
-    effects.failed(task, context, exc, einfo, stored)
+    effects.is_hidden = not stored
+    # Nothing of the task's own is on the stack: there is no traceback to keep.
+    effects.row = effects.error_row(exc, context, None)
+    effects.spread(context, exc, None)
     if announce is None:
         task.push_request(**request)
         try:
             task.on_failure(exc, context.id, context.args, context.kwargs, einfo)
+            if returns:
+                task.after_return(state, exc, context.id, context.args, context.kwargs, None)
             signals.task_failure.send(
                 sender=task,
                 task_id=context.id,
                 exception=exc,
                 args=context.args,
                 kwargs=context.kwargs,
-                traceback=None,
+                traceback=einfo.traceback,
                 einfo=einfo,
             )
         except Exception:
@@ -70,6 +82,24 @@ def fail(
     return effects.ended(state)
 
 
+def escape(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], exc: BaseException) -> Outcome:
+    """Fail a task whose code has raised what is not an `Exception`.
+
+    `SystemExit` and `KeyboardInterrupt` mean the process: the task was lost with it. Where it says that it is to run
+    again then, they are raised, and the worker finds it so.
+    """
+    if not isinstance(exc, SystemExit | KeyboardInterrupt):
+        return fail(site, claim, task, request, exc)
+    if task.retry_on_worker_lost or (task.acks_late and task.reject_on_worker_lost):
+        raise exc
+    how = "KeyboardInterrupt"
+    if isinstance(exc, SystemExit):
+        status = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+        site.limits.leave(status)
+        how = f"exitcode {status}"
+    return fail(site, claim, task, request, WorkerLostError(f"Worker exited prematurely: {how}."))
+
+
 def give_up(site: Site, claim: Claim, reason: str) -> Outcome:
     """Fail a task, and what waits for it, without running any code of its own: not even its errbacks."""
     error = WorkerLostError(reason)
@@ -80,14 +110,24 @@ def give_up(site: Site, claim: Claim, reason: str) -> Outcome:
 
 
 def refuse(
-    site: Site, claim: Claim, error: BaseException, request: Mapping[str, Any] | None = None, *, unreadable: bool = False
+    site: Site,
+    claim: Claim,
+    error: BaseException,
+    request: Mapping[str, Any] | None = None,
+    *,
+    unreadable: bool = False,
 ) -> Outcome:
     """Fail a message that no task here can run; its error says to its caller what was wrong."""
     if unreadable:
         logger.critical(
             "Cannot read the message of task %s[%s] (%s, %d bytes): %r. It has failed with this error; check"
             " accept_content and who sends to queue %s.",
-            claim.name, claim.public_id, claim.content_type or "json", len(claim.payload), error, claim.queue,
+            claim.name,
+            claim.public_id,
+            claim.content_type or "json",
+            len(claim.payload),
+            error,
+            claim.queue,
         )
         if not isinstance(error, ChordError | ContentDisallowed | DecodeError | InvalidTaskError):
             error = InvalidTaskError(f"The message of task {claim.name!r} cannot be read: {error!r}")
@@ -95,7 +135,9 @@ def refuse(
         logger.error(
             "Received unregistered task of type %r.\nIt has failed (id %s). Is its module in imports= or autodiscovered by"
             " this worker? It knows: %s",
-            claim.name, claim.public_id, ", ".join(sorted(n for n in site.app.tasks if not n.startswith("celery."))),
+            claim.name,
+            claim.public_id,
+            ", ".join(sorted(n for n in site.app.tasks if not n.startswith(BUILT_IN))),
         )
         signals.task_unknown.send(sender=site, message=claim, exc=error, name=claim.name, id=claim.public_id)
     effects = Settling(site, claim)
@@ -112,10 +154,36 @@ def condemn(site: Site, claim: Claim, task: Any, request: Mapping[str, Any]) -> 
         return _revoke(site, claim, task, request, fate, detail)
     if fate == "timeout":
         logger.error("Hard time limit (%ss) exceeded for %s[%s]", detail, claim.name, claim.public_id)
-        limit_s = float(detail)
-        error = TimeLimitExceeded(int(limit_s) if limit_s.is_integer() else limit_s)
-        return fail(site, claim, task, request, error)
+        # The limit as it was given, 1 or 1.0.
+        return fail(site, claim, task, request, TimeLimitExceeded(json.loads(detail)), returns=True)
+    if fate == "retry" and not _has_run_out(task, request):
+        return _retry(site, claim, task, request, WorkerLostError(detail))
     return fail(site, claim, task, request, WorkerLostError(detail or _lost(claim)))
+
+
+def _has_run_out(task: Any, request: Mapping[str, Any]) -> bool:
+    return task.max_retries is not None and request["retries"] >= task.max_retries
+
+
+def _retry(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], error: WorkerLostError) -> Outcome:
+    """Run a task again that was lost with its process, as if it had asked for it."""
+    context = Context(request, called_directly=False)
+    einfo = ExceptionInfo((type(error), error, None))
+    delay_s = task.default_retry_delay
+    reason = Retry(exc=error, when=delay_s)
+    effects = Settling(site, claim)
+    stored = not get_actual_ignore_result(task, context) or bool(task.store_errors_even_if_ignored)
+    effects.retried(task, context, reason, einfo, stored)
+    task.push_request(**request)
+    try:
+        task.on_retry(error, context.id, context.args, context.kwargs, einfo)
+        signals.task_retry.send(sender=task, request=context, reason=reason, einfo=einfo)
+    except Exception:
+        logger.exception("A handler of the retry of task %s[%s] raised.", claim.name, claim.public_id)
+    finally:
+        task.pop_request()
+    logger.info("Task %s[%s] retry: %s", claim.name, claim.public_id, reason)
+    return effects.once_more(delay_s=delay_s, retries=claim.retries + 1)
 
 
 def _lost(claim: Claim) -> str:

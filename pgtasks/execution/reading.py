@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgtasks import states
+from pgtasks.app.context import Whole
 from pgtasks.canvas.nodes import shaped
 from pgtasks.exceptions import ChordError, InvalidTaskError
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim
 from pgtasks.serialization import decode, load_json
+from pgtasks.utils.nodenames import reply_address
 
 __all__ = ("Unreadable", "read", "time_limits")
 
@@ -24,11 +26,11 @@ def read(site: Site, claim: Claim) -> dict[str, Any]:
     try:
         body = decode(claim.payload, claim.content_type, claim.content_encoding, site.rules.accept)
         args, kwargs, embed = body
-        options = load_json(claim.options.decode("utf-8", "surrogatepass")) if claim.options else {}
-        args = _with_inputs(site, claim, args, options)
-        if not isinstance(kwargs, dict) or not isinstance(options, dict):
-            raise InvalidTaskError("The keyword arguments of a message and its options must be mappings")
-        return _request(site, claim, args, kwargs, embed or {}, options)
+        likes = _likes_of(site, claim)
+        args = _with_inputs(site, claim, args, likes.options)
+        if not isinstance(kwargs, dict):
+            raise InvalidTaskError("The keyword arguments of a message must be a mapping")
+        return _request(claim, args, kwargs, embed or {}, likes)
     except Exception as error:
         raise Unreadable(claim.public_id) from error
 
@@ -66,57 +68,105 @@ def _successes(claim: Claim, values: list[Any]) -> list[Any]:
     """The results there are, in the order of the canvas, for a task that runs once there is any."""
     found = [value for value, (state, *_) in zip(values, _inputs(claim), strict=True) if state == states.SUCCESS]
     if not found:
-        raise ChordError(f"None of the {len(values)} tasks it waits for has succeeded; the first failed with {values[0]!r}")
+        raise ChordError(
+            f"None of the {len(values)} tasks it waits for has succeeded; the first failed with {values[0]!r}"
+        )
     return found
 
 
-def _request(
-    site: Site, claim: Claim, args: Any, kwargs: Any, embed: Mapping[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
-    task_id = claim.public_id
+class _Likes(NamedTuple):
+    """What calls of a task have in common that were sent with the same options."""
+
+    options: dict[str, Any]
+    #: Attributes of their requests.
+    request: dict[str, Any]
+    delivery_info: dict[str, Any]
+    properties: dict[str, Any]
+
+
+def _likes_of(site: Site, claim: Claim) -> _Likes:
+    """Read the options of a message; those that are like others, as most are, only once."""
+    key = claim.options, claim.name, claim.queue, claim.rank, site.hostname
+    known = _known_likes.get(key)
+    if known is None:
+        options = load_json(claim.options.decode("utf-8", "surrogatepass")) if claim.options else {}
+        if not isinstance(options, dict):
+            raise InvalidTaskError("The options of a message must be a mapping")
+        known = _read_likes(site, claim, options)
+        # What a task could change must be its own.
+        if not any(isinstance(value, dict | list) for value in options.values()):
+            if len(_known_likes) >= _MOST_LIKES:
+                _known_likes.clear()
+            _known_likes[key] = known
+    return known
+
+
+_known_likes: dict[tuple[bytes | None, str, str, int, str], _Likes] = {}
+_MOST_LIKES = 1000
+
+
+def _read_likes(site: Site, claim: Claim, options: dict[str, Any]) -> _Likes:
     custom = options.get("headers")
+    timelimit = options.get("timelimit") or (None, None)
     request = {
         "lang": "py",
         "task": claim.name,
-        "id": task_id,
-        "correlation_id": task_id,
-        "args": args,
-        "kwargs": kwargs,
-        "root_id": str(claim.root) if claim.root else task_id,
-        "parent_id": str(claim.parent) if claim.parent else None,
-        "group": claim.group_id,
         "group_index": options.get("group_index"),
-        "eta": claim.due.isoformat() if claim.due else None,
-        "expires": claim.expires.isoformat() if claim.expires else None,
-        "retries": claim.retries + options.get("retries", 0),
         "hostname": site.hostname,
-        "delivery_info": {
-            "exchange": options.get("exchange", ""),
-            "routing_key": options.get("routing_key", claim.queue),
-            "priority": -claim.rank,
-            "redelivered": claim.delivery > claim.retries + 1,
-        },
-        "timelimit": options.get("timelimit", [None, None]),
-        "callbacks": embed.get("callbacks"),
-        "errbacks": embed.get("errbacks"),
-        "chain": embed.get("chain"),
-        "chord": embed.get("chord"),
+        "time_limit": timelimit[0],
+        "soft_time_limit": timelimit[1],
         "utc": None,
         "origin": options.get("origin"),
-        "reply_to": options.get("reply_to"),
+        "reply_to": options.get("reply_to") or reply_address(options.get("origin")),
         "shadow": options.get("shadow"),
         "ignore_result": options.get("ignore_result", False),
         "replaced_task_nesting": options.get("replaced_task_nesting", 0),
         "stamped_headers": options.get("stamped_headers"),
-        "stamps": options.get("stamps") or {},
         # Headers within headers: so Sentry and Datadog see to it that theirs are found by their own kind.
         "headers": custom.get("headers") or custom if custom else None,
-        "properties": {"correlation_id": task_id, **options.get("properties", {})},
     }
     for shown in ("argsrepr", "kwargsrepr"):
         if shown in options:
             request[shown] = options[shown]
-    return {**custom, **request} if custom else request
+    delivery_info = {
+        "exchange": options.get("exchange", ""),
+        "routing_key": options.get("routing_key", claim.queue),
+        "priority": -claim.rank,
+    }
+    properties = {"priority": -claim.rank, **options.get("properties", {})}
+    return _Likes(options, {**custom, **request} if custom else request, delivery_info, properties)
+
+
+def _request(claim: Claim, args: Any, kwargs: Any, embed: Mapping[str, Any], likes: _Likes) -> dict[str, Any]:
+    task_id, options = claim.public_id, likes.options
+    return Whole(
+        likes.request,
+        id=task_id,
+        correlation_id=task_id,
+        args=args,
+        kwargs=kwargs,
+        root_id=options.get("root_id") or (str(claim.root) if claim.root else task_id),
+        parent_id=options.get("parent_id") or _parent_id(claim, task_id),
+        group=claim.group_id,
+        eta=claim.due.isoformat() if claim.due else None,
+        expires=claim.expires.isoformat() if claim.expires else None,
+        retries=claim.retries + options.get("retries", 0),
+        delivery_info={**likes.delivery_info, "redelivered": claim.delivery > claim.retries + 1},
+        timelimit=options.get("timelimit") or [None, None],
+        stamps=options.get("stamps") or {},
+        callbacks=embed.get("callbacks"),
+        errbacks=embed.get("errbacks"),
+        chain=embed.get("chain"),
+        chord=embed.get("chord"),
+        properties={"correlation_id": task_id, **likes.properties},
+    )
+
+
+def _parent_id(claim: Claim, task_id: str) -> str | None:
+    if claim.parent is not None:
+        return str(claim.parent)
+    # In Celery a retry is sent by the task itself, which so becomes the parent of what had none.
+    return task_id if claim.retries else None
 
 
 def time_limits(site: Site, task: Any, request: Mapping[str, Any]) -> tuple[float | None, float | None]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -19,7 +21,7 @@ from pgtasks.app import trace
 from pgtasks.app.context import Context
 from pgtasks.app.linked import call_errbacks, publish_callbacks
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, collecting, compose, compose_plan
+from pgtasks.app.publish import Call, collecting, compose, compose_plan, relatives
 from pgtasks.canvas.calls import as_called, sends_plainly
 from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
@@ -27,7 +29,7 @@ from pgtasks.canvas.plan import plan
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import EncodeError, ImproperlyConfigured, Retry, TaskRevokedError
 from pgtasks.execution.site import Site
-from pgtasks.message import Batch, Casualty, Claim, Message, Outcome
+from pgtasks.message import Batch, Casualty, Claim, Message, Outcome, new_id
 from pgtasks.serialization import decode, encode_exception
 from pgtasks.store import tasks
 from pgtasks.store.sql import Query
@@ -43,19 +45,20 @@ logger = get_logger("celery.worker")
 class Settling(trace.Effects):
     """Collects, while a task is traced, what must be stored when it has ended."""
 
+    row: StateRow | None = None
+    is_hidden = False
+    casualties: tuple[Casualty, ...] = ()
+    follow_ups: tuple[Batch, ...] = ()
+    again: tuple[Any, Message] | None = None
+    is_gone = False
+    #: Hard and soft, in seconds.
+    time_limits: tuple[float | None, float | None] = (None, None)
+
     def __init__(self, site: Site, claim: Claim, *, is_quiet: bool = False) -> None:
         #: Quiet: no errback is called, since none of the task's own code may run here.
         self.is_quiet = is_quiet
         self.site = site
         self.claim = claim
-        self.row: StateRow | None = None
-        self.is_hidden = False
-        self.casualties: tuple[Casualty, ...] = ()
-        self.follow_ups: list[Batch] = []
-        self.again: tuple[Any, Message] | None = None
-        self.is_gone = False
-        #: Hard and soft, in seconds.
-        self.time_limits: tuple[float | None, float | None] = (None, None)
 
     def begun(self) -> None:
         hard, soft = self.time_limits
@@ -165,7 +168,7 @@ class Settling(trace.Effects):
         def sending() -> Iterator[None]:
             with collecting() as batches:
                 yield
-            self.follow_ups.extend(batches)
+            self.follow_ups += tuple(batches)
 
         try:
             call_errbacks(self.site.app, request, exc, traceback, sending, before_calls)
@@ -192,8 +195,12 @@ class Settling(trace.Effects):
             return
         query = tasks.fell(self.claim.id, [fall.id for _, fall in with_errbacks])
         mine = set(self.site.app.database.run(query))
+        called: dict[UUID | None, list[Any]] = {None: []}
         for context, fall in with_errbacks:
+            before = called.get(fall.within, [])
+            called[fall.id] = [*before, *context.errbacks]
             if fall.id in mine:
+                context.errbacks = [errback for errback in context.errbacks if errback not in before]
                 self._call_errbacks(context, fall.error, None)
 
     def error_row(self, exc: BaseException, request: Any, traceback: str | None) -> StateRow:
@@ -218,6 +225,9 @@ class Settling(trace.Effects):
             )
         if state == states.RETRY and self.again is not None:
             return self._retry(*self.again)
+        if state == states.SUCCESS and self.again is not None:
+            # retry(throw=False): it asked to run again, and went on to its end. That is a result, and one more run.
+            self.follow_ups += (((_another(self.claim, *self.again),), ()),)
         if state in (states.SUCCESS, states.FAILURE):
             return self.ended(state)
         # IGNORED, and whatever else was not decided: over, without a result that anybody sees.
@@ -240,10 +250,17 @@ class Settling(trace.Effects):
             hidden=self.is_hidden,
             has_successors=claim.has_successors,
             fails=self.casualties,
-            follow_ups=tuple(self.follow_ups),
+            follow_ups=self.follow_ups,
         )
 
     def _retry(self, sig: Any, changes: Message) -> Outcome:
+        retries = sig.options.get("retries", self.claim.retries + 1)
+        return self.once_more(delay_s=changes.countdown_s, due=changes.due, retries=retries, changes=changes)
+
+    def once_more(
+        self, *, retries: int, delay_s: float | None, due: datetime | None = None, changes: Message | None = None
+    ) -> Outcome:
+        """The outcome of a task that is to run once more."""
         claim, row = self.claim, self.row or {}
         return Outcome(
             id=claim.id,
@@ -256,9 +273,9 @@ class Settling(trace.Effects):
             traceback=row.get("traceback"),
             children=row.get("children"),
             hidden=self.is_hidden,
-            delay_s=changes.countdown_s,
-            due=changes.due,
-            retries=sig.options.get("retries", claim.retries + 1),
+            delay_s=delay_s,
+            due=due,
+            retries=retries,
             changes=changes,
         )
 
@@ -270,17 +287,25 @@ def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
     if not sends_plainly(app, task):
         args, kwargs, options = as_called(app, task, claim.name, args, kwargs, options) or (args, kwargs, options)
     retries = options.pop("retries", claim.retries + 1)
+    names = relatives(options.get("root_id"), claim.root, options.get("parent_id"), claim.parent)
     for place in ("task_id", "root_id", "parent_id", "group_id", "chord", "chain", "link"):
         options.pop(place, None)
     errbacks = options.pop("link_error", None)
     embed = {"errbacks": errbacks} if errbacks else {}
     call = Call(
         claim.id, claim.public_id, claim.name, args, kwargs, options, embed, claim.root, claim.parent, claim.group_id,
-        retries=retries,
+        extra=names, retries=retries,
     )  # fmt: skip
     message = compose(app, call, task)
     announce(app, call, message)
     return message
+
+
+def _another(claim: Claim, sig: Any, message: Message) -> Message:
+    """The message of a retry as that of a task of its own, since the one that asked for it has a result."""
+    root = claim.root or claim.id
+    options = {**json.loads(message.options or b"{}"), "retries": sig.options.get("retries", claim.retries + 1)}
+    return replace(message, id=new_id(root), task_id=None, root=root, options=json.dumps(options).encode())
 
 
 def _waiting(successor: tasks.Successor) -> Waiting:
@@ -297,9 +322,7 @@ def _public_id(successor: tasks.Successor) -> str:
 
 def _context_of(site: Site, successor: tasks.Successor) -> Context:
     try:
-        _, _, embed = decode(
-            successor.payload, successor.content_type, successor.content_encoding, site.rules.accept
-        )
+        _, _, embed = decode(successor.payload, successor.content_type, successor.content_encoding, site.rules.accept)
     except Exception:
         embed = {}
     errbacks = (embed or {}).get("errbacks")

@@ -19,6 +19,9 @@ class Limits:
     def disarm(self) -> None:
         """The task's own code is over: nothing may be raised any more."""
 
+    def leave(self, status: int) -> None:
+        """The task's own code has asked its process to end. One that others run in as well does not."""
+
     def translate(self) -> Exception | None:
         """The exception that a cancellation of the running coroutine stands for, if it was a limit's."""
         return None

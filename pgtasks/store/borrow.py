@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.rows import tuple_row
 
 from pgtasks.exceptions import ImproperlyConfigured
+from pgtasks.store import arrays
 from pgtasks.store.sql import Query
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ T = TypeVar("T")
 def run(source: Any, query: Query[T]) -> T:
     """Run a query in the transaction that `source` holds."""
     cursor = Cursor(_driver_connection(source), row_factory=tuple_row)
+    arrays.register(cursor)
     # A caller's connection may have other row factories, and may sit behind a pooler: nothing is prepared on it.
     cursor.execute(query.statement.sql, query.values, prepare=False, binary=True)
     return query.read(cursor.fetchall() if cursor.description else ())
@@ -31,6 +33,7 @@ async def arun(source: Any, query: Query[T]) -> T:
     """As `run`, for async connections and sessions."""
     conn = await _async_driver_connection(source)
     cursor = AsyncCursor(conn, row_factory=tuple_row)
+    arrays.register(cursor)
     await cursor.execute(query.statement.sql, query.values, prepare=False, binary=True)
     return query.read(await cursor.fetchall() if cursor.description else ())
 
@@ -67,13 +70,17 @@ async def _async_driver_connection(source: Any) -> AsyncConnection[Any]:
 def _django_connection(alias: str) -> Any:
     connections = getattr(sys.modules.get("django.db"), "connections", None)
     if connections is None:
-        raise ImproperlyConfigured(f"using={alias!r} names a Django database, but Django is not loaded in this process.")
+        raise ImproperlyConfigured(
+            f"using={alias!r} names a Django database, but Django is not loaded in this process."
+        )
     return connections[alias]
 
 
 def _checked(found: Any, source: Any) -> Connection[Any]:
     if not isinstance(found, Connection):
-        raise _unusable(source, "a psycopg connection, a SQLAlchemy connection or session on psycopg, or a Django connection")
+        raise _unusable(
+            source, "a psycopg connection, a SQLAlchemy connection or session on psycopg, or a Django connection"
+        )
     return found
 
 

@@ -21,8 +21,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -32,8 +32,9 @@ from psycopg.abc import RV, PQGen
 from psycopg.types.array import ListBinaryDumper
 
 from pgtasks.exceptions import ImproperlyConfigured
-from pgtasks.store import borrow, faults, migrate
+from pgtasks.store import arrays, borrow, faults, migrate
 from pgtasks.store.sql import Query
+from pgtasks.store.wire import Wire
 from pgtasks.utils.text import mask_url
 
 T = TypeVar("T")
@@ -71,21 +72,38 @@ class OwnConnection(Connection[Any]):
     is_pooled = False
 
     @cached_property
+    def _wire(self) -> Wire:
+        return Wire(self)
+
+    @cached_property
     def _only_cursor(self) -> RawCursor[Any]:
-        """One cursor for all queries: to make one takes as long as a fifth of a small query."""
+        """One cursor for all that takes one: to make one takes as long as a fifth of a small query."""
         return RawCursor(self)
 
     def run(self, query: Query[T]) -> T:
         """Run one query and read its rows."""
+        if not self.is_pooled:
+            return query.read(self.wait(self._wire.exchange(query)))
+        return self._run_by_cursor(query)
+
+    def _run_by_cursor(self, query: Query[T]) -> T:
         cursor, statement = self._only_cursor, query.statement
         values = [query.values[name] for name in statement.names]
         cursor.execute(statement.numbered, values, prepare=not self.is_pooled, binary=True)
-        # Not `cursor.description`, which makes an object per column. And a large result is not kept until the next query.
+        # Not `cursor.description`, which makes an object per column.
         result = cursor.pgresult
-        rows = cursor.fetchall() if result and result.nfields else ()
-        if result:
-            result.clear()
-        return query.read(rows)
+        return query.read(cursor.fetchall() if result and result.nfields else ())
+
+    def run_all(self, queries: Iterable[Query[None]]) -> None:
+        """Run queries in one transaction, each sent while the server still works on those before it."""
+        with ExitStack() as stack:
+            if psycopg.Pipeline.is_supported() and not self.is_pooled:
+                stack.enter_context(self.pipeline())
+            stack.enter_context(self.transaction())
+            cursor = RawCursor(self)
+            for query in queries:
+                values = [query.values[name] for name in query.statement.names]
+                cursor.execute(query.statement.numbered, values, prepare=not self.is_pooled, binary=True)
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         began_at = time.monotonic()
@@ -110,6 +128,7 @@ def connect(url: str) -> OwnConnection:
     """Open one connection, set up as all of pgtasks' own are; raises what psycopg raises."""
     conn = OwnConnection.connect(url, autocommit=True, **_connect_options(url))
     conn.adapters.register_dumper(list, ListBinaryDumper)  # a third of the time that text takes
+    arrays.register(conn)
     conn.is_pooled = conn.execute(_session(conn)).fetchone() is None
     if conn.is_pooled:
         _check_isolation(url, conn.execute(_ISOLATION).fetchone())
@@ -154,6 +173,27 @@ def backoff(attempt: int) -> float:
     return random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt)) + 0.01
 
 
+class OwnAsyncConnection(AsyncConnection[Any]):
+    """The same for coroutines; it is whoever awaits a call that gives it up."""
+
+    is_pooled = False
+
+    @cached_property
+    def _wire(self) -> Wire:
+        return Wire(self)
+
+    async def run(self, query: Query[T]) -> T:
+        """Run one query and read its rows."""
+        if not self.is_pooled:
+            return query.read(await self.wait(self._wire.exchange(query)))
+        statement = query.statement
+        async with AsyncRawCursor(self) as cursor:
+            values = [query.values[name] for name in statement.names]
+            await cursor.execute(statement.numbered, values, prepare=False, binary=True)
+            has_rows = cursor.pgresult is not None and cursor.pgresult.nfields
+            return query.read(await cursor.fetchall() if has_rows else ())
+
+
 class Database:
     """Runs queries on a few connections of its own; safe for threads and over forks.
 
@@ -188,6 +228,22 @@ class Database:
             return answers
 
         return self._insist(together)
+
+    def run_all(self, queries: Iterable[Query[None]]) -> None:
+        """Run queries in one transaction, each while the next one is made; all or nothing, also when making one fails.
+
+        All are kept until the end, to be sent again when the connection is lost.
+        """
+        made: list[Query[None]] = []
+        rest = iter(queries)
+
+        def once_more() -> Iterator[Query[None]]:
+            yield from made
+            for query in rest:
+                made.append(query)
+                yield query
+
+        self._insist(lambda own: own.run_all(once_more()))
 
     def ping(self) -> None:
         """Make sure that the database answers and its schema fits; raises if not."""
@@ -270,7 +326,7 @@ class AsyncDatabase:
         self.patience_s = patience_s
         #: Known when a connection has been opened; then there is no listening.
         self.is_pooled = False
-        self._idle: deque[AsyncConnection[Any]] = deque()
+        self._idle: deque[OwnAsyncConnection] = deque()
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._turns = asyncio.Semaphore(CROWD)
         self._is_current = False
@@ -300,13 +356,7 @@ class AsyncDatabase:
         conn = await self._take()
         is_whole = False
         try:
-            async with AsyncRawCursor(conn) as cursor:
-                statement = query.statement
-                values = [query.values[name] for name in statement.names]
-                prepare = conn.prepare_threshold is not None
-                await cursor.execute(statement.numbered, values, prepare=prepare, binary=True)
-                has_rows = cursor.pgresult is not None and cursor.pgresult.nfields
-                value = query.read(await cursor.fetchall() if has_rows else ())
+            value = await conn.run(query)
             is_whole = True
             return value
         finally:
@@ -323,15 +373,16 @@ class AsyncDatabase:
             self._owner, self._turns = owner, asyncio.Semaphore(CROWD)
         return self._turns
 
-    async def _take(self) -> AsyncConnection[Any]:
+    async def _take(self) -> OwnAsyncConnection:
         if self._idle:
             return self._idle.pop()
         if not self._is_current:
             await asyncio.to_thread(_upgrade_at, self.url)
             self._is_current = True
-        conn = await AsyncConnection.connect(self.url, autocommit=True, **_connect_options(self.url))
+        conn = await OwnAsyncConnection.connect(self.url, autocommit=True, **_connect_options(self.url))
         conn.adapters.register_dumper(list, ListBinaryDumper)
-        self.is_pooled = await (await conn.execute(_session(conn))).fetchone() is None
+        arrays.register(conn)
+        self.is_pooled = conn.is_pooled = await (await conn.execute(_session(conn))).fetchone() is None
         if self.is_pooled:
             _check_isolation(self.url, await (await conn.execute(_ISOLATION)).fetchone())
         conn.prepare_threshold = None if self.is_pooled else 5

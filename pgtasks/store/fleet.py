@@ -25,6 +25,8 @@ class Tick(NamedTuple):
     revoked_ids: list[UUID]
     revoked_signals: list[str]
     has_letters: bool
+    has_dead: bool
+    has_listeners: bool
 
 
 class Reaped(NamedTuple):

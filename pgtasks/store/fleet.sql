@@ -11,7 +11,8 @@ VALUES (%(id)s, %(hostname)s, %(machine)s, %(pid)s, %(pool)s, %(concurrency)s, %
 -- ready queue, and look around. Any worker moves any queue's tasks. An idle tick writes nothing.
 -- Relies on scheduled_due, claim_revoked. Locks: worker row, then scheduled by due time.
 -- In: worker, its queues, renew, limit. Out: is this worker still registered; how many were moved; seconds to the next
--- due task or NULL; is anything ready; ids and signals of its claims that were revoked; is there a letter for it.
+-- due task or NULL; is anything ready; ids and signals of its claims that were revoked; is there a letter for it; is any worker dead;
+-- does anybody listen to events.
 WITH renewed AS (
   UPDATE pgtasks.worker SET heartbeat_at = pgtasks.clock() WHERE id = %(worker)s AND %(renew)s RETURNING id
 ),
@@ -33,13 +34,17 @@ SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pg
                WHERE EXISTS (SELECT FROM pgtasks.ready r WHERE r.queue = q.queue)),
        ARRAY(SELECT id FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id),
        ARRAY(SELECT revoke_signal FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id),
-       EXISTS (SELECT FROM pgtasks.letter WHERE worker = %(worker)s)
+       EXISTS (SELECT FROM pgtasks.letter WHERE worker = %(worker)s),
+       EXISTS (SELECT FROM pgtasks.worker WHERE heartbeat_at < pgtasks.clock() - lease),
+       EXISTS (SELECT FROM pgtasks.listener WHERE seen_at > pgtasks.clock() - interval '15 seconds')
 
 -- name: reap
 -- Take the claims of dead workers back to their queues, up to `limit` a call, so that any live worker can go on with them.
 -- A worker is dead when its heartbeat is older than its lease, by the database's clock; deleting its row is what tells it.
 -- Claims without a worker row are orphans and go too. At-most-once tasks that may have begun get so many losses that
 -- the next claim fails them instead of running them. Two reapers at once skip each other's rows.
+-- Nobody knows which of the others had begun, so the first such loss is charged to all. From then on a worker charges a
+-- task itself when that begins (`charge`), and the reaper leaves the count as it is.
 -- Locks: worker rows, then claim by id. In: limit. Out: ids of dead workers, number of tasks returned.
 WITH stale AS MATERIALIZED (
   SELECT id FROM pgtasks.worker WHERE heartbeat_at < pgtasks.clock() - lease ORDER BY id FOR UPDATE SKIP LOCKED
@@ -65,7 +70,7 @@ marked AS (
 ),
 returned AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
-  SELECT f.id, m.queue, -m.priority, f.delivery, f.retries, CASE WHEN f.acked THEN 32767 ELSE f.losses + 1 END
+  SELECT f.id, m.queue, -m.priority, f.delivery, f.retries, CASE WHEN f.acked THEN 32767 ELSE greatest(f.losses, 1) END
   FROM freed f JOIN pgtasks.message m ON m.id = f.id
   ORDER BY f.id
   RETURNING id

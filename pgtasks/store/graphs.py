@@ -29,6 +29,8 @@ class GraphNode(NamedTuple):
     pending: int | None
     due: datetime | None
     preds: list[UUID]
+    #: Of each predecessor, its place among the inputs.
+    positions: list[int]
 
     @property
     def public_id(self) -> str:
@@ -59,6 +61,29 @@ def _nodes(found: Sequence[Row]) -> list[GraphNode]:
 def redrive(canvas: Iterable[UUID], ids: Iterable[UUID]) -> Query[int]:
     """Run some failed tasks of a canvas again, once all of it has ended; gives how many."""
     return Query(_SQL["redrive"], {"canvas": list(canvas), "ids": list(ids)}, count)
+
+
+class Undoable(NamedTuple):
+    """A task to undo, by its place among the predecessors of the task that asks, and what it returned."""
+
+    position: int
+    content_type: str | None
+    content_encoding: str | None
+    value: bytes | None
+
+
+def undoable(task_id: UUID, undos: int, ends: Sequence[int]) -> Query[list[Undoable] | None]:
+    """What a canvas must undo, in this order; None when it has not failed.
+
+    The first `undos` predecessors of the task that asks have undos; `ends` says which ones are ends of the canvas.
+    """
+    return Query(_SQL["undoable"], {"id": task_id, "undos": undos, "ends": list(ends)}, _undoable)
+
+
+def _undoable(found: Sequence[Row]) -> list[Undoable] | None:
+    if not found[0][0]:
+        return None
+    return [Undoable._make(row[1:]) for row in found if row[1] is not None]
 
 
 def messages(ids: Iterable[UUID]) -> Query[list[Message]]:

@@ -13,7 +13,8 @@ WITH RECURSIVE part AS (
   ) n
 )
 SELECT m.id, m.task_id, m.name, m.queue, m.group_id, r.state, c.id IS NOT NULL, w.pending, s.due,
-       ARRAY(SELECT e.pred FROM pgtasks.edge e WHERE e.succ = m.id ORDER BY e.position)
+       ARRAY(SELECT e.pred FROM pgtasks.edge e WHERE e.succ = m.id ORDER BY e.position),
+       ARRAY(SELECT e.position FROM pgtasks.edge e WHERE e.succ = m.id ORDER BY e.position)
 FROM part p
 JOIN pgtasks.message m ON m.id = p.id
 LEFT JOIN pgtasks.result r ON r.id = m.id
@@ -33,7 +34,7 @@ WITH again AS (
     AND NOT EXISTS (
       SELECT FROM unnest(%(canvas)b::uuid[]) AS c(id)
       WHERE NOT EXISTS (SELECT FROM pgtasks.result d WHERE d.id = c.id))
-  RETURNING r.id
+  RETURNING r.id, r.delivery
 ),
 forgotten AS (
   DELETE FROM pgtasks.progress WHERE id = ANY (ARRAY(SELECT id FROM again))
@@ -41,18 +42,21 @@ forgotten AS (
 unmarked AS (
   DELETE FROM pgtasks.revoked WHERE id = ANY (ARRAY(SELECT id FROM again))
 ),
+steps AS (
+  DELETE FROM pgtasks.step WHERE run = ANY (ARRAY(SELECT id FROM again)) AND is_fatal
+),
 counted AS MATERIALIZED (
-  SELECT a.id, count(e.pred) FILTER (WHERE e.pred IN (SELECT id FROM again)) AS pending
+  SELECT a.id, a.delivery, count(e.pred) FILTER (WHERE e.pred IN (SELECT id FROM again)) AS pending
   FROM again a LEFT JOIN pgtasks.edge e ON e.succ = a.id
-  GROUP BY a.id
+  GROUP BY a.id, a.delivery
 ),
 held AS (
-  INSERT INTO pgtasks.waiting (id, pending) SELECT id, pending FROM counted WHERE pending > 0
-  ON CONFLICT (id) DO UPDATE SET pending = excluded.pending
+  INSERT INTO pgtasks.waiting (id, pending, delivery) SELECT id, pending, delivery FROM counted WHERE pending > 0
+  ON CONFLICT (id) DO UPDATE SET pending = excluded.pending, delivery = excluded.delivery
 ),
 returned AS (
-  INSERT INTO pgtasks.ready (id, queue, rank)
-  SELECT m.id, m.queue, -m.priority FROM counted c JOIN pgtasks.message m ON m.id = c.id WHERE c.pending = 0
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery)
+  SELECT m.id, m.queue, -m.priority, c.delivery FROM counted c JOIN pgtasks.message m ON m.id = c.id WHERE c.pending = 0
   RETURNING queue
 ),
 woken AS (
@@ -61,6 +65,25 @@ woken AS (
   WHERE pg_notification_queue_usage() < 0.5
 )
 SELECT count(*), (SELECT count(*) FROM woken) FROM again
+
+-- name: undoable
+-- What a canvas must undo: nothing, unless one of its ends has not succeeded; else those of its tasks with undos that have,
+-- the last success first. All of them have ended: the asking task waited for that. Of several that were settled by one
+-- statement the last in the canvas comes first. Hidden results count, for they are those of ignore_result.
+-- In: the asking task, how many of its predecessors, the first ones, have undos, the positions of the ends.
+-- Out: whether it has failed; position and result of each task to undo, or one row of NULLs.
+SELECT f.has_failed, p.position, p.content_type, p.content_encoding, p.value
+FROM (
+  SELECT EXISTS (
+    SELECT FROM pgtasks.edge e JOIN pgtasks.result r ON r.id = e.pred
+    WHERE e.succ = %(id)s AND e.position = ANY (%(ends)b::int[]) AND r.state <> 'SUCCESS') AS has_failed
+) f
+LEFT JOIN (
+  SELECT e.position, r.done_at, r.content_type, r.content_encoding, r.value
+  FROM pgtasks.edge e JOIN pgtasks.result r ON r.id = e.pred
+  WHERE e.succ = %(id)s AND e.position < %(undos)s AND r.state = 'SUCCESS'
+) p ON f.has_failed
+ORDER BY p.done_at DESC, p.position DESC
 
 -- name: messages
 -- The messages of some tasks, to copy them. In: ids. Out: columns of `message`.

@@ -118,7 +118,9 @@ def _announced(payloads: Iterable[str]) -> frozenset[UUID] | None:
 
 def _is_readable(bell: Doorbell, timeout_s: float) -> bool:
     # poll, where there is one: select cannot watch descriptors above 1023.
-    with selectors.DefaultSelector() if not hasattr(selectors, "PollSelector") else selectors.PollSelector() as selector:
+    with (
+        selectors.DefaultSelector() if not hasattr(selectors, "PollSelector") else selectors.PollSelector() as selector
+    ):
         selector.register(bell, selectors.EVENT_READ)
         return bool(selector.select(timeout_s))
 

@@ -1,7 +1,7 @@
 """Verbs on tasks: each returns a `Query` for the executors of `pgtasks.store.database` to run.
 
-A task's life in verbs: `enqueue` -> `claim` -> (`ack`, `mark`) -> `settle`. Beside it: `fetch`, `forget`, `revoke`, `purge`,
-`expire`. The statements, with what they rely on, are in `tasks.sql`.
+A task's life in verbs: `enqueue` -> `claim` -> (`ack`, `charge`, `mark`) -> `settle`. Beside it: `fetch`, `forget`, `revoke`,
+`purge`, `expire`. The statements, with what they rely on, are in `tasks.sql`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 from uuid import UUID
 
-from pgtasks.message import Claim, Message, Outcome
+from pgtasks.message import Claim, Ids, Message, Outcome
+from pgtasks.store.arrays import ByteaArray, UuidArray
 from pgtasks.store.sql import Query, Row, column, count, id_set, load, nothing, rows
 
 _SQL = load("tasks")
@@ -82,9 +83,7 @@ class Edge(Protocol):
     def position(self) -> int: ...
 
 
-def enqueue(
-    messages: Sequence[Message], edges: Iterable[Edge] = (), *, running: Iterable[UUID] = ()
-) -> Query[None]:
+def enqueue(messages: Sequence[Message], edges: Iterable[Edge] = (), *, running: Iterable[UUID] = ()) -> Query[None]:
     """Add tasks, all or nothing; an id that is there already is left as it is.
 
     Predecessors from outside of this call are taken to have ended, but for those that are `running`.
@@ -98,6 +97,20 @@ def enqueue(
     values["preds"] = [edge.pred for edge in edges]
     values["positions"] = [edge.position for edge in edges]
     return Query(_SQL["enqueue"], values, nothing)
+
+
+def enqueue_many(alike: Message, ids: Ids, payloads: Sequence[bytes], options: Sequence[bytes] = ()) -> Query[None]:
+    """Add calls that are plain and alike but for their payloads, and for their `options` when there are any.
+
+    `alike` says the rest; its id and its payload do not count.
+    """
+    values = {
+        **_one(alike),
+        "ids": UuidArray.of(ids),
+        "payloads": ByteaArray.of(payloads),
+        "each_options": ByteaArray.of(options),
+    }
+    return Query(_SQL["enqueue_many"], values, nothing)
 
 
 def _one(message: Message) -> Mapping[str, Any]:
@@ -184,7 +197,7 @@ def _claimed(found: Sequence[Row]) -> Claimed:
     settled = found[0][-1]
     if found[0][0] is None:
         return Claimed([], settled)
-    return Claimed([Claim._make(row[:-2]) for row in found], settled)
+    return Claimed([Claim._make(row[:-3]) for row in found], settled)
 
 
 def is_plain_success(outcome: Outcome) -> bool:
@@ -195,6 +208,7 @@ def is_plain_success(outcome: Outcome) -> bool:
         and not outcome.has_successors
         and outcome.content_type is None
         and outcome.children is None
+        and not outcome.follow_ups
     )
 
 
@@ -294,6 +308,17 @@ def ack(worker: UUID, claims: Sequence[Claim]) -> Query[set[UUID]]:
     """Note that at-most-once tasks are about to begin; gives the ids that may."""
     values = {"worker": worker, "ids": [c.id for c in claims], "deliveries": [c.delivery for c in claims]}
     return Query(_SQL["ack"], values, id_set)
+
+
+def charge(worker: UUID, claims: Sequence[Claim]) -> Query[set[UUID]]:
+    """Count the loss of the worker in advance for tasks that are about to begin; gives the ids that may."""
+    values = {
+        "worker": worker,
+        "ids": [c.id for c in claims],
+        "deliveries": [c.delivery for c in claims],
+        "losses": [c.losses + 1 for c in claims],
+    }
+    return Query(_SQL["charge"], values, id_set)
 
 
 class StateRow(TypedDict, total=False):

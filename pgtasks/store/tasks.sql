@@ -108,6 +108,38 @@ FROM (
 ) i
 WHERE pg_notification_queue_usage() < 0.5
 
+-- name: enqueue_many
+-- Add many calls of one task that may run at once, alike but for their ids, arguments and perhaps options: what a bulk
+-- enqueue and a plain group send, about a thousand at a time. It wakes idle workers as `enqueue` does.
+-- Sent again, it changes nothing. Not by ON CONFLICT, which inserts row by row and costs the server a third more: those
+-- that are there are left out. If the first one is still under way somewhere, this one waits for it and then fails on
+-- message_pkey, which counts as passing, so that it is sent once more. COPY would save 100 bytes of WAL per task and no
+-- time, and has no way to be sent twice. Moments are asked for once, not per row. Relies on message_pkey.
+-- In: ids and payloads as arrays; options as an array, or none and one value for all; the rest once. Out: nothing.
+WITH added AS (
+  INSERT INTO pgtasks.message (id, created_at, priority, root, parent, expires, name, queue, group_id,
+                               content_type, content_encoding, options, payload, max_deliveries)
+  SELECT i.id, (SELECT pgtasks.clock()), %(priority)s::smallint, %(root)s::uuid, %(parent)s::uuid,
+         (SELECT coalesce(%(expires)s::timestamptz, pgtasks.clock() + %(expires_in)s::float8 * interval '1 second')),
+         %(name)s::text, %(queue)s::text, %(group_id)s::text,
+         %(content_type)s::text, %(content_encoding)s::text, coalesce(i.options, %(options)s::bytea), i.payload,
+         %(max_deliveries)s::smallint
+  FROM unnest(%(ids)s::uuid[], %(payloads)s::bytea[], %(each_options)s::bytea[]) AS i(id, payload, options)
+  WHERE NOT EXISTS (SELECT FROM pgtasks.message m WHERE m.id = i.id)
+  RETURNING id
+),
+now AS (
+  INSERT INTO pgtasks.ready (id, queue, rank)
+  SELECT id, %(queue)s::text, -%(priority)s::smallint FROM added
+)
+SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+FROM (
+  SELECT worker FROM pgtasks.idle WHERE queue = %(queue)s::text
+  GROUP BY worker
+  ORDER BY hashtextextended(worker::text, pg_current_xact_id()::text::bigint) LIMIT cardinality(%(ids)s::uuid[])
+) i
+WHERE pg_notification_queue_usage() < 0.5
+
 -- name: claim
 -- The hot statement of a worker's loop: settle plain successes and lease up to `limit` ready tasks, in one round trip.
 -- Settling: deleting the claim is the fence. A claim that another worker took over, or that ended, does not match and
@@ -118,6 +150,9 @@ WHERE pg_notification_queue_usage() < 0.5
 -- (lo, seq) up to rank hi: the cursor keeps the scan off the dead entries that an old snapshot holds back. A sweep is the
 -- same with the cursor at the start. Rows are locked and skipped in a materialised CTE, so never more than asked are taken,
 -- then deleted by ctid, which is safe since ready rows are never updated. An unregistered worker gets nothing.
+-- Where nothing is settled the commit does not wait for the disk: a crash of the server may undo such a claim, and the task
+-- is ready again. What a worker reports under a claim that is gone is not taken; at-most-once tasks begin after `ack`,
+-- whose commit makes the claim durable with it.
 -- Relies on claim_pkey, result_pkey, ready_pkey, message_pkey. Locks: claim, then ready.
 -- In: worker, hostname, outcomes and lanes as arrays, limit. Out: one row per claim, each with the number of outcomes that
 -- were really settled; one row of NULLs and that number when nothing is ready.
@@ -177,8 +212,9 @@ found AS MATERIALIZED (
   FROM taken t JOIN pgtasks.message m ON m.id = t.id
 ),
 leased AS (
-  INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery, losses)
-  SELECT id, %(worker)s, pgtasks.clock(), retries, delivery, losses FROM found
+  -- The mark of a revoked task goes on in its claim, so that it comes back with the task should this worker die.
+  INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery, losses, revoke_signal)
+  SELECT id, %(worker)s, pgtasks.clock(), retries, delivery, losses, CASE WHEN fate = 'revoked' THEN '' END FROM found
 ),
 unheld AS (
   DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM found WHERE inputs IS NOT NULL))
@@ -186,8 +222,11 @@ unheld AS (
 unmarked AS (
   DELETE FROM pgtasks.revoked WHERE id = ANY (ARRAY(SELECT id FROM found WHERE fate = 'revoked'))
 )
-SELECT f.*, i.states, i.types, i.encodings, i.vals, one.told, one.ended
-FROM (SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told) one
+SELECT f.*, i.states, i.types, i.encodings, i.vals, one.told, one.commit, one.ended
+FROM (
+  SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
+         CASE WHEN cardinality(%(ids)b::uuid[]) = 0 THEN set_config('synchronous_commit', 'off', true) END AS commit
+) one
 LEFT JOIN found f ON true
 LEFT JOIN LATERAL (
   SELECT array_agg(r.state ORDER BY e.position) AS states,
@@ -209,7 +248,7 @@ ORDER BY f.rank, f.seq
 -- Only rows that were really ended count, so a duplicated completion changes nothing and nothing is released twice.
 -- A success that comes too late, since the task was revoked or failed from outside while it ran, releases nobody: the task
 -- goes back, marked as revoked, for a worker to fail what waits for it. So does a task that was revoked and is not over.
--- A worker with nothing else to do (`room`) takes tasks that it releases itself, which saves a chain a round trip per link.
+-- A worker with nothing else to do (`room`) takes tasks that it alone releases, which saves a chain a round trip per link.
 -- Locks: claim by id, then waiting by id. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
 -- In: worker, hostname, arrays of outcomes and of dead tasks, the worker's queues and room. Out: one row per task taken, each
 -- with the ids that were really ended; one row of NULLs and those ids when none was taken.
@@ -313,7 +352,8 @@ marked AS (
 over AS MATERIALIZED (
   SELECT id, true AS is_success FROM succeeded
   UNION ALL
-  SELECT id, false FROM stored WHERE state <> 'SUCCESS' AND id = ANY (%(preds)b::uuid[])
+  -- Also where the end was there before, since the task was revoked.
+  SELECT id, false FROM ended WHERE kind = 'done' AND state <> 'SUCCESS' AND id = ANY (%(preds)b::uuid[])
   UNION ALL
   SELECT id, false FROM failed
 ),
@@ -332,38 +372,42 @@ locked AS MATERIALIZED (
 lowered AS (
   UPDATE pgtasks.waiting w SET pending = CASE WHEN l.is_enough THEN 0 ELSE w.pending - l.n END
   FROM locked l WHERE w.id = l.id
-  RETURNING w.id, w.pending
+  RETURNING w.id, w.pending, w.delivery, l.n
 ),
 freed AS MATERIALIZED (
-  SELECT m.id, m.queue, m.priority, m.trigger, coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due
+  SELECT m.id, m.queue, m.priority, m.trigger, l.n, l.delivery,
+         coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due
   FROM lowered l JOIN pgtasks.message m ON m.id = l.id
   WHERE l.pending = 0
 ),
 mine AS MATERIALIZED (
-  SELECT id FROM freed
+  SELECT id, delivery + 1 AS delivery FROM freed
   WHERE (due IS NULL OR due <= pgtasks.clock()) AND queue = ANY (%(queues)b::text[]) AND trigger IS NULL
+    -- Of another settle, whose lock on the row this one had to wait for, only the new count is seen here and not the
+    -- results: the count from before gives that away. A claim, which begins later, sees them.
+    AND n = (SELECT w.pending FROM pgtasks.waiting w WHERE w.id = freed.id)
   ORDER BY priority DESC, id LIMIT %(room)s
 ),
 leased AS (
   INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery)
-  SELECT id, %(worker)s, pgtasks.clock(), 0, 1 FROM mine
+  SELECT id, %(worker)s, pgtasks.clock(), 0, delivery FROM mine
 ),
 taken AS MATERIALIZED (
-  SELECT m.id, 1 AS delivery, 0 AS retries, -m.priority AS rank, 0::bigint AS seq, 0::smallint AS losses,
+  SELECT m.id, mine.delivery, 0 AS retries, -m.priority AS rank, 0::bigint AS seq, 0::smallint AS losses,
          CASE WHEN m.expires <= pgtasks.clock() THEN 'expired' ELSE 'live' END AS fate,
          m.name, m.queue, m.content_type, m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id,
          m.task_id, m.due, m.expires, m.inputs, m.trigger, m.has_successors
   FROM mine JOIN pgtasks.message m ON m.id = mine.id
 ),
 later AS (
-  INSERT INTO pgtasks.scheduled (id, due, rank, queue)
-  SELECT id, due, -priority, queue FROM freed WHERE due > pgtasks.clock()
+  INSERT INTO pgtasks.scheduled (id, due, rank, delivery, queue)
+  SELECT id, due, -priority, delivery, queue FROM freed WHERE due > pgtasks.clock()
 ),
 returned AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
   SELECT id, queue, rank, delivery, retries, losses FROM place WHERE due IS NULL OR due <= pgtasks.clock()
   UNION ALL
-  SELECT id, queue, -priority, 0, 0, 0 FROM freed
+  SELECT id, queue, -priority, delivery, 0, 0 FROM freed
   WHERE (due IS NULL OR due <= pgtasks.clock()) AND id NOT IN (SELECT id FROM mine)
   UNION ALL
   SELECT o.id, m.queue, -m.priority, o.delivery, o.retries, 0 FROM overruled o JOIN pgtasks.message m ON m.id = o.id
@@ -377,6 +421,16 @@ told AS (
   SELECT pg_notify('pgtasks_waiter_' || process, CASE WHEN count(*) <= 200 THEN string_agg(id::text, ',') ELSE '' END)
   FROM waiters GROUP BY process
 ),
+roused AS (
+  -- Workflow runs that made these tasks. Those of runs have successors, so that nobody else's end looks here.
+  SELECT pgtasks.wake_for_tasks(a.run, a.tasks)
+  FROM (
+    SELECT run, array_agg(task) AS tasks FROM pgtasks.awaited
+    WHERE task = ANY (ARRAY(
+      SELECT id FROM ended WHERE kind = 'done' AND id = ANY (%(preds)b::uuid[]) UNION ALL SELECT id FROM failed))
+    GROUP BY run ORDER BY run
+  ) a
+),
 woken AS (
   SELECT pg_notify('pgtasks_worker_' || i.worker, '')
   FROM (
@@ -388,7 +442,8 @@ woken AS (
 )
 SELECT t.*, i.states, i.types, i.encodings, i.vals, one.told, one.woken, one.ended
 FROM (
-  SELECT ARRAY(SELECT id FROM ended) AS ended, (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM woken) AS woken
+  SELECT ARRAY(SELECT id FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
+         (SELECT count(*) FROM woken) + (SELECT count(*) FROM roused) AS woken
 ) one
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
@@ -438,8 +493,9 @@ linked AS (
 ),
 held AS (
   -- The row of a task that was released to the worker which now runs it is still there, at 0.
-  INSERT INTO pgtasks.waiting (id, pending) SELECT succ, count(*) FROM linked GROUP BY succ
-  ON CONFLICT (id) DO UPDATE SET pending = excluded.pending
+  INSERT INTO pgtasks.waiting (id, pending, delivery)
+  SELECT l.succ, count(*), o.delivery FROM linked l JOIN owned o ON o.id = l.succ GROUP BY l.succ, o.delivery
+  ON CONFLICT (id) DO UPDATE SET pending = excluded.pending, delivery = excluded.delivery
 ),
 later AS (
   INSERT INTO pgtasks.scheduled (id, due, rank, delivery, queue)
@@ -479,6 +535,15 @@ SELECT count(*) FROM raised
 -- In: worker, ids, deliveries. Out: the ids that may begin.
 UPDATE pgtasks.claim c SET acked = true
 FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]) AS a(id, delivery)
+WHERE c.id = a.id AND c.worker = %(worker)s AND c.delivery = a.delivery
+RETURNING c.id
+
+-- name: charge
+-- Count the loss of a worker in advance, for tasks that were lost once and are about to begin again: if this worker dies
+-- too, `reap` need not know which of its tasks had begun.
+-- In: worker, ids, deliveries, what they have lost with this time. Out: the ids that may begin.
+UPDATE pgtasks.claim c SET losses = a.losses
+FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[], %(losses)b::smallint[]) AS a(id, delivery, losses)
 WHERE c.id = a.id AND c.worker = %(worker)s AND c.delivery = a.delivery
 RETURNING c.id
 
@@ -525,7 +590,7 @@ SELECT a.id, m.task_id, m.name, coalesce(r.state, p.state) AS state,
        CASE WHEN %(with_payload)s THEN m.payload END, CASE WHEN %(with_payload)s THEN m.options END,
        CASE WHEN m.has_successors AND r.state = 'SUCCESS' THEN ARRAY(
          SELECT coalesce(s.task_id, s.id::text) FROM pgtasks.edge e JOIN pgtasks.message s ON s.id = e.succ
-         WHERE e.pred = m.id AND s.inputs <> 'list' ORDER BY s.id)
+         WHERE e.pred = m.id AND s.inputs <> 'list' AND s.name <> 'celery.undo' ORDER BY s.id)
        ELSE '{}' END
 FROM unnest(%(ids)b::uuid[]) AS a(id)
 LEFT JOIN pgtasks.message m ON m.id = a.id
@@ -550,7 +615,10 @@ readies AS (DELETE FROM pgtasks.ready WHERE id IN (SELECT id FROM gone)),
 marks AS (DELETE FROM pgtasks.revoked WHERE id IN (SELECT id FROM gone)),
 states AS (DELETE FROM pgtasks.progress WHERE id IN (SELECT id FROM gone)),
 holds AS (DELETE FROM pgtasks.waiting WHERE id IN (SELECT id FROM gone)),
-edges AS (DELETE FROM pgtasks.edge WHERE succ IN (SELECT id FROM gone))
+edges AS (DELETE FROM pgtasks.edge WHERE succ IN (SELECT id FROM gone)),
+steps AS (DELETE FROM pgtasks.step WHERE run IN (SELECT id FROM gone)),
+signals AS (DELETE FROM pgtasks.signal WHERE run IN (SELECT id FROM gone)),
+waits AS (DELETE FROM pgtasks.awaited WHERE run IN (SELECT id FROM gone))
 SELECT count(*) FROM gone
 
 -- name: forget
@@ -585,9 +653,9 @@ unseen AS (
 ),
 ended AS (
   INSERT INTO pgtasks.result (id, state, value)
-  SELECT id, 'REVOKED', %(value)s FROM open WHERE id NOT IN (SELECT id FROM told)
+  SELECT id, 'REVOKED', %(value)s::bytea FROM open WHERE id NOT IN (SELECT id FROM told)
   UNION
-  SELECT id, 'REVOKED', %(value)s FROM unseen
+  SELECT id, 'REVOKED', %(value)s::bytea FROM unseen
   ON CONFLICT (id) DO NOTHING
   RETURNING id
 ),
@@ -595,17 +663,24 @@ marked AS (
   INSERT INTO pgtasks.revoked (id) SELECT id FROM ended ON CONFLICT (id) DO NOTHING
 ),
 unscheduled AS (
-  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM ended)) RETURNING id, delivery, retries, losses
+  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND NOT is_suspended
+  RETURNING id, delivery, retries, losses
 ),
 unheld AS (
-  DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND pending > 0 RETURNING id
+  DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND pending > 0 RETURNING id, delivery
 ),
 moved AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
   SELECT o.id, o.queue, -o.priority, u.delivery, u.retries, u.losses
-  FROM open o JOIN (SELECT * FROM unscheduled UNION ALL SELECT id, 0, 0, 0 FROM unheld) u ON u.id = o.id
+  FROM open o JOIN (SELECT * FROM unscheduled UNION ALL SELECT id, delivery, 0, 0 FROM unheld) u ON u.id = o.id
+),
+roused AS (
+  -- Suspended runs, for a worker to undo. One that is suspended at this very moment is seen in there, and not from here.
+  SELECT pgtasks.wake(id) FROM ended
 )
-SELECT DISTINCT worker FROM told
+SELECT DISTINCT worker
+FROM (SELECT worker FROM told UNION ALL SELECT CASE WHEN count(*) < 0 THEN gen_random_uuid() END FROM roused) t
+WHERE worker IS NOT NULL
 
 -- name: fell
 -- Note that of all tasks that some others wait for, this one was the first to fail. A task that fails again, since its
@@ -639,7 +714,8 @@ unready AS (
   RETURNING id, queue, rank, delivery, retries, losses
 ),
 due AS MATERIALIZED (
-  SELECT id FROM pgtasks.scheduled WHERE queue = ANY (%(queues)b) ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+  -- Suspended runs have begun: they are not what waits in the queue.
+  SELECT id FROM pgtasks.scheduled WHERE queue = ANY (%(queues)b) AND NOT is_suspended ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ),
 unscheduled AS (
   DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM due))
@@ -650,7 +726,7 @@ gone AS MATERIALIZED (
   FROM (SELECT * FROM unready UNION ALL SELECT * FROM unscheduled) g JOIN pgtasks.message m ON m.id = g.id
 ),
 ended AS (
-  INSERT INTO pgtasks.result (id, state, value) SELECT id, 'REVOKED', %(value)s FROM gone
+  INSERT INTO pgtasks.result (id, state, value) SELECT id, 'REVOKED', %(value)s::bytea FROM gone
   ON CONFLICT (id) DO NOTHING
 ),
 marked AS (
@@ -698,7 +774,8 @@ FROM unnest(%(queues)b::text[]) AS q(queue)
 
 -- name: expire
 -- Remove tasks whose result is older than `age`, up to `limit` of them: retention in bounded steps, newest never touched.
--- A task that others still wait for stays until they have ended. Relies on result_done_at.
+-- A task that others still wait for, a workflow among them, stays until they have ended. Relies on result_done_at,
+-- awaited_task.
 -- In: age in seconds, limit. Out: how many.
 WITH old AS MATERIALIZED (
   SELECT r.id FROM pgtasks.result r
@@ -706,6 +783,9 @@ WITH old AS MATERIALIZED (
     AND NOT EXISTS (
       SELECT FROM pgtasks.edge e
       WHERE e.pred = r.id AND NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = e.succ))
+    AND NOT EXISTS (
+      SELECT FROM pgtasks.awaited a
+      WHERE a.task = r.id AND NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = a.run))
   LIMIT %(limit)s
   FOR UPDATE OF r SKIP LOCKED
 ),
@@ -713,5 +793,9 @@ results AS (DELETE FROM pgtasks.result WHERE id = ANY (ARRAY(SELECT id FROM old)
 messages AS (DELETE FROM pgtasks.message WHERE id = ANY (ARRAY(SELECT id FROM old))),
 holds AS (DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM old))),
 states AS (DELETE FROM pgtasks.progress WHERE id = ANY (ARRAY(SELECT id FROM old))),
-edges AS (DELETE FROM pgtasks.edge WHERE succ = ANY (ARRAY(SELECT id FROM old)))
+edges AS (DELETE FROM pgtasks.edge WHERE succ = ANY (ARRAY(SELECT id FROM old))),
+steps AS (DELETE FROM pgtasks.step WHERE run = ANY (ARRAY(SELECT id FROM old))),
+signals AS (DELETE FROM pgtasks.signal WHERE run = ANY (ARRAY(SELECT id FROM old))),
+waits AS (DELETE FROM pgtasks.awaited WHERE run = ANY (ARRAY(SELECT id FROM old))),
+divergences AS (DELETE FROM pgtasks.divergence WHERE run = ANY (ARRAY(SELECT id FROM old)))
 SELECT count(*) FROM results

@@ -273,9 +273,7 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
             raise
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and any(
-            name in mapping for name in self._to_keys(key) for mapping in self.maps
-        )
+        return isinstance(key, str) and any(name in mapping for name in self._to_keys(key) for mapping in self.maps)
 
     def first(self, *keys: str) -> Any:
         """Return the first value that is not None."""
@@ -283,9 +281,7 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
 
     def swap_with(self, other: "ConfigurationView") -> None:
         """Become the other view, in place: somebody may hold a reference to this one."""
-        inherited = {
-            name: other.__dict__[name] for name in ("changes", "defaults", "key_t", "prefix", "_keys")
-        }
+        inherited = {name: other.__dict__[name] for name in ("changes", "defaults", "key_t", "prefix", "_keys")}
         self.__dict__.update(inherited, maps=[inherited["changes"], *inherited["defaults"]], _names={})
 
     def copy(self) -> "ConfigurationView":

@@ -118,9 +118,7 @@ class Signal:
             if all(known != key for known, _ in self.receivers):
                 self.receivers.append((key, receiver))
 
-    def disconnect(
-        self, receiver: Any = None, sender: Any = None, weak: Any = None, dispatch_uid: Any = None
-    ) -> bool:
+    def disconnect(self, receiver: Any = None, sender: Any = None, weak: Any = None, dispatch_uid: Any = None) -> bool:
         """Undo `connect` with the same arguments; say whether anything was connected."""
         if weak is not None:
             warnings.warn("Passing `weak` to disconnect has no effect.", CDeprecationWarning, stacklevel=2)

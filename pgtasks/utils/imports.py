@@ -98,9 +98,7 @@ def import_from_cwd(
         return (imp or import_module)(module, package=package)
 
 
-def reload_from_cwd(
-    module: ModuleType, reloader: Callable[[ModuleType], ModuleType] | None = None
-) -> ModuleType:
+def reload_from_cwd(module: ModuleType, reloader: Callable[[ModuleType], ModuleType] | None = None) -> ModuleType:
     """Load a module again, the current directory coming first."""
     with cwd_in_path():
         return (reloader or reload)(module)

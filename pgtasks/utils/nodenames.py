@@ -7,9 +7,10 @@ nothing in the main process.
 
 import os
 import socket
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing.process import current_process
 from typing import Any
+from uuid import NAMESPACE_OID, uuid3
 
 from kombu.entity import Exchange, Queue
 
@@ -24,6 +25,7 @@ __all__ = (
     "node_format",
     "nodename",
     "nodesplit",
+    "reply_address",
     "worker_direct",
 )
 
@@ -60,6 +62,15 @@ def nodesplit(name: str) -> tuple[str | None, str]:
 def anon_nodename(hostname: str | None = None, prefix: str = "gen") -> str:
     """Name this process where it is not a worker: `gen123@host`."""
     return nodename(f"{prefix}{os.getpid()}", hostname or gethostname())
+
+
+@lru_cache(maxsize=256)
+def reply_address(origin: str | None) -> str | None:
+    """Where Celery would send what a task of this origin returns: an id per process that calls tasks.
+
+    Nothing is sent there, so it follows from the origin instead of travelling with every message.
+    """
+    return None if origin is None else str(uuid3(NAMESPACE_OID, origin))
 
 
 def default_nodename(hostname: str | None, default_name: str = NODENAME_DEFAULT) -> str:

@@ -44,9 +44,7 @@ _COMMA = _Token((_MARK, ", ", ""))
 _COLON = _Token((_MARK, ": ", ""))
 
 
-def saferepr(
-    o: Any, maxlen: int | None = None, maxlevels: int | None = 3, seen: set[int] | None = None
-) -> str:
+def saferepr(o: Any, maxlen: int | None = None, maxlevels: int | None = 3, seen: set[int] | None = None) -> str:
     """Return the repr of `o`, cut to about `maxlen` characters and `maxlevels` nested containers.
 
     The closing brackets of a cut container are kept, over and above `maxlen`. Objects whose id is in `seen`

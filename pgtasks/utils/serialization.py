@@ -47,9 +47,7 @@ def subclass_exception(name: str, parent: type[BaseException], module: str) -> t
     return type(name, (parent,), {"__module__": module})
 
 
-def create_exception_cls(
-    name: str, module: str, parent: type[BaseException] | None = None
-) -> type[BaseException]:
+def create_exception_cls(name: str, module: str, parent: type[BaseException] | None = None) -> type[BaseException]:
     """Create a stand-in for an exception class that is not to be found here."""
     return subclass_exception(name, parent or Exception, module)
 
@@ -99,9 +97,7 @@ def _survives_pickle(value: Any) -> bool:
 class UnpickleableExceptionWrapper(Exception):
     """Stands in for an exception that cannot be pickled; `restore()` gives one of the same name."""
 
-    def __init__(
-        self, exc_module: str, exc_cls_name: str, exc_args: Iterable[Any], text: str | None = None
-    ) -> None:
+    def __init__(self, exc_module: str, exc_cls_name: str, exc_args: Iterable[Any], text: str | None = None) -> None:
         self.exc_module = exc_module
         self.exc_cls_name = exc_cls_name
         self.exc_args = tuple(arg if _survives_pickle(arg) else safe_repr(arg) for arg in exc_args)

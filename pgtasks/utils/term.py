@@ -31,9 +31,7 @@ class colored:
     """A piece of text, its style, and the pieces nested in it."""
 
     black, red, green, yellow, blue, magenta, cyan, white = (_style(_op(f"1;{30 + n}")) for n in range(8))
-    iblack, ired, igreen, iyellow, iblue, imagenta, icyan, iwhite = (
-        _style(_op(f"1;{40 + n}")) for n in range(8)
-    )
+    iblack, ired, igreen, iyellow, iblue, imagenta, icyan, iwhite = (_style(_op(f"1;{40 + n}")) for n in range(8))
     bold, underline, blink, reverse, bright = (_style(_op(str(n))) for n in (1, 4, 5, 7, 8))
 
     def __init__(self, *s: object, enabled: bool = True, op: str = "") -> None:

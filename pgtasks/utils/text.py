@@ -117,9 +117,7 @@ def match_case(s: str, other: str) -> str:
     return s.upper() if other.isupper() else s.lower()
 
 
-def simple_format(
-    s: str, keys: Mapping[str, Any], pattern: Pattern[str] = RE_FORMAT, expand: str = r"\1"
-) -> str:
+def simple_format(s: str, keys: Mapping[str, Any], pattern: Pattern[str] = RE_FORMAT, expand: str = r"\1") -> str:
     """Replace every `%x` by `keys["x"]`, called if it can be; `%%` is a percent sign.
 
     Raises ValueError for an unknown key.

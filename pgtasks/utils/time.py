@@ -105,9 +105,7 @@ class _Zone:
         """Return the zone given, by name or itself, or the system's."""
         return self.local if tzinfo is None else self.get_timezone(tzinfo)
 
-    def to_local(
-        self, dt: datetime, local: tzinfo | str | None = None, orig: tzinfo | None = None
-    ) -> datetime:
+    def to_local(self, dt: datetime, local: tzinfo | str | None = None, orig: tzinfo | None = None) -> datetime:
         """Convert to `local` (default: the system's zone); naive times are in `orig` (default: UTC)."""
         if is_naive(dt):
             dt = make_aware(dt, orig or self.utc)
@@ -377,9 +375,7 @@ def yearmonth(name: str) -> int:
         raise KeyError(name) from None
 
 
-def humanize_seconds(
-    secs: float, prefix: str = "", sep: str = "", now: str = "now", microseconds: bool = False
-) -> str:
+def humanize_seconds(secs: float, prefix: str = "", sep: str = "", now: str = "now", microseconds: bool = False) -> str:
     """Say a number of seconds in the largest unit that fits: 7200 is "2.00 hours", 0 is `now`."""
     secs = round(float(secs), 2)
     for unit, size in TIME_UNITS:
@@ -400,9 +396,7 @@ def maybe_iso8601(dt: datetime | str | None) -> datetime | None:
     return datetime.fromisoformat(dt)
 
 
-def get_exponential_backoff_interval(
-    factor: int, retries: int, maximum: int, full_jitter: bool = False
-) -> int:
+def get_exponential_backoff_interval(factor: int, retries: int, maximum: int, full_jitter: bool = False) -> int:
     """Return how many seconds to wait before a retry: `factor * 2**retries`, at most `maximum`.
 
     `full_jitter` picks a random number from 0 up to that (AWS Architecture Blog, "Exponential Backoff And

@@ -12,7 +12,9 @@ from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.execution import Site
 from pgtasks.message import Claim
 from pgtasks.utils.sysinfo import cpu_budget
-from pgtasks.worker.crew import Crew, CrewOptions
+from pgtasks.worker.crew import CrewOptions
+from pgtasks.worker.pacing import PacedCrew
+from pgtasks.worker.throttle import Throttle
 
 #: Pools by the names that Celery gives them: the module, and whether slots are children or within one child.
 POOLS: dict[str, tuple[str, bool]] = {
@@ -33,10 +35,10 @@ def concurrency_of(wanted: int | str | None) -> int:
 
 def assemble(
     worker: Any, *, is_at_most_once: Callable[[Claim], bool], private_descriptors: Callable[[], Iterable[int]]
-) -> Crew:
+) -> PacedCrew:
     """Make the crew of a worker for its current registration; its children are not started yet."""
     serve, are_children = _pool(worker.pool)
-    return Crew(
+    return PacedCrew(
         Site(worker.app, worker.consumer.worker, worker.hostname),
         CrewOptions(
             serve=serve,
@@ -50,6 +52,7 @@ def assemble(
         ),
         is_at_most_once=is_at_most_once,
         private_descriptors=private_descriptors,
+        throttle=Throttle(worker.app.tasks, is_disabled=bool(worker.app.conf.worker_disable_rate_limits)),
     )
 
 

@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 from pgtasks import __version__
+from pgtasks.app.builtins import BUILT_IN
 from pgtasks.utils.text import mask_url
 
 _BANNER = """\
@@ -18,6 +19,7 @@ _BANNER = """\
  .> app:         {app}
  .> database:    {database}
  .> concurrency: {concurrency} ({pool})
+ .> task events: {events}
 
  [queues]
 {queues}
@@ -35,9 +37,10 @@ def banner(worker: Any) -> str:
         database=mask_url(app.database_url),
         concurrency=worker.concurrency,
         pool=worker.pool,
+        events="ON" if app.conf.worker_send_task_events else "OFF (enable -E to monitor tasks in this worker)",
         queues=app.amqp.queues.format(indent=1),
     )
     if str(worker.loglevel).upper() in ("INFO", "DEBUG", "20", "10"):
-        names = sorted(name for name in app.tasks if not name.startswith("celery."))
+        names = sorted(name for name in app.tasks if not name.startswith(BUILT_IN))
         text += "\n [tasks]\n" + "".join(f"  . {name}\n" for name in names)
     return text

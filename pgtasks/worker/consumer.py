@@ -2,7 +2,7 @@
 
     step    settle what ended and claim for the free slots: one round trip for plain successes, one more for the rest
     tick    once a second: move what is due, look for anything missed, and every few seconds renew the lease
-    reap    now and then: take over from the dead
+    reap    when a tick has seen a dead worker, and now and then: take over from the dead
 
 Claims look from a cursor per queue and priority, so that neither a backlog nor what an old snapshot keeps dead slows
 them. What lands behind a cursor (a transaction that committed late) or under a priority not seen before is found by a
@@ -13,6 +13,7 @@ An idle worker says so in the table `idle`, looks once more, and sleeps until it
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -32,11 +33,15 @@ from pgtasks.utils.log import get_logger
 
 logger = get_logger("celery.worker.consumer")
 
-TICK_S = 1.0
+#: With what else is done now and then, an idle worker sends less than one statement per second.
+TICK_S = 1.1
 #: Sweeps may take a twentieth of a worker's time, however long one takes.
 SWEEP_SHARE = 20
 SWEEP_EVERY_S = 1.0
-REAP_EVERY_S = 5.0
+#: Claims whose worker has no row any more are looked for this often.
+REAP_EVERY_S = 60.0
+#: Most claims that one reap takes back.
+REAP_MOST = 500
 #: Ids of settled tasks that fit in the payload of one notification.
 MOST_PLAIN = 200
 #: A worker with work for this long need not be woken.
@@ -67,10 +72,10 @@ class Consumer:
         self._is_drained = False
         self._is_unsure = False
         now = time.monotonic()
-        self._swept_at = self._reaped_at = -1e9
+        self._swept_at = self._reaped_at = -math.inf
         self._sweep_cost_s = 0.0
         self.renewed_at = now
-        self._ticked_at = -1e9
+        self._ticked_at = -math.inf
         self._next_due_at: float | None = None
         self._look_again_at: list[float] = []
 
@@ -196,8 +201,12 @@ class Consumer:
         except OperationalError:
             raise
         except Exception as error:
-            logger.error("The outcome %s of task %s cannot be stored, so it has failed: %s", outcome.state, outcome.id, error)
-            value = encode(encode_exception(EncodeError(f"The outcome {outcome.state!r} cannot be stored: {error}"))).body
+            logger.error(
+                "The outcome %s of task %s cannot be stored, so it has failed: %s", outcome.state, outcome.id, error
+            )
+            value = encode(
+                encode_exception(EncodeError(f"The outcome {outcome.state!r} cannot be stored: {error}"))
+            ).body
             successors = self.database.run(tasks.successors(outcome.id)) if outcome.has_successors else []
             failure = Outcome(
                 id=outcome.id,
@@ -216,7 +225,9 @@ class Consumer:
         try:
             settled, *_ = self.database.run_together(settle, *enqueues)
         except TaskSentBefore as error:
-            logger.error("An errback of task %s was not sent, and the task has failed all the same: %s", outcome.id, error)
+            logger.error(
+                "An errback of task %s was not sent, and the task has failed all the same: %s", outcome.id, error
+            )
             settled = self.database.run(settle)
         self._check(1, len(settled.ended))
 
@@ -272,7 +283,8 @@ class Consumer:
         if settled < sent:
             logger.warning(
                 "%d of %d results were not taken: their claims had ended or were taken over by another worker",
-                sent - settled, sent,
+                sent - settled,
+                sent,
             )
 
     def ack(self, claims: Sequence[Claim]) -> set[UUID]:
@@ -285,11 +297,16 @@ class Consumer:
         self._is_unsure = False
         return allowed
 
+    def charge(self, claims: Sequence[Claim]) -> set[UUID]:
+        """Count the loss of this worker in advance for tasks that begin; gives those that may. Done twice, it counts once."""
+        return self.database.run(tasks.charge(self.worker, claims))
+
     # -- once a second
 
     def next_tick_at(self, has_room: bool) -> float:
         """When to tick next: in a second, soon after falling asleep, or when a task is due that there is room for."""
-        usual = min((self._ticked_at + TICK_S, *self._look_again_at))
+        # A lease of a few seconds wants looking after more often.
+        usual = min((self._ticked_at + min(TICK_S, self.lease_s / 4), *self._look_again_at))
         if has_room and self._next_due_at is not None:
             return min(usual, max(self._next_due_at, self._ticked_at + 0.002))
         return usual
@@ -312,17 +329,18 @@ class Consumer:
         """Have the next tick come at once."""
         self._look_again_at.append(time.monotonic())
 
-    def reap(self) -> int:
-        """Take the claims of dead workers back to their queues, every few seconds; gives how many went back."""
+    def reap(self, *, has_dead: bool) -> int:
+        """Take the claims of dead workers back to their queues if there are any; gives how many went back."""
         now = time.monotonic()
-        if now - self._reaped_at < min(REAP_EVERY_S, self.lease_s / 4):
+        if not has_dead and now - self._reaped_at < REAP_EVERY_S:
             return 0
-        self._reaped_at = now
-        reaped = self.database.run(fleet.reap())
+        reaped = self.database.run(fleet.reap(REAP_MOST))
+        self._reaped_at = now if reaped.returned < REAP_MOST else -math.inf
         if reaped.dead or reaped.returned:
             logger.warning(
                 "Took over %d tasks from workers that are gone%s",
-                reaped.returned, f": {', '.join(map(str, reaped.dead))}" if reaped.dead else "",
+                reaped.returned,
+                f": {', '.join(map(str, reaped.dead))}" if reaped.dead else "",
             )
         return reaped.returned
 

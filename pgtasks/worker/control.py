@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pgtasks.app.builtins import BUILT_IN
+from pgtasks.canvas import maybe_signature
 from pgtasks.exceptions import WorkerShutdown
 from pgtasks.message import id_of
 from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.serialization import strtobool
 from pgtasks.utils.time import rate
+from pgtasks.worker import memory as memory  # adds its commands
 from pgtasks.worker import state as worker_state
 from pgtasks.worker.panel import Panel, control_command, inspect_command, nok, ok, plain
 from pgtasks.worker.request import Request
@@ -50,9 +53,7 @@ def conf(state: Any, with_defaults: bool = False, **kwargs: Any) -> Any:
 def registered(state: Any, taskinfoitems: Any = None, builtins: bool = False, **kwargs: Any) -> list[str]:
     """List of registered tasks."""
     items = [
-        item
-        for item in taskinfoitems or DEFAULT_TASK_INFO_ITEMS
-        if isinstance(item, str) and not item.startswith("_")
+        item for item in taskinfoitems or DEFAULT_TASK_INFO_ITEMS if isinstance(item, str) and not item.startswith("_")
     ]
 
     def told(task: Any) -> str:
@@ -61,7 +62,7 @@ def registered(state: Any, taskinfoitems: Any = None, builtins: bool = False, **
         return f"{task.name} [{told}]" if told else str(task.name)
 
     tasks = state.app.tasks
-    return [told(tasks[name]) for name in sorted(tasks) if builtins or not name.startswith("celery.")]
+    return [told(tasks[name]) for name in sorted(tasks) if builtins or not name.startswith(BUILT_IN)]
 
 
 # -- tasks
@@ -182,7 +183,13 @@ def rate_limit(state: Any, task_name: str, rate_limit: Any, **kwargs: Any) -> An
     if task_name not in state.app.tasks:
         logger.error("Rate limit attempt for unknown task %s", task_name)
         return nok("unknown task")
-    return nok("This worker keeps no rate limits")
+    state.app.tasks[task_name].rate_limit = rate_limit
+    state.consumer.controller.crew.reset_rate_limits()
+    if not rate_limit:
+        logger.info("Rate limits disabled for tasks of type %s", task_name)
+        return ok("rate limit disabled successfully")
+    logger.info("New rate limit for tasks of type %s: %s.", task_name, rate_limit)
+    return ok("new rate limit set successfully")
 
 
 @control_command(
@@ -233,6 +240,16 @@ def hello(state: Any, from_node: str, revoked: Any = None, **kwargs: Any) -> Any
 
 
 @control_command()
+def election(state: Any, id: str, topic: str, action: Any = None, **kwargs: Any) -> None:
+    """Hold election."""
+    if topic != "task":
+        logger.error("Unknown election topic %r: there is only 'task'", topic)
+        return
+    # Every worker sends it under the same id, so it exists once: nobody has to be elected.
+    maybe_signature(action, app=state.app).apply_async(task_id=id)
+
+
+@control_command()
 def shutdown(state: Any, msg: str = "Got shutdown from remote", **kwargs: Any) -> Any:
     """Shutdown worker(s)."""
     logger.warning(msg)
@@ -242,6 +259,8 @@ def shutdown(state: Any, msg: str = "Got shutdown from remote", **kwargs: Any) -
 @control_command(args=[("n", int)], signature="[N=1]")
 def pool_grow(state: Any, n: int = 1, **kwargs: Any) -> Any:
     """Grow pool by n processes/threads."""
+    if state.consumer.controller.autoscaler:
+        return nok("pool_grow is not supported with autoscale. Adjust autoscale range instead.")
     state.consumer.controller.resize(n)
     return ok("pool will grow")
 
@@ -249,6 +268,8 @@ def pool_grow(state: Any, n: int = 1, **kwargs: Any) -> Any:
 @control_command(args=[("n", int)], signature="[N=1]")
 def pool_shrink(state: Any, n: int = 1, **kwargs: Any) -> Any:
     """Shrink pool by n processes/threads."""
+    if state.consumer.controller.autoscaler:
+        return nok("pool_shrink is not supported with autoscale. Adjust autoscale range instead.")
     state.consumer.controller.resize(-n)
     return ok("pool will shrink")
 
@@ -265,7 +286,11 @@ def pool_restart(state: Any, modules: Any = None, reload: bool = False, reloader
 @control_command(args=[("max", int), ("min", int)], signature="[max [min]]")
 def autoscale(state: Any, max: int | None = None, min: int | None = None, **kwargs: Any) -> Any:
     """Modify autoscale settings."""
-    raise ValueError("Autoscale not enabled")
+    autoscaler = state.consumer.controller.autoscaler
+    if autoscaler is None:
+        raise ValueError("Autoscale not enabled")
+    most, fewest = autoscaler.update(max, min)
+    return ok(f"autoscale now max={most} min={fewest}")
 
 
 # -- queues
@@ -341,6 +366,4 @@ def disable_events(state: Any, **kwargs: Any) -> Any:
 @control_command()
 def heartbeat(state: Any, **kwargs: Any) -> Any:
     """Tell worker(s) to send event heartbeat immediately."""
-    dispatcher = state.consumer.event_dispatcher
-    if dispatcher is not None:
-        dispatcher.send("worker-heartbeat", freq=5, **worker_state.SOFTWARE_INFO)
+    state.consumer.controller.attendants.reporter.heartbeat()

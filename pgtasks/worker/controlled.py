@@ -17,12 +17,14 @@ from psycopg.conninfo import conninfo_to_dict
 from pgtasks import signals
 from pgtasks.app.trace import LOG_RECEIVED
 from pgtasks.exceptions import WorkerShutdown, WorkerTerminate
-from pgtasks.message import Claim, id_of
+from pgtasks.message import Claim, Outcome, id_of
 from pgtasks.store import fleet
 from pgtasks.utils.log import get_logger
 from pgtasks.worker import state
+from pgtasks.worker.attendants import Attendants
+from pgtasks.worker.autoscale import Autoscaler
 from pgtasks.worker.consumer import Consumer
-from pgtasks.worker.crew import Crew
+from pgtasks.worker.pacing import PacedCrew
 from pgtasks.worker.request import LogData, Request
 
 __all__ = ("Controlled",)
@@ -35,7 +37,8 @@ class Controlled:
 
     app: Any
     consumer: Consumer
-    crew: Crew
+    crew: PacedCrew
+    attendants: Attendants
     pool: str
     concurrency: int
     exitcode: int
@@ -67,20 +70,34 @@ class Controlled:
         return [Request(self.crew.site, claim) for claim in claims]
 
     def announce(self, claims: Sequence[Claim]) -> None:
-        """Count, log and signal that tasks were received."""
+        """Count, log and signal that tasks were received; of those that this worker knows, as Celery's."""
+        claims = [claim for claim in claims if claim.name in self.app.tasks]
         state.note_received(claim.name for claim in claims)
         is_logged, receivers = logger.isEnabledFor(logging.INFO), signals.task_received.receivers
-        if not (is_logged or receivers):
+        reporter = self.attendants.reporter
+        if not (is_logged or receivers or reporter.tells_of_tasks):
             return
-        for claim in claims:
-            request = Request(self.crew.site, claim)
+        requests = [Request(self.crew.site, claim) for claim in claims]
+        if reporter.tells_of_tasks:
+            reporter.received(requests)
+        for request in requests:
             if is_logged:
                 data = LogData(request)
                 logger.info(LOG_RECEIVED, data, extra={"data": data})
             if receivers:
                 signals.task_received.send(sender=self.consumer, request=request)
 
+    def note_settled(self, outcomes: Sequence[Outcome]) -> None:
+        """Remember and tell what came of tasks; to be called once their results can be read."""
+        state.note_settled(outcomes)
+        if self.attendants.reporter.tells_of_tasks:
+            self.attendants.reporter.settled(outcomes)
+
     # -- itself
+
+    @property
+    def autoscaler(self) -> Autoscaler | None:
+        return self.attendants.autoscaler
 
     def stats(self) -> dict[str, Any]:
         """What the worker has done, how it is made up, and what it uses; the shape is that of Celery's workers."""
@@ -93,6 +110,7 @@ class Controlled:
             "broker": _database_stats(self.app.database_url),
             "prefetch_count": self.crew.room() + self.crew.busy(),
             "rusage": _resources_used(),
+            **self.attendants.stats(),
         }
 
     def _pool_stats(self) -> dict[str, Any]:
@@ -158,4 +176,3 @@ def _database_stats(url: str) -> dict[str, Any]:
 def _resources_used() -> dict[str, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {name.removeprefix("ru_"): getattr(used, name) for name in dir(used) if name.startswith("ru_")}
-

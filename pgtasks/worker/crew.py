@@ -7,6 +7,9 @@
 The crew decides from what it is told and from the clock; it never touches the database. What has happened to claims
 comes out as outcomes to settle, or as claims with a fate ("timeout:10", "lost"), which a child then ends with all that
 belongs to it: errbacks and signals are user code, which this process does not run.
+
+A task that was lost before is a suspect: it begins in a free slot, charged beforehand, never queued behind another one
+(docs/decisions/0002-charging.md).
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from pgtasks import signals
 from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
@@ -31,7 +36,7 @@ process_logger = get_logger("celery.concurrency")
 #: How much work, in seconds, a slot should have before it: enough to cover a round trip to the database.
 AHEAD_S = 0.03
 #: Most claims that one slot has before it.
-MOST_AHEAD = 64
+MOST_AHEAD = 256
 #: So many claims before each slot keep a child busy while nobody listens to it.
 DEEP = 8
 #: A task that runs longer gives back what waits behind it.
@@ -72,6 +77,8 @@ class Crew:
         self._private_descriptors = private_descriptors
         self._mean_s: float | None = None
         self._surplus_since: float | None = None
+        #: Tasks wait that were lost before: they begin before any other.
+        self.has_suspects = False
         self._is_dismissed = False
         self._condemned: dict[int, str] = {}
         self.ended = 0
@@ -137,13 +144,38 @@ class Crew:
             return 1 if self._mean_s is None else MOST_AHEAD
         return max(1, min(MOST_AHEAD, int(AHEAD_S / self._mean_s)))
 
-    def accept(self, claims: Iterable[Claim]) -> None:
+    def accept(self, claims: Sequence[Claim]) -> None:
         """Take claims to run, behind those that wait already."""
+        self.has_suspects = self.has_suspects or any(map(_is_suspect, claims))
         self.backlog.extend(claims)
         self.dispatch()
 
+    def suspects(self) -> list[Claim]:
+        """The suspects that a slot is free for; they are to be charged, and then to `begin`."""
+        self._put_suspects_first()
+        free = sum(child.options.slots - len(child.jobs) for child in self._with_free_slots())
+        return list(takewhile(_is_suspect, islice(self.backlog, free)))
+
+    def _put_suspects_first(self) -> None:
+        self.backlog = deque(sorted(self.backlog, key=lambda claim: not _is_suspect(claim)))
+        self.has_suspects = bool(self.backlog) and _is_suspect(self.backlog[0])
+
+    def begin(self, suspects: Sequence[Claim], allowed: Collection[UUID]) -> None:
+        """Start suspects that have been charged, but for those that are no longer this worker's."""
+        for suspect in suspects:
+            self.backlog.remove(suspect)
+            if suspect.id in allowed:
+                min(self._with_free_slots(), key=lambda child: len(child.jobs)).send([suspect])
+        self._put_suspects_first()
+        self.dispatch()
+
+    def _with_free_slots(self) -> list[Any]:
+        return [child for child in self.children if not child.is_leaving and len(child.jobs) < child.options.slots]
+
     def dispatch(self) -> None:
         """Deal the backlog to the children, first to those that have least to do, in turns: the urgent run first."""
+        if self.has_suspects:
+            return
         ahead = self._ahead()
         hands: list[tuple[Any, int, list[Claim]]] = []
         for child in sorted(self.children, key=lambda child: len(child.jobs)):
@@ -267,16 +299,25 @@ class Crew:
     def _lose(self, claim: Claim, child: Child, status: int) -> None:
         losses = claim.losses + 1
         reason = f"Worker exited prematurely: {_described(status)} Job: {claim.public_id}."
-        at_most_once = self._is_at_most_once(claim)
+        task = self.site.app.tasks.get(claim.name)
+        must_retry = task is not None and task.retry_on_worker_lost
+        must_not_run = self._is_at_most_once(claim) or (task is not None and task.reject_on_worker_lost is False)
         process_logger.error(
-            "Process %s with %s[%s] ended: %s It %s.",
-            child.pid, claim.name, claim.public_id, _described(status),
-            "is at most once and has failed" if at_most_once
-            else f"has failed for good after {losses} such deaths" if losses >= self.options.max_deliveries
+            "Process %s with %s[%s] ended: %s. It %s.",
+            child.pid,
+            claim.name,
+            claim.public_id,
+            _described(status),
+            "is retried, if it has not run out of retries"
+            if must_retry
+            else "must not run twice and has failed"
+            if must_not_run
+            else f"has failed for good after {losses} such deaths"
+            if losses >= self.options.max_deliveries
             else "will be run again",
         )
-        if at_most_once or losses >= self.options.max_deliveries:
-            self.backlog.appendleft(claim._replace(fate=f"lost:{reason}"))
+        if must_retry or must_not_run or losses >= self.options.max_deliveries:
+            self.backlog.appendleft(claim._replace(fate=f"{'retry' if must_retry else 'lost'}:{reason}"))
             return
         rest_s = REST_AFTER_DEATH_S * 2 ** (losses - 1) - REST_AFTER_DEATH_S
         self._outcomes.append(
@@ -302,7 +343,7 @@ class Crew:
         for child in self.children:
             for job in child.jobs.values():
                 if job.kill_at is not None and job.kill_at <= now and child.pid not in self._condemned:
-                    self.condemn(child, f"timeout:{job.limit_s:g}")
+                    self.condemn(child, f"timeout:{job.limit_s!r}")
 
     def condemn(self, child: Child, verdict: str, signum: int = signal.SIGKILL) -> None:
         """Kill a child on purpose; its running task gets this fate."""
@@ -390,6 +431,11 @@ class Crew:
         return jobs
 
 
+def _is_suspect(claim: Claim) -> bool:
+    """Was this task, which is to run, lost with a worker or a child before? It may be what killed them."""
+    return claim.losses > 0 and claim.fate == "live"
+
+
 def returned(claim: Claim, *, must_not_run: bool = False) -> Outcome:
     """Back to the queue as it was; or with so many losses that whoever claims it next fails it instead."""
     losses = NEVER_AGAIN if must_not_run else claim.losses
@@ -403,6 +449,5 @@ def _signal_number(name: str) -> int:
 
 def _described(status: int) -> str:
     if status < 0:
-        return f"signal {-status} ({signal.Signals(-status).name})."
-    return f"exitcode {status}."
-
+        return f"signal {-status} ({signal.Signals(-status).name})"
+    return f"exitcode {status}"

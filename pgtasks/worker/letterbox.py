@@ -1,6 +1,6 @@
 """A worker's letters: each is a command, given to the function of the `Panel` that it names.
 
-    letter -> Letterbox.empty -> command -> its answer as a reply
+letter -> Letterbox.empty -> command -> its answer as a reply
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Letterbox:
     def empty(self) -> None:
         """Obey the letters that have come, in their order; raises only when the database does not answer."""
         consumer = self._worker.consumer
-        for letter in consumer.database.run(letters.take(consumer.worker)):
+        found = consumer.database.run(letters.take(consumer.worker))
+        if not self._worker.app.conf.worker_enable_remote_control:
+            return  # taken all the same: they would lie there for as long as the worker lives
+        for letter in found:
             self._worker.app.clock.adjust(letter.clock)
             try:
                 answer = self._obey(letter)

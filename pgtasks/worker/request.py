@@ -49,10 +49,19 @@ class Request:
     task_id = id
 
     @property
-    def name(self) -> str:
+    def type(self) -> str:
+        """The name of the task."""
         return self.claim.name
 
-    task_name = type = name
+    @property
+    def name(self) -> str:
+        """The name it goes by in logs and monitors, which a call may give it."""
+        options = self.claim.options
+        # Few calls do: the options of the others need not be decoded.
+        shadow: str | None = self.options.get("shadow") if options and b'"shadow"' in options else None
+        return shadow or self.claim.name
+
+    task_name = name
 
     @property
     def hostname(self) -> str:
@@ -100,7 +109,10 @@ class Request:
 
     @property
     def argsrepr(self) -> str:
-        return self.options.get("argsrepr") or saferepr(self.context.args, self.app.amqp.argsrepr_maxsize)
+        # A call's arguments are a tuple; JSON has made a list of it.
+        args = self.context.args
+        given = tuple(args) if isinstance(args, list) else args
+        return self.options.get("argsrepr") or saferepr(given, self.app.amqp.argsrepr_maxsize)
 
     @property
     def kwargsrepr(self) -> str:
@@ -113,7 +125,7 @@ class Request:
             "name": self.name,
             "args": self.argsrepr if safe else self.context.args,
             "kwargs": self.kwargsrepr if safe else self.context.kwargs,
-            "type": self.name,
+            "type": self.type,
             "hostname": self.hostname,
             "time_start": self.time_start,
             "acknowledged": self.acknowledged,
@@ -144,4 +156,3 @@ class LogData(dict[str, Any]):
         text: str = self._request.argsrepr if key == "args" else self._request.kwargsrepr
         self[key] = text
         return text
-

@@ -26,13 +26,14 @@ from pgtasks.app.control import purge
 from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
 from pgtasks.message import Claim
-from pgtasks.store import fleet, letters, tasks
+from pgtasks.store import events, fleet, letters, tasks
 from pgtasks.store.database import Database, backoff
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
 from pgtasks.worker import state
 from pgtasks.worker.alarm import Alarm
 from pgtasks.worker.assembly import assemble, concurrency_of
+from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
 from pgtasks.worker.controlled import Controlled
@@ -44,9 +45,11 @@ logger = get_logger("celery.worker")
 ready_logger = get_logger("celery.apps.worker")
 
 EX_OK, EX_FAILURE = 0, 1
+AGAIN_THEN_COLD = "Hitting Ctrl+C again will initiate cold shutdown, terminating all running tasks!"
+AGAIN_THEN_OVER = "Hitting Ctrl+C again will terminate all running tasks!"
 #: Outcomes wait this long for company while every slot has work, so that one round trip settles many.
 GATHER_S = 0.005
-GATHER_MOST = 64
+GATHER_MOST = 192
 SHORTEST_DOZE_S = 0.0005
 #: Seconds between steps of retention, and within one that found much to remove.
 EXPIRE_EVERY_S, EXPIRE_AGAIN_S = 60.0, 0.5
@@ -81,6 +84,7 @@ class Worker(Controlled):
         quiet: bool = False,
         purge: bool = False,
         installs_signal_handlers: bool = True,
+        **options: Any,
     ) -> None:
         conf = app.conf
         self.app = app
@@ -103,6 +107,7 @@ class Worker(Controlled):
             conf.task_time_limit = time_limit
         if soft_time_limit is not None:
             conf.task_soft_time_limit = soft_time_limit
+        self.attendants = Attendants(self, options)
         self._alarm = Alarm()
         self._began_at = time.monotonic()
         self._is_stopping = self._must_stop_now = False
@@ -115,6 +120,7 @@ class Worker(Controlled):
         self._prepare()
         try:
             self._open()
+            self.attendants.start()
             self.on_consumer_ready(self.consumer)
             self._run()
         except (WorkerShutdown, WorkerTerminate) as stop:
@@ -136,6 +142,7 @@ class Worker(Controlled):
         app = self.app
         app.set_current()
         app.set_default()
+        app.loader.init_worker()
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=self._options())
         app.log.setup(
             self.loglevel, self.logfile,
@@ -144,8 +151,8 @@ class Worker(Controlled):
             colorize=self.colorize,
             hostname=self.hostname,
         )  # fmt: skip
-        app.loader.init_worker()
         app.finalize()
+        self._note_task_modules()
         signals.worker_init.send(sender=self)
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
         if not self.queues:
@@ -153,6 +160,11 @@ class Worker(Controlled):
         if not self.quiet:
             # To the real stdout: logging may have taken the other one over.
             print(banner(self), file=sys.__stdout__, flush=True)
+
+    def _note_task_modules(self) -> None:
+        """Show in the settings, to whoever inspects them, which modules the tasks come from."""
+        conf = self.app.conf
+        conf.include = sorted({*(conf.include or ()), *(type(task).__module__ for task in self.app.tasks.values())})
 
     def _options(self) -> dict[str, Any]:
         """What this worker was told, as `celeryd_init` shows it."""
@@ -179,6 +191,9 @@ class Worker(Controlled):
             lease_s=float(conf.worker_lease),
             max_deliveries=int(conf.task_max_deliveries),
         )
+        # What has signed on must sign off, however soon it is told to stop.
+        if self._installs_signal_handlers:
+            self._alarm.take_signals()
         self.consumer.enlist()
         if self.purge:
             self._purge()
@@ -186,15 +201,11 @@ class Worker(Controlled):
         self.letterbox = Letterbox(self)
         state.workers.add(self)
         self._reactor.watch(self._alarm.fileno(), self._hear_alarm)
-        if self._installs_signal_handlers:
-            self._alarm.take_signals()
         self._expires_s = self.app.backend.expires
 
     def _assemble(self) -> None:
         """Make the crew for the current registration."""
-        self.crew = assemble(
-            self, is_at_most_once=self._is_at_most_once, private_descriptors=self._private_descriptors
-        )
+        self.crew = assemble(self, is_at_most_once=self._is_at_most_once, private_descriptors=self._private_descriptors)
         self.crew.muster()
         if self._lease_keeper is not None:
             self._lease_keeper.stop()
@@ -253,6 +264,7 @@ class Worker(Controlled):
         if self._has_nothing_to_do() and self.consumer.rest():
             # Somebody may have enqueued just before this worker was known to be idle.
             self._step()
+        self._begin_suspects()
         if self._is_busy_for_long():
             self.consumer.rouse()
         self._maintain()
@@ -265,6 +277,8 @@ class Worker(Controlled):
         crew = self.crew
         crew.enforce_time_limits()
         crew.rebalance()
+        if held_back := crew.release():
+            self._receive(held_back)
         if not self._is_stopping:
             crew.give_back_surplus()
         self._follow_children()
@@ -284,6 +298,7 @@ class Worker(Controlled):
         return (
             self._claims_now
             or crew.is_starving()
+            or crew.has_suspects
             or not crew.busy()
             or crew.has_outcomes >= GATHER_MOST
             or now - self._gathering_since >= GATHER_S
@@ -302,11 +317,11 @@ class Worker(Controlled):
         except OperationalError:
             crew.put_back(outcomes)
             raise
-        state.note_settled(outcomes)
+        self.note_settled(outcomes)
         # Where there was more than room for, there may be more.
         self._claims_now = bool(claims) and len(claims) == room
         if claims:
-            self._receive(claims)
+            self._receive(crew.admit(claims))
         self._note_load(is_drained=len(claims) < room)
 
     def _receive(self, claims: list[Claim]) -> None:
@@ -318,6 +333,12 @@ class Worker(Controlled):
         self.announce(claims)
         self.crew.accept(claims)
         self._follow_children()
+
+    def _begin_suspects(self) -> None:
+        """Begin tasks that were lost before, once all that has ended is settled: one of them may kill this process."""
+        if self.crew.has_suspects and not self.crew.has_outcomes:
+            suspects = self.crew.suspects()
+            self.crew.begin(suspects, self.consumer.charge(suspects) if suspects else ())
 
     def _note_load(self, is_drained: bool) -> None:
         """A worker that has been busy for a while looks for work by itself and need not be woken.
@@ -335,6 +356,7 @@ class Worker(Controlled):
     def _maintain(self) -> None:
         """What must be done from time to time."""
         now = time.monotonic()
+        self.attendants.mind(now)
         if now >= self.consumer.next_tick_at(self.crew.room() > 0):
             tick = self.consumer.tick()
             if not tick.is_registered:
@@ -344,20 +366,21 @@ class Worker(Controlled):
                 self.crew.revoke(claim_id, signal_name)
             if tick.has_letters:
                 self.letterbox.empty()
-            if self.consumer.reap() or tick.promoted or tick.has_ready:
+            self.attendants.looked(tick)
+            if self.consumer.reap(has_dead=tick.has_dead) or tick.promoted or tick.has_ready:
                 self._claims_now = True
         if now >= self._expire_at and self._expires_s:
             removed = self.consumer.database.run(tasks.expire(self._expires_s))
             self._expire_at = now + (EXPIRE_AGAIN_S if removed else EXPIRE_EVERY_S)
             if not removed:
-                for sweep in (fleet.sweep_waiters(), letters.sweep(), tasks.sweep_revoked()):
+                for sweep in (fleet.sweep_waiters(), letters.sweep(), events.sweep(), tasks.sweep_revoked()):
                     self.consumer.database.run(sweep)
 
     def _next_event_at(self) -> float:
         now = time.monotonic()
         if self._claims_now and self.crew.room() and not self._is_stopping:
             return now
-        times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room() > 0)]
+        times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room() > 0), *self.attendants.next_at()]
         if self._gathering_since is not None:
             times.append(self._gathering_since + GATHER_S)
         if self.crew.has_outcomes and not self.crew.busy():
@@ -438,16 +461,27 @@ class Worker(Controlled):
         how = "Cold" if is_cold else "Warm"
         if self._is_stopping and not is_cold:
             return
-        name = "SIGINT" if signum == signal.SIGINT else signal.Signals(signum).name
-        if not self.quiet:
-            print(f"\nworker: {how} shutdown (MainProcess)", file=sys.__stdout__, flush=True)
+        is_by_hand = signum in (signal.SIGINT, signal.SIGQUIT)
+        self._say_how_it_stops(how, is_by_hand)
         if not self._is_stopping:
+            name = signal.Signals(signum).name
+            # As Celery's worker: of all clean stops, only the warm one by Ctrl-C ends with a status of its own.
+            self.exitcode = EX_FAILURE if is_by_hand and not is_cold else EX_OK
             signals.worker_shutting_down.send(
-                sender=self.hostname, sig=name, how=how, exitcode=EX_FAILURE if is_cold else EX_OK
+                sender=self.hostname, sig=name, how=how, exitcode=EX_FAILURE if is_by_hand else EX_OK
             )
         self._begin_to_stop()
         if is_cold:
             self._stop_cold()
+
+    def _say_how_it_stops(self, how: str, is_by_hand: bool) -> None:
+        lines = []
+        if is_by_hand:
+            lines.append(AGAIN_THEN_COLD if how == "Warm" else AGAIN_THEN_OVER)
+        if not self._is_stopping:
+            lines.append(f"{how} shutdown (MainProcess)")
+        if not self.quiet:
+            print("".join(f"\nworker: {line}\n" for line in lines), end="", file=sys.__stdout__, flush=True)
 
     _restarts = False
 
@@ -459,7 +493,7 @@ class Worker(Controlled):
 
     def _stop_cold(self) -> None:
         conf = self.app.conf
-        self.exitcode = EX_FAILURE
+        self.exitcode = EX_OK
         grace_s = float(conf.worker_soft_shutdown_timeout or 0)
         is_idle = not self.crew.busy() and not conf.worker_enable_soft_shutdown_on_idle
         if grace_s > 0 and self._stop_by is None and not is_idle:
@@ -479,9 +513,11 @@ class Worker(Controlled):
             outcomes.append(returned(claim, must_not_run=may_have_run and self._is_at_most_once(claim)))
         try:
             self.consumer.step(outcomes, 0, [])
+            self.note_settled(outcomes)
             self.consumer.discharge()
         except OperationalError as error:
             logger.error("Could not sign off; others take over when the lease has run out: %s", error)
+        self.attendants.stop(self._must_stop_now)
         if self._lease_keeper is not None:
             self._lease_keeper.stop()
         state.workers.discard(self)

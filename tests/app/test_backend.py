@@ -117,9 +117,7 @@ def test_ids_that_are_no_uuids_are_known_as_they_were_spelled(backend: Any) -> N
     assert metas["order/1"]["task_id"] == "order/1"
 
 
-def test_any_number_of_tasks_is_asked_for_in_one_round_trip(
-    app: Any, backend: Any, statements: list[str]
-) -> None:
+def test_any_number_of_tasks_is_asked_for_in_one_round_trip(app: Any, backend: Any, statements: list[str]) -> None:
     group = app.GroupResult("g", [app.AsyncResult(some_id()) for _ in range(20)])
     for result in group:
         backend.store_result(result.id, 1, "SUCCESS")
@@ -133,9 +131,7 @@ def test_any_number_of_tasks_is_asked_for_in_one_round_trip(
     assert statements == ["fetch", "fetch", "forget"]
 
 
-def test_an_end_that_is_there_already_costs_one_round_trip(
-    app: Any, backend: Any, statements: list[str]
-) -> None:
+def test_an_end_that_is_there_already_costs_one_round_trip(app: Any, backend: Any, statements: list[str]) -> None:
     result = app.AsyncResult(some_id(), parent=app.AsyncResult(some_id()))
     backend.store_result(result.id, 1, "SUCCESS")
     statements.clear()
@@ -236,9 +232,7 @@ def test_the_exception_being_handled_is_stored_with_its_traceback(backend: Any) 
     assert einfo.type is ValueError
 
 
-def test_waiting_for_a_task_whose_result_is_hidden_ends_with_none_instead_of_never(
-    app: Any, backend: Any
-) -> None:
+def test_waiting_for_a_task_whose_result_is_hidden_ends_with_none_instead_of_never(app: Any, backend: Any) -> None:
     backend.store_result("hidden", 1, "SUCCESS")
     backend.forget("hidden")
 
@@ -404,9 +398,7 @@ def test_a_pickled_backend_is_that_of_the_current_app(app: Any, backend: Any) ->
     assert pickle.loads(pickle.dumps(backend)) is backend
 
 
-def test_making_a_result_does_not_touch_the_database(
-    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_making_a_result_does_not_touch_the_database(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGTASKS_DATABASE_URL", "postgresql://nowhere.invalid/")
     app = Celery(set_as_current=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgtasks import Celery
+from pgtasks import Celery, chain
 
 
 @pytest.fixture
@@ -80,3 +80,19 @@ def test_a_registered_task_lends_its_options_to_a_call_by_name(app: Celery, conn
     _, priority, options = row_of(conn, app.send_task("t", time_limit=None, priority=1))
     assert priority == 1
     assert "timelimit" not in options
+
+
+def test_relatives_keep_the_names_their_users_gave_them(app: Celery, conn: psycopg.Connection[Any]) -> None:
+    _, _, options = row_of(conn, app.send_task("t", root_id="my-root", parent_id="my-parent"))
+
+    assert (options["root_id"], options["parent_id"]) == ("my-root", "my-parent")
+    canvas = chain(app.signature("a", task_id="first"), app.signature("b"))
+    result = canvas.apply_async()
+    _, _, options = row_of(conn, result)
+    assert (options["root_id"], options["parent_id"]) == ("first", "first")
+
+
+def test_a_canvas_does_not_carry_where_nobody_replies_to(app: Celery, conn: psycopg.Connection[Any]) -> None:
+    _, _, options = row_of(conn, chain(app.signature("a"), app.signature("b")).apply_async())
+
+    assert "reply_to" not in options

@@ -54,9 +54,7 @@ def find(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         ("shadowed", "package"),
     ],
 )
-def test_a_name_stands_for_the_same_app_as_in_celery(
-    find: Callable[[str], Any], name: str, main: str
-) -> None:
+def test_a_name_stands_for_the_same_app_as_in_celery(find: Callable[[str], Any], name: str, main: str) -> None:
     assert find(name).main == main
 
 

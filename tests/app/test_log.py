@@ -74,9 +74,7 @@ def real_handlers(name: str | None) -> list[logging.Handler]:
 # -- setting up
 
 
-def test_the_lines_of_a_worker_and_of_a_task_look_like_celerys(
-    kit: SimpleNamespace, stderr: StringIO
-) -> None:
+def test_the_lines_of_a_worker_and_of_a_task_look_like_celerys(kit: SimpleNamespace, stderr: StringIO) -> None:
     kit.app.log.setup("INFO", colorize=False)
 
     logging.getLogger("celery.worker.strategy").info("received")
@@ -198,9 +196,7 @@ def test_a_log_file_is_named_after_the_node(kit: SimpleNamespace, tmp_path: Path
 
 
 def test_the_formats_are_settings(kit: SimpleNamespace, stderr: StringIO) -> None:
-    kit.app.conf.update(
-        worker_log_format="W %(message)s", worker_task_log_format="T %(task_name)s %(message)s"
-    )
+    kit.app.conf.update(worker_log_format="W %(message)s", worker_task_log_format="T %(task_name)s %(message)s")
 
     kit.app.log.setup("INFO", colorize=False)
     logging.getLogger("celery").info("a")

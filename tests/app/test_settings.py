@@ -54,9 +54,7 @@ def test_every_setting_says_what_it_does() -> None:
 
 
 def test_the_page_of_settings_is_current() -> None:
-    assert DOCS.read_text() == reference.reference(), (
-        "run: python -m pgtasks.app.reference > docs/settings.md"
-    )
+    assert DOCS.read_text() == reference.reference(), "run: python -m pgtasks.app.reference > docs/settings.md"
 
 
 def test_a_setting_that_is_said_to_be_honoured_is_read_somewhere() -> None:
@@ -352,9 +350,7 @@ def test_a_projects_own_settings_and_imports_cause_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnknownSettingWarning)
         detect_settings(force_mapping(module), {})
-        detect_settings(
-            force_mapping(SimpleNamespace(EMAIL_BACKEND="x", CELERY_TASK_ROUTES={})), {}, prefix="CELERY"
-        )
+        detect_settings(force_mapping(SimpleNamespace(EMAIL_BACKEND="x", CELERY_TASK_ROUTES={})), {}, prefix="CELERY")
         detect_settings({"CELERY_SITE_NAME": 1, "custom": 2})
 
 

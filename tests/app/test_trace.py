@@ -205,7 +205,7 @@ def app() -> Celery:
 def attempt(task: Any, *args: Any, effects: Effects | None = None) -> trace.Attempt:
     task = task._get_current_object()
     result: trace.Attempt = build_tracer(task.name, task, app=task.app)(
-        "id", args, {}, {"id": "id", "effects": effects or Effects()}
+        "id", args, {}, {"id": "id", "hostname": "w@h", "effects": effects or Effects()}
     )
     return result
 

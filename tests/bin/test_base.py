@@ -102,9 +102,7 @@ def test_a_module_that_fails_to_import_something_shows_where(
     assert "Traceback" in result.stderr
 
 
-def test_a_module_without_an_app_is_one_line(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_without_an_app_is_one_line(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "appless_project.py").write_text("x = 1\n")
     monkeypatch.chdir(tmp_path)
 
@@ -128,9 +126,7 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(
     assert "secret" not in result.stderr
 
 
-def test_a_broker_that_is_not_postgres_is_one_line_that_says_what_to_set(
-    command: Command, project: str
-) -> None:
+def test_a_broker_that_is_not_postgres_is_one_line_that_says_what_to_set(command: Command, project: str) -> None:
     result = command("-A", project, "-b", "redis://:secret@h", "call", "tasks.add")
 
     assert result.exit_code == 1
@@ -158,9 +154,7 @@ def test_options_are_read_from_variables_of_either_prefix(
 
     command("call", "tasks.add")
 
-    assert "from-the-environment" in command("-A", project, "db", "url").stdout + queue_of_last_task(
-        database_url
-    )
+    assert "from-the-environment" in command("-A", project, "db", "url").stdout + queue_of_last_task(database_url)
 
 
 def queue_of_last_task(url: str) -> str:
@@ -182,18 +176,14 @@ def test_the_working_directory_is_changed_before_the_app_is_looked_for(
     assert os.getcwd() == str(tmp_path)
 
 
-def test_a_plugin_is_listed_and_run_with_the_app(
-    command: Command, plugins: list[EntryPoint], project: str
-) -> None:
+def test_a_plugin_is_listed_and_run_with_the_app(command: Command, plugins: list[EntryPoint], project: str) -> None:
     plugins.append(EntryPoint("plugged", "tests.bin.test_base:plugged_in", "celery.commands"))
 
     assert "Be plugged in." in command("--help").stdout
     assert command("-A", project, "plugged").stdout == "app=proj\n"
 
 
-def test_a_plugin_that_cannot_be_imported_breaks_itself_only(
-    command: Command, plugins: list[EntryPoint]
-) -> None:
+def test_a_plugin_that_cannot_be_imported_breaks_itself_only(command: Command, plugins: list[EntryPoint]) -> None:
     plugins.append(EntryPoint("bad", "no_such_package:command", "pgtasks.commands"))
 
     listed, called = command("--help"), command("bad")

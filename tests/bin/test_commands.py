@@ -1,4 +1,4 @@
-"""call, result, purge, list, status, report and shell, on a real database without a worker."""
+"""call, result, purge, list, report and shell, on a real database without a worker."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ def test_purge_asks_first_and_leaves_other_queues_alone(
     assert refused.exit_code == 1
     assert purged.stdout == "Purged 2 messages from 1 known task queue.\n"
     assert conn.execute("SELECT queue FROM pgtasks.ready").fetchall() == [("mail",)]
-    assert (
-        command("-A", project, "purge", "-f", "-Q", "celery").stdout == "No messages purged from 1 queue.\n"
-    )
+    assert command("-A", project, "purge", "-f", "-Q", "celery").stdout == "No messages purged from 1 queue.\n"
 
 
 def test_list_shows_what_waits_and_how_queues_are_bound(command: Command, app: Any, project: str) -> None:
@@ -99,31 +97,6 @@ def test_list_shows_what_waits_and_how_queues_are_bound(command: Command, app: A
 
     assert queues == [{"queue": "celery", "ready": 1, "scheduled": 1}]
     assert bindings == [{"queue": "celery", "exchange": "celery", "routing_key": "celery"}]
-
-
-def test_status_without_workers_exits_as_unavailable(command: Command, app: Any, project: str) -> None:
-    result = command("-A", project, "status")
-
-    assert result.exit_code == 69
-    assert result.stderr == "Error: No nodes replied within time constraint\n"
-
-
-def test_status_shows_workers_whose_lease_holds(
-    command: Command, app: Any, project: str, conn: psycopg.Connection[Any]
-) -> None:
-    for name, age in (("alive@h", "0 s"), ("dead@h", "1 hour")):
-        conn.execute(
-            "INSERT INTO pgtasks.worker"
-            " (id, hostname, machine, pid, pool, concurrency, queues, version, lease, heartbeat_at) VALUES"
-            " (gen_random_uuid(), %s, 'h', 1, 'prefork', 1, '{celery}', '1', '20 s', now() - %s::interval)",
-            [name, age],
-        )
-
-    shown = command("-A", project, "status")
-
-    assert shown.stdout == "->  alive@h: OK\n\n1 node online.\n"
-    assert json.loads(command("-A", project, "status", "--json").stdout) == {"alive@h": {"ok": "pong"}}
-    assert command("-A", project, "status", "-d", "other@h").exit_code == 69
 
 
 def test_report_names_versions_and_no_secrets(command: Command, app: Any, project: str) -> None:

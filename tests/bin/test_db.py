@@ -84,9 +84,7 @@ def test_the_url_of_the_environment_is_printed_whole_for_programs_and_masked_for
     assert command("db", "status").exit_code == 0
 
 
-def test_a_throw_away_broker_has_no_database_to_look_after(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_throw_away_broker_has_no_database_to_look_after(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     result = command("-b", "memory://", "db", "upgrade")
 
     assert result.exit_code == 2

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pgtasks.app.discovery import find_app
+from pgtasks.bin import daemon
 from pgtasks.bin import worker as worker_command
 from pgtasks.utils.nodenames import gethostname
 from tests.bin.conftest import Command
@@ -31,7 +32,7 @@ class NotedWorker:
 @pytest.fixture(autouse=True)
 def _noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_command, "Worker", NotedWorker)
-    monkeypatch.setattr(worker_command, "check_privileges", lambda accept: None)
+    monkeypatch.setattr(daemon, "check_privileges", lambda accept: None)
 
 
 def test_the_workers_exit_status_is_the_commands(command: Command, project: str) -> None:
@@ -44,7 +45,11 @@ def test_the_workers_exit_status_is_the_commands(command: Command, project: str)
         (["-c", "4"], "concurrency", 4),
         (["-c", "auto"], "concurrency", "auto"),
         ([], "concurrency", None),
-        (["--autoscale=3,10"], "concurrency", 10),
+        (["--autoscale=3,10"], "concurrency", 3),
+        (["--autoscale=3,10"], "autoscale", (10, 3)),
+        (["--autoscale=10"], "concurrency", 1),
+        (["--autoscale=3,10", "-P", "threads"], "concurrency", 10),
+        (["--autoscale=3,10", "-P", "threads"], "autoscale", None),
         (["-P", "threads"], "pool", "threads"),
         (["-P", "processes"], "pool", "prefork"),
         (["--pool=aio"], "pool", "aio"),
@@ -91,9 +96,7 @@ def test_options_that_are_settings_change_the_settings(
 
 
 def test_options_of_celery_that_have_nothing_left_to_do_are_accepted(command: Command, project: str) -> None:
-    options = (
-        "-Ofair --without-gossip --without-mingle --without-heartbeat --heartbeat-interval 5 -S state.db"
-    )
+    options = "-Ofair --without-gossip --without-mingle --without-heartbeat --heartbeat-interval 5 -S state.db"
 
     assert command("-A", project, "worker", *options.split()).exit_code == 3
 
@@ -106,7 +109,6 @@ def test_options_of_celery_that_have_nothing_left_to_do_are_accepted(command: Co
         (["-c", "-1"], "must be a non-negative integer or 'auto', got '-1'"),
         (["--autoscale", "a,b"], "as in 10,3"),
         (["-l", "loud"], "'LOUD' is not one of"),
-        (["-B"], "start `pgtasks beat` beside it"),
         (["--", "nonsense"], "as in worker.prefetch_multiplier=8"),
     ],
 )
@@ -119,9 +121,7 @@ def test_options_that_make_no_sense_are_refused_with_what_would(
     assert reason in result.stderr
 
 
-def test_a_second_worker_with_the_same_pid_file_does_not_start(
-    command: Command, project: str, tmp_path: Path
-) -> None:
+def test_a_second_worker_with_the_same_pid_file_does_not_start(command: Command, project: str, tmp_path: Path) -> None:
     (tmp_path / "w1.pid").write_text(f"{os.getppid()}\n")
 
     result = command("-A", project, "worker", "-n", "w1@%h", "--pidfile", tmp_path / "%n.pid")

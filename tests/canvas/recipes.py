@@ -193,6 +193,12 @@ class App:
         self.plans = []
         self.sent = []
 
+    def send_group(self, group, options):
+        """Every canvas is planned here."""
+
+    async def asend_group(self, group, options):
+        """Every canvas is planned here."""
+
     def enqueue_plan(self, plan, connection=None):
         self.plans.append(plan)
 

@@ -370,9 +370,7 @@ def test_a_member_that_never_runs_fails_the_body_with_the_reason(how: str, t: An
     assert isinstance(result.parent.results[1].result, TaskRevokedError)
 
 
-def test_a_body_that_is_revoked_while_it_waits_ends_and_so_does_what_follows(
-    app: Celery, t: Any, work: Work
-) -> None:
+def test_a_body_that_is_revoked_while_it_waits_ends_and_so_does_what_follows(app: Celery, t: Any, work: Work) -> None:
     body = t.total.s().set(task_id="body")
     result = chain(group(t.add.s(1, 1), t.add.s(2, 2)), body, t.echo.s())()
     app.AsyncResult("body").revoke()

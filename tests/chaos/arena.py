@@ -47,10 +47,18 @@ class Arena:
     """One database server and everybody who uses it."""
 
     def __init__(
-        self, seed: int = 0, *, mutant: str | None = None, lease_s: float = LEASE_S, migrated: bool = True, **conf: Any
+        self,
+        seed: int = 0,
+        *,
+        mutant: str | None = None,
+        lease_s: float = LEASE_S,
+        migrated: bool = True,
+        concurrency: int = 2,
+        **conf: Any,
     ) -> None:
         self.random = random.Random(seed)
         self.seed = seed
+        self.concurrency = concurrency
         self.directory = Path(tempfile.mkdtemp(prefix="pgtasks-chaos-", dir="/tmp"))
         self.directory.chmod(0o755)
         self.history = self.directory / "history"
@@ -98,14 +106,16 @@ class Arena:
 
     # -- who takes part
 
-    def start_worker(self, *options: str, through_proxy: bool = True, concurrency: int = 2, **environ: str) -> WorkerProcess:
-        """Start a worker and wait until it is ready."""
+    def start_worker(
+        self, *options: str, through_proxy: bool = True, concurrency: int | None = None, **environ: str
+    ) -> WorkerProcess:
+        """Start a worker."""
         url = self.url
         proxy = FaultProxy(self.url) if through_proxy else None
         if proxy is not None:
             url = proxy.url
         worker = WorkerProcess(
-            self.directory / "logs", *options, module="tests.chaos.jobs", concurrency=concurrency,
+            self.directory / "logs", *options, module="tests.chaos.jobs", concurrency=concurrency or self.concurrency,
             environ={**self._environ, "PGTASKS_DATABASE_URL": url, **environ},
         )  # fmt: skip
         if proxy is not None:
@@ -119,10 +129,14 @@ class Arena:
 
     def request(self, shape: str, **arguments: Any) -> list[str]:
         """Enqueue one request and wait until that is done; gives its ids."""
-        command = [sys.executable, "-m", "tests.chaos.producer", "one", shape, json.dumps(arguments)]
+        return self.requests([(shape, arguments)])[0]
+
+    def requests(self, wanted: Sequence[tuple[str, dict[str, Any]]]) -> list[list[str]]:
+        """Enqueue requests, each a shape with arguments, one after the other; gives the ids of each."""
+        command = [sys.executable, "-m", "tests.chaos.producer", "some", json.dumps(wanted)]
         environ = {**os.environ, **self._environ, "PGTASKS_DATABASE_URL": self.url}
         said = subprocess.run(command, cwd=REPOSITORY, env=environ, check=True, capture_output=True, timeout=60)
-        ids: list[str] = json.loads(said.stdout)
+        ids: list[list[str]] = json.loads(said.stdout)
         return ids
 
     def begun(self, task_id: str) -> list[dict[str, Any]]:
@@ -140,7 +154,14 @@ class Arena:
                 url = proxy.url
             self.producers.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.chaos.producer", str(self.seed * 100 + number), str(pause_s), str(patience_s)],
+                    [
+                        sys.executable,
+                        "-m",
+                        "tests.chaos.producer",
+                        str(self.seed * 100 + number),
+                        str(pause_s),
+                        str(patience_s),
+                    ],
                     stdin=subprocess.PIPE,
                     cwd=REPOSITORY,
                     env={**os.environ, **self._environ, "PGTASKS_DATABASE_URL": url},
@@ -153,6 +174,12 @@ class Arena:
 
     def migrations(self) -> Sequence[migrate.Migration]:
         return migrate.migrations()
+
+    def ended(self) -> int:
+        """How many tasks have ended."""
+        with self.connect() as conn:
+            row = conn.execute("SELECT count(*) FROM pgtasks.result").fetchone()
+        return int(row[0]) if row else 0
 
     def idle(self) -> int:
         """How many workers have declared themselves idle."""
@@ -230,7 +257,12 @@ class Arena:
                 " ORDER BY random() LIMIT 3"
             )
 
+    def restart(self) -> None:
+        """Crash the server and start it again."""
+        self._restart()
+
     def _restart(self) -> None:
+        history.note(self.history, "crash")
         self.server.stop("immediate")
         time.sleep(self.random.uniform(0, 0.5))
         self.server.start()
@@ -264,8 +296,8 @@ class Arena:
 
     # -- the end
 
-    def settle_down(self, seconds: float = 60) -> None:
-        """Stop the producers, and wait until nothing is left to do."""
+    def settle_down(self, seconds: float = 60, *, replacing: bool = False) -> None:
+        """Stop the producers, and wait until nothing is left to do; `replacing` workers that die meanwhile."""
         for proxy in self.proxies.values():
             proxy.disarm()
             proxy.accept()
@@ -280,6 +312,8 @@ class Arena:
             while (left := conn.execute(_LIVE).fetchone()) != (0,):
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{left} tasks are still there:\n{self.describe(conn)}")
+                if replacing:
+                    self.replace_the_dead()
                 time.sleep(0.05)
 
     def judge(self, seconds: float = 60) -> list[history.Violation]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pgtasks import Celery
+from pgtasks import Celery, chain
 from tests.chaos import mutants
 from tests.support import history
 
@@ -27,9 +28,21 @@ mutants.apply(os.environ.get("CHAOS_MUTANT"))
 def _begin(task: Any, **facts: Any) -> str:
     token = uuid4().hex
     history.note(
-        os.environ["CHAOS_HISTORY"], "begin", id=task.request.id, token=token, name=task.name, parent=os.getppid(), **facts
+        os.environ["CHAOS_HISTORY"],
+        "begin",
+        id=task.request.id,
+        token=token,
+        name=task.name,
+        parent=os.getppid(),
+        **facts,
     )
     return token
+
+
+def _kill(what: str) -> None:
+    """Kill the process that runs this, or the worker with all its processes."""
+    os.kill({"child": os.getpid(), "worker": os.getppid()}[what], signal.SIGKILL)
+    time.sleep(60)
 
 
 @app.task(bind=True)
@@ -39,6 +52,12 @@ def work(self: Any, *, request: str, seconds: float = 0.0, gate: str | None = No
     while gate is not None and not Path(gate).exists():
         time.sleep(0.005)
     return {"token": token}
+
+
+@app.task(bind=True)
+def poison(self: Any, *, request: str, kills: str) -> None:
+    _begin(self)
+    _kill(kills)
 
 
 @app.task(bind=True, acks_late=False)
@@ -55,12 +74,65 @@ def flaky(self: Any, *, request: str, times: int = 1) -> dict[str, Any]:
 
 
 @app.task(bind=True)
-def link(self: Any, before: Any = None, *, request: str, n: int) -> dict[str, Any]:
+def node(self: Any, *inputs: Any, request: str, n: int, crash: str | None = None) -> dict[str, Any]:
+    """A part of a canvas: it says what it has seen of those before it, and crashes the first time when told to."""
     token = _begin(self)
-    seen = [] if before is None else [*before["seen"], before["n"]]
-    return {"token": token, "n": n, "seen": seen}
+    _crash_once(self, crash)
+    return {"token": token, "n": n, "seen": [_seen(each) for each in inputs]}
+
+
+def _seen(value: Any) -> Any:
+    return [_seen(each) for each in value] if isinstance(value, list) else value["n"]
+
+
+def _crash_once(task: Any, what: str | None) -> None:
+    """Kill what runs this, the first time that this task comes by."""
+    if what is None:
+        return
+    try:
+        os.close(os.open(f"{os.environ['CHAOS_HISTORY']}.{task.request.id}.{task.name}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    _kill(what)
 
 
 @app.task(bind=True)
-def body(self: Any, header: list[dict[str, Any]], *, request: str) -> dict[str, Any]:
-    return {"token": _begin(self), "seen": [each["n"] for each in header]}
+def replaced(self: Any, *inputs: Any, request: str, n: int, inner: str, crash: str | None = None) -> None:
+    """Go on as a chain of two, the second of which takes this one's place."""
+    _begin(self)
+    _crash_once(self, crash)
+    first, second = node.si(request=request, n=n - 1, crash=crash), node.s(request=request, n=n, crash=crash)
+    raise self.replace(chain(first.set(task_id=inner), second))
+
+
+@app.task(bind=True)
+def adding(self: Any, *inputs: Any, request: str, n: int, added: str, crash: str | None = None) -> dict[str, Any]:
+    """Have one more task in the header that this one is in."""
+    token = _begin(self)
+    self.add_to_chord(node.s(request=request, n=n - 1, crash=crash).set(task_id=added))
+    _crash_once(self, crash)
+    return {"token": token, "n": n, "seen": []}
+
+
+@app.task(bind=True)
+def failing(self: Any, *inputs: Any, request: str, n: int, crash: str | None = None) -> None:
+    _begin(self)
+    _crash_once(self, crash)
+    raise ValueError("as it shall")
+
+
+@app.task(bind=True)
+def parent(self: Any, *, request: str, n: int, children: list[str], crash: str | None = None) -> dict[str, Any]:
+    """Send tasks one by one, under ids of their own, and crash in the middle of that."""
+    token = _begin(self)
+    for number, child in enumerate(children):
+        node.apply_async(kwargs={"request": request, "n": number}, task_id=child)
+        if number == len(children) // 2:
+            _crash_once(self, crash)
+    return {"token": token, "n": n, "seen": []}
+
+
+@app.task(bind=True)
+def undo(self: Any, value: dict[str, Any], *, undoes: str, crash: str | None = None) -> dict[str, Any]:
+    _crash_once(self, crash)
+    return {"undone": value["n"]}

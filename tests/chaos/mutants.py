@@ -6,11 +6,18 @@ Each one takes a safety away that pgtasks has; chaos runs with it must be found 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from pgtasks.app import builtins
+from pgtasks.canvas import undoing
+from pgtasks.exceptions import OperationalError
 from pgtasks.message import new_id
 from pgtasks.store import fleet, sql, tasks
+from pgtasks.worker.consumer import Consumer
+from tests.support import history
 
 
 def _edit(statements: Any, name: str, old: str, new: str) -> None:
@@ -21,16 +28,19 @@ def _edit(statements: Any, name: str, old: str, new: str) -> None:
 
 def unfenced() -> None:
     """Whoever comes with a result has it stored, whoever holds the task."""
-    fence = (
-        "AND worker = %(worker)s\n    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]"
-    )
+    fence = "AND worker = %(worker)s\n    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]"
     for name in ("settle", "claim"):
         _edit(tasks._SQL, name, fence, "")
 
 
 def forgetful() -> None:
     """Taking over from the dead loses what they held."""
-    _edit(fleet._SQL, "reap", "FROM freed f JOIN pgtasks.message m ON m.id = f.id", "FROM freed f JOIN pgtasks.message m ON false")
+    _edit(
+        fleet._SQL,
+        "reap",
+        "FROM freed f JOIN pgtasks.message m ON m.id = f.id",
+        "FROM freed f JOIN pgtasks.message m ON false",
+    )
 
 
 def greedy() -> None:
@@ -39,11 +49,45 @@ def greedy() -> None:
 
 
 def newid() -> None:
-    """A producer that does not know whether its task is there sends another one; see `ids_to_try_again`."""
+    """A producer that does not know whether its task is there sends another one; see `to_try_again`."""
+
+
+def hasty() -> None:
+    """Bodies wait for the first of their header only."""
+    _edit(tasks._SQL, "settle", "THEN 0 ELSE w.pending - l.n END", "THEN 0 ELSE 0 END")
+
+
+def undo_anew() -> None:
+    """Undos that are sent a second time, since the worker died before that was noted, get new ids."""
+    undoing._derived = lambda sender, number: new_id(sender)
+    send = builtins.send_undos
+
+    def send_twice(*arguments: Any) -> Any:
+        send(*arguments)
+        return send(*arguments)
+
+    builtins.send_undos = send_twice
+
+
+def stutter() -> None:
+    """Not a defect: every fifth outcome is sent a second time, as after a lost answer, and must change nothing."""
+    step = Consumer.step
+
+    def step_and_repeat(self: Consumer, outcomes: Any, room: int, known: Any) -> Any:
+        claims = step(self, outcomes, room, known)
+        again = [outcome for outcome in outcomes if random.random() < 0.2]
+        with suppress(OperationalError):
+            settled = self.database.run(tasks.settle(self.worker, self.hostname, again)) if again else None
+            if settled:
+                history.note(os.environ["CHAOS_HISTORY"], "twice", ids=[str(each) for each in settled.ended])
+        return claims
+
+    Consumer.step = step_and_repeat  # type: ignore[method-assign]
 
 
 _MUTANTS: dict[str, Callable[[], None]] = {
-    "unfenced": unfenced, "forgetful": forgetful, "greedy": greedy, "newid": newid
+    "unfenced": unfenced, "forgetful": forgetful, "greedy": greedy, "hasty": hasty, "newid": newid,
+    "undo_anew": undo_anew, "stutter": stutter,
 }  # fmt: skip
 
 
@@ -53,8 +97,8 @@ def apply(name: str | None) -> None:
         _MUTANTS[name]()
 
 
-def ids_to_try_again(ids: list[str]) -> list[str]:
-    """The ids for another try of what may be there already: the same, of course."""
+def to_try_again(request: Any) -> Any:
+    """Another try of what may be there already: the same, of course, under the same ids."""
     if os.environ.get("CHAOS_MUTANT") == "newid":
-        return [str(new_id()) for _ in ids]
-    return ids
+        return type(request)(request.shape, request.arguments, request=request.request)
+    return request

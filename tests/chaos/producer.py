@@ -1,4 +1,4 @@
-"""A program that enqueues requests of every shape and notes what it was told: `python -m tests.chaos.producer SEED PAUSE_S PATIENCE_S`."""
+"""Enqueues requests of every shape and notes what it was told: `python -m tests.chaos.producer SEED PAUSE_S PATIENCE_S`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ import random
 import sys
 import time
 from typing import Any
-from uuid import uuid4
 
-from pgtasks import chain, chord
 from pgtasks.exceptions import OperationalError
-from pgtasks.message import new_id
 from tests.chaos import jobs, mutants
+from tests.chaos.shapes import COMMON, Request
 from tests.support import history
 
 
 class Producer:
     """Enqueues requests of every shape, each under ids that it has chosen before, until it is told that they are there."""
-
-    SHAPES = ("plain", "plain", "later", "flaky", "once", "chain", "chord")
 
     def __init__(self, path: str, seed: int) -> None:
         self.path = path
@@ -28,41 +24,25 @@ class Producer:
 
     def request(self, shape: str | None = None, **arguments: Any) -> list[str]:
         """Enqueue one request; gives its ids once it is known to be there."""
-        shape = shape or self.random.choice(self.SHAPES)
-        size = {"chain": 4, "chord": 5}.get(shape, 1)
-        request, ids = uuid4().hex, [str(new_id()) for _ in range(size)]
-        history.note(self.path, "try", request=request, shape=shape, ids=ids)
+        request = Request(shape or self.random.choice(COMMON), arguments)
+        history.note(self.path, "try", **request.facts())
         while True:
             try:
-                self._send(shape, request, ids, arguments)
+                request.send()
             except OperationalError as error:
-                history.note(self.path, "unknown", request=request, error=str(error)[:200])
-                ids = mutants.ids_to_try_again(ids)
+                history.note(self.path, "unknown", request=request.request, error=str(error)[:200])
+                request = mutants.to_try_again(request)
                 continue
-            history.note(self.path, "acked", request=request)
-            return ids
-
-    def _send(self, shape: str, request: str, ids: list[str], arguments: dict[str, Any]) -> None:
-        given = {"request": request, **arguments}
-        if shape == "chain":
-            links = [
-                (jobs.link.si if n == 0 else jobs.link.s)(n=n, **given).set(task_id=task_id)
-                for n, task_id in enumerate(ids)
-            ]
-            chain(*links).apply_async()
-        elif shape == "chord":
-            header = [jobs.link.s(n=n, **given).set(task_id=task_id) for n, task_id in enumerate(ids[:-1])]
-            chord(header)(jobs.body.s(**given).set(task_id=ids[-1]))
-        else:
-            task = {"plain": jobs.work, "later": jobs.work, "flaky": jobs.flaky, "once": jobs.once}[shape]
-            task.apply_async(kwargs=given, task_id=ids[0], countdown=0.3 if shape == "later" else None)
+            history.note(self.path, "acked", request=request.request)
+            return request.ids
 
 
 def main() -> None:
-    """Produce until standard input is closed; or, as "one SHAPE ARGUMENTS", one request, whose ids are printed."""
+    """Produce until standard input is closed; or, as "some REQUESTS", those requests, whose ids are printed."""
     path = os.environ["CHAOS_HISTORY"]
-    if sys.argv[1] == "one":
-        print(json.dumps(Producer(path, 0).request(sys.argv[2], **json.loads(sys.argv[3]))))
+    if sys.argv[1] == "some":
+        producer = Producer(path, 0)
+        print(json.dumps([producer.request(shape, **arguments) for shape, arguments in json.loads(sys.argv[2])]))
         return
     seed, pause_s, patience_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     jobs.app.database.patience_s = patience_s

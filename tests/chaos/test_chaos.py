@@ -17,7 +17,9 @@ long = pytest.mark.chaos
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(["kill", "kill_child", "freeze", "cut", "terminate", "restart", "partition", "stop"], id="everything"),
+        pytest.param(
+            ["kill", "kill_child", "freeze", "cut", "terminate", "restart", "partition", "stop"], id="everything"
+        ),
         pytest.param(["kill", "kill_parent", "kill_child"], id="deaths of workers and children", marks=long),
         pytest.param(["freeze"], id="workers that freeze for longer than their lease", marks=long),
         pytest.param(["cut", "refuse", "partition", "terminate"], id="connections that break or hang", marks=long),
@@ -30,15 +32,28 @@ def test_every_promise_is_kept_under(faults: list[str]) -> None:
         arena.start_workers(2)
         arena.start_producers(1)
 
-        arena.torment(faults, seconds=6)
+        arena.torment(faults, seconds=5)
 
         assert arena.judge() == [], f"seed {arena.seed}, faults {arena.faults}"
+
+
+def test_a_server_that_crashes_while_tasks_are_claimed_and_settled_loses_nothing() -> None:
+    with Arena(lease_s=3.0) as arena:
+        arena.start_workers(2)
+        arena.start_producers(1, pause_s=0.0, through_proxy=False)
+        for crash in range(2):
+            ended = arena.ended()
+            arena.wait_for(lambda ended=ended: arena.ended() > ended + 20, f"work goes on before crash {crash}")
+
+            arena.restart()
+
+        assert arena.judge() == []
 
 
 @long
 def test_workers_that_start_at_once_on_an_empty_database_agree_on_one_schema() -> None:
     with Arena(migrated=False) as arena:
-        workers = [arena.start_worker(through_proxy=False, concurrency=1) for _ in range(8)]
+        workers = [arena.start_worker(through_proxy=False, concurrency=1) for _ in range(20)]
         for worker in workers:
             worker.await_ready()
 

@@ -26,8 +26,21 @@ class Story:
     def __init__(self, shape: str = "plain", size: int = 1) -> None:
         self.request = "r"
         self.ids = [new_id() for _ in range(size)]
+        names = [str(each) for each in self.ids]
+        # A chain, in which each sees the one before; or a chord, whose body, the last one, sees all of the header.
+        preds = {n: [n - 1] if shape == "chain" else list(range(n)) for n in range(1, size)}
+        if shape == "chord":
+            preds = {size - 1: preds[size - 1]}
+        self.sees = {n: seen if shape == "chain" else [seen] for n, seen in preds.items()}
         self.lines: list[dict[str, Any]] = [
-            {"event": "try", "request": "r", "shape": shape, "ids": [str(each) for each in self.ids]},
+            {
+                "event": "try",
+                "request": "r",
+                "shape": shape,
+                "ids": names,
+                "after": {names[n]: [names[pred] for pred in found] for n, found in preds.items()},
+                "sees": {names[n]: seen for n, seen in self.sees.items()},
+            },
             {"event": "acked", "request": "r"},
         ]
         self.tables = Tables()
@@ -39,7 +52,7 @@ class Story:
     def run(self, task_id: UUID, n: int = 0) -> None:
         token = uuid4().hex
         self.lines.append({"event": "begin", "id": str(task_id), "token": token, "parent": 7})
-        value = {"token": token, "n": n, "seen": list(range(n))}
+        value = {"token": token, "n": n, "seen": self.sees.get(n, [])}
         self.tell("grant", task_id, pid=7, delivery=1)
         self.tell("release", task_id, delivery=1)
         self.tell("end", task_id, delivery=1, state="SUCCESS", value=json.dumps(value))
@@ -119,6 +132,15 @@ def test_more_runs_than_deliveries_are_found() -> None:
     assert story.guilty_of() == {"I5"}
 
 
+def test_a_claim_that_a_crash_of_the_server_has_undone_may_cost_one_more_run_and_no_second_one() -> None:
+    story = Story()
+    story.lines += [{"event": "crash"}, {**story.lines[2], "token": "another"}]
+
+    assert story.guilty_of() == set()
+    story.lines.append({**story.lines[2], "token": "one too many"})
+    assert story.guilty_of() == {"I5"}
+
+
 def test_a_delivery_number_used_twice_is_found() -> None:
     story = Story()
     story.tables.audit.insert(0, story.tables.audit[0])
@@ -160,11 +182,39 @@ def test_a_successor_that_comes_too_early_or_sees_the_wrong_values_is_found(shap
         for event in early.tables.audit
     ]
     last = blind.tables.audit[-1]
-    value = {**json.loads(last.value or ""), "seen": [1, 0, 2]}
+    value = {**json.loads(last.value or ""), "seen": [[1, 0, 2]]}
     blind.tables.audit[-1] = last._replace(value=json.dumps(value))
 
     assert early.guilty_of() == {invariant}
     assert blind.guilty_of() == {invariant}
+
+
+class Undone(Story):
+    """A chain of three, the last of which fails; the others are undone in this order."""
+
+    def __init__(self, *undone: int) -> None:
+        super().__init__("chain", 3)
+        self.lines[0] |= {"ends": {str(self.ids[2]): "FAILURE"}, "undone": [1, 0]}
+        self.tables.audit[-1] = self.tables.audit[-1]._replace(state="FAILURE", value="{}")
+        self.tables.standing[self.ids[2]] = ["FAILURE"]
+        for number in undone:
+            task_id = new_id()
+            self.tables.undos["r"].append(task_id)
+            self.tell("end", task_id, delivery=1, state="SUCCESS", value=json.dumps({"undone": number}))
+
+
+def test_a_canvas_that_is_undone_too_seldom_too_often_or_in_the_wrong_order_is_found() -> None:
+    assert Undone(1, 0).guilty_of() == set()
+    assert Undone(1).guilty_of() == {"I10"}
+    assert Undone(1, 0, 0).guilty_of() == {"I10"}
+    assert Undone(0, 1).guilty_of() == {"I10"}
+
+
+def test_an_undo_that_has_not_ended_is_found() -> None:
+    story = Undone(1, 0)
+    story.tables.audit[-1] = story.tables.audit[-1]._replace(state="FAILURE")
+
+    assert story.guilty_of() == {"I10"}
 
 
 def test_the_torn_line_of_a_killed_process_is_left_out(tmp_path: Path) -> None:
@@ -187,7 +237,8 @@ def zombie(arena: Arena) -> None:
     (task_id,) = arena.request("plain", gate=str(gate))
     eventually(lambda: len(arena.begun(task_id)) == 1, "it runs")
 
-    arena.proxies[doomed.pid].before(b"UPDATE SKIP LOCKED", lambda: (held.set(), let_go.wait(60)))
+    # The statement that settles and claims; the one that ticks skips locked rows too.
+    arena.proxies[doomed.pid].before(b"UPDATE SKIP LOCKED\n  ) r", lambda: (held.set(), let_go.wait(60)))
     gate.touch()
     assert held.wait(20), "it has ended, and is about to be settled"
     gate.unlink()
@@ -226,3 +277,18 @@ def test_a_takeover_that_loses_what_it_takes_is_found_out() -> None:
         arena.start_worker(through_proxy=False)
 
         assert {violation.invariant for violation in arena.judge()} == {"I1"}
+
+
+@pytest.mark.parametrize(
+    ("mutant", "shape", "guilt"),
+    [
+        pytest.param("hasty", "chord", {"I9"}, id="a body that does not wait for all of its header"),
+        pytest.param("undo_anew", "undone", {"I10"}, id="undos that are sent twice under different ids"),
+    ],
+)
+def test_what_is_wrong_with_a_canvas_is_found_out(mutant: str, shape: str, guilt: set[str]) -> None:
+    with Arena(mutant=mutant) as arena:
+        arena.start_worker(through_proxy=False)
+        arena.request(shape, crash="child")
+
+        assert {violation.invariant for violation in arena.judge()} == guilt

@@ -26,8 +26,14 @@ BY_THE_WORKER = {
     "tick": b"heartbeat_at = pgtasks.clock()",
     "reap": b"WITH stale AS",
     "idle": b"INSERT INTO pgtasks.idle",
+    "charge": b"SET losses = a.losses",
     "ack": b"SET acked = true",
     "listen": b"LISTEN",
+}
+#: What has a worker send those that the producer's requests seldom cause.
+CAUSES: dict[str, list[tuple[str, dict[str, str]]]] = {
+    "ack": [("once", {})] * 30,
+    "charge": [("chord", {"crash": "child"})] * 10,
 }
 MARK = b"WITH noted AS (\n  INSERT INTO pgtasks.progress"
 
@@ -35,7 +41,7 @@ MARK = b"WITH noted AS (\n  INSERT INTO pgtasks.progress"
 @pytest.fixture(scope="module")
 def arena() -> Iterator[Arena]:
     """One arena for all, with an heir that is always there."""
-    with Arena(lease_s=1.0) as arena:
+    with Arena(lease_s=2.0) as arena:
         arena.start_worker(through_proxy=False).await_ready()
         arena.start_producers(1, pause_s=0.02, through_proxy=False)
         yield arena
@@ -62,6 +68,8 @@ def test_a_worker_killed_at(arena: Arena, statement: str, when: str) -> None:
     worker, proxy = doom(arena)
 
     sprung = getattr(proxy, when)(BY_THE_WORKER[statement], kill(worker.pid))
+    if statement in CAUSES:
+        arena.requests(CAUSES[statement])
 
     assert sprung.wait(STUCK_S), f"it has never sent {statement}:\n{worker.output()}"
     worker.process.wait(STUCK_S)
@@ -78,6 +86,7 @@ def test_a_child_killed_while_it_notes_that_a_task_has_started(arena: Arena, whe
             os.kill(pid, signal.SIGKILL)
 
     sprung = getattr(proxy, when)(MARK, strike)
+    arena.requests([("flaky", {})] * 30)
 
     assert sprung.wait(STUCK_S)
     worker.await_output("will be run again")

@@ -154,7 +154,7 @@ def test_a_child_that_is_dismissed_ends_what_it_has_and_leaves(child: Child) -> 
     child.send([claim(payload=b"x")])
     child.dismiss()
 
-    eventually(lambda: (child.receive() is None))
+    eventually(lambda: child.receive() is None)
 
     assert child.bury() == 0
 

@@ -91,9 +91,7 @@ def test_an_added_member_of_a_chord_whose_answer_is_lost_is_waited_for_once(
     (claim,) = hand.claim()
     sprung = getattr(proxy, fault)(b"COMMIT")
 
-    far.run_together(
-        tasks.join_chord(head.id, member.id), tasks.enqueue([member], [Link(body.id, member.id)])
-    )
+    far.run_together(tasks.join_chord(head.id, member.id), tasks.enqueue([member], [Link(body.id, member.id)]))
     hand.settle(done(claim, b"1"))
     (added,) = hand.claim()
     hand.settle(done(added, b"2"))
@@ -233,9 +231,7 @@ def as_role(url: str, role: str) -> str:
     return url.replace("postgres@", f"{role}@", 1)
 
 
-def test_a_role_without_rights_is_told_at_once_what_it_lacks(
-    database_url: str, weak_role: str, conn: Conn
-) -> None:
+def test_a_role_without_rights_is_told_at_once_what_it_lacks(database_url: str, weak_role: str, conn: Conn) -> None:
     weak = Database(as_role(database_url, weak_role))
 
     with pytest.raises((DatabaseRefused, SchemaError), match="may not read the pgtasks schema"):
@@ -443,9 +439,7 @@ def test_a_crowd_of_coroutines_shares_a_few_connections(database_url: str, hand:
 
 
 @pytest.mark.parametrize("fault", ["cut_before", "cut_after"])
-def test_an_async_enqueue_whose_answer_is_lost_adds_the_task_once(
-    proxy: FaultProxy, hand: Hand, fault: str
-) -> None:
+def test_an_async_enqueue_whose_answer_is_lost_adds_the_task_once(proxy: FaultProxy, hand: Hand, fault: str) -> None:
     task = message()
 
     async def produce() -> bool:

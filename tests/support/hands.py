@@ -66,14 +66,19 @@ class Hand:
         self.queues = queues
         database.run(
             fleet.enlist(
-                self.id, hostname=f"hand@{self.id}", machine="m", pid=1, pool="prefork", concurrency=1, queues=queues,
-                version="0", lease_s=lease_s,
+                self.id,
+                hostname=f"hand@{self.id}",
+                machine="m",
+                pid=1,
+                pool="prefork",
+                concurrency=1,
+                queues=queues,
+                version="0",
+                lease_s=lease_s,
             )  # fmt: skip
         )
 
-    def ask(
-        self, limit: int = 10, done: Sequence[Outcome] = (), lanes: Sequence[Lane] | None = None
-    ) -> Claimed:
+    def ask(self, limit: int = 10, done: Sequence[Outcome] = (), lanes: Sequence[Lane] | None = None) -> Claimed:
         lanes = [Lane(queue) for queue in self.queues] if lanes is None else lanes
         return self.database.run(
             tasks.claim(self.id, lanes, limit, max_deliveries=MAX_DELIVERIES, hostname="hand", done=done)

@@ -10,14 +10,17 @@ A history has three witnesses:
 `violations` compares them. Notes are lines in files opened with O_APPEND, one write each, so that they survive `kill -9`
 of the process that made them and are not mixed up. The invariants:
 
-    I1  every acked task, and all of its canvas, has ended, and well: none of them fails, but those at most once
+    I1  every acked task, and all of its canvas, has ended, and as it should: none fails but those at most once, and
+        those that are meant to
     I2  nothing runs that nobody tried to enqueue; a request is there once, with all of its canvas or not at all
     I3  a task has one result, and its value is of a run of the worker that held the claim when it was stored
-    I5  a task is run at most as often as it was handed out; its deliveries have different numbers; at-most-once tasks run once
+    I5  a task is run at most as often as it was handed out, and once more for every crash of the server, which may undo a
+        claim that was just made; its deliveries have different numbers; at-most-once tasks run once
     I6  a task is in the hands of one worker at a time
     I7  a task that has ended is not handed out again
-    I8  the links of a chain are handed out after their predecessors ended, and see their values
-    I9  a chord's body is handed out once all of its header has ended, and sees the values in the header's order
+    I8  a task that waits for one is handed out after that has succeeded, and sees its value
+    I9  a task that waits for several is handed out once all have succeeded, and sees the values in the canvas' order
+    I10 what a canvas that fails must undo is undone once, and what came later before what came earlier
 """
 
 from __future__ import annotations
@@ -100,6 +103,8 @@ class Tables:
     standing: dict[UUID, list[str]] = field(default_factory=lambda: defaultdict(list))
     #: The ids of the messages of each request, which is an argument of its tasks.
     requests: dict[str, set[UUID]] = field(default_factory=lambda: defaultdict(set))
+    #: The ids of the tasks that undo each request.
+    undos: dict[str, list[UUID]] = field(default_factory=lambda: defaultdict(list))
 
 
 _PLACES = """
@@ -116,7 +121,9 @@ def read_tables(conn: psycopg.Connection[Any]) -> Tables:
     tables = Tables()
     tables.audit = [
         Event(*row)
-        for row in conn.execute("SELECT n, at, what, id, worker, pid, delivery, state, value FROM audit.event ORDER BY n")
+        for row in conn.execute(
+            "SELECT n, at, what, id, worker, pid, delivery, state, value FROM audit.event ORDER BY n"
+        )
     ]
     for task_id, place in conn.execute(_PLACES):
         tables.standing[task_id].append(place)
@@ -124,6 +131,8 @@ def read_tables(conn: psycopg.Connection[Any]) -> Tables:
         _, kwargs, *_ = json.loads(payload)
         if "request" in kwargs:
             tables.requests[kwargs["request"]].add(task_id)
+        elif "undoes" in kwargs:
+            tables.undos[kwargs["undoes"]].append(task_id)
     return tables
 
 
@@ -145,6 +154,8 @@ class _Judge:
         self.tables = tables
         self.tried = {line["request"]: line for line in lines if line["event"] == "try"}
         self.acked = {line["request"] for line in lines if line["event"] == "acked"}
+        self.twice = [task_id for line in lines if line["event"] == "twice" for task_id in line["ids"]]
+        self.crashes = sum(line["event"] == "crash" for line in lines)
         self.begun: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
         for line in lines:
             if line["event"] == "begin":
@@ -160,12 +171,15 @@ class _Judge:
             yield from self._presence(request)
         for task_id in self.begun.keys() - self.request_of.keys():
             yield Violation("I2", task_id, "ran, but nobody tried to enqueue it")
+        for task_id in self.twice:
+            yield Violation("I3", task_id, "was settled a second time by the same outcome")
         for task_id, events in self.audit.items():
             yield from self._grants(task_id, events)
         for task_id in self.request_of:
             yield from self._runs(task_id)
         for request, line in self.tried.items():
-            yield from self._shape(request, line["shape"])
+            yield from self._canvas(line)
+            yield from self._undos(request, line)
 
     def _presence(self, request: str) -> Iterator[Violation]:
         ids, there = self.ids[request], self.tables.requests.get(request, set())
@@ -179,8 +193,12 @@ class _Judge:
                 yield Violation("I3", task_id, f"is in several places: {places}")
             if request in self.acked and not any(place.isupper() for place in places):
                 yield Violation("I1", task_id, f"was acked and has not ended: {places or 'there is no trace of it'}")
-            elif self.tried[request]["shape"] != "once" and places not in ([], ["SUCCESS"]):
-                yield Violation("I1", task_id, f"ended {places}, and none of these tasks fails")
+            elif self.tried[request]["shape"] != "once" and places not in ([], [self._should_end(request, task_id)]):
+                yield Violation("I1", task_id, f"ended {places} and not {self._should_end(request, task_id)}")
+
+    def _should_end(self, request: str, task_id: UUID) -> str:
+        state: str = self.tried[request].get("ends", {}).get(str(task_id), "SUCCESS")
+        return state
 
     def _grants(self, task_id: UUID, events: list[Event]) -> Iterator[Violation]:
         held: Event | None = None
@@ -206,7 +224,7 @@ class _Judge:
     def _runs(self, task_id: UUID) -> Iterator[Violation]:
         runs, events = self.begun.get(task_id, []), self.audit.get(task_id, [])
         grants = [event for event in events if event.what == "grant"]
-        if len(runs) > len(grants):
+        if len(runs) > len(grants) + self.crashes:
             yield Violation("I5", task_id, f"ran {len(runs)} times and was handed out {len(grants)} times")
         if len(runs) > 1 and runs[0].get("once"):
             yield Violation("I5", task_id, f"is at most once and ran {len(runs)} times")
@@ -223,21 +241,33 @@ class _Judge:
                 "I3", task_id, f"has the value of a run in worker {winner['parent']} while worker {holder.pid} held it"
             )
 
-    def _shape(self, request: str, shape: str) -> Iterator[Violation]:
-        ids = self.ids[request]
-        if shape == "chain":
-            for position, (pred, succ) in enumerate(zip(ids, ids[1:], strict=False)):
-                yield from self._order("I8", pred, succ)
-                seen = self._value(succ)
-                if seen is not None and seen["seen"] != list(range(position + 1)):
-                    yield Violation("I8", succ, f"saw {seen['seen']} of the links before it")
-        elif shape == "chord":
-            *header, body = ids
-            for pred in header:
-                yield from self._order("I9", pred, body)
-            seen = self._value(body)
-            if seen is not None and seen["seen"] != list(range(len(header))):
-                yield Violation("I9", body, f"saw its header as {seen['seen']}")
+    def _canvas(self, line: dict[str, Any]) -> Iterator[Violation]:
+        for task_id, preds in line.get("after", {}).items():
+            invariant = "I8" if len(preds) == 1 else "I9"
+            for pred in preds:
+                yield from self._order(invariant, UUID(pred), UUID(task_id))
+            value, sees = self._value(UUID(task_id)), line["sees"].get(task_id)
+            if value is not None and sees is not None and value["seen"] != sees:
+                yield Violation(invariant, task_id, f"saw {value['seen']} and not {sees}")
+
+    def _undos(self, request: str, line: dict[str, Any]) -> Iterator[Violation]:
+        """In which order, and how often, a canvas was undone; an undo that has not ended is found too."""
+        ends: list[tuple[int, int]] = []
+        for undo in self.tables.undos.get(request, ()):
+            value = self._value(undo)
+            if value is None:
+                yield Violation("I10", undo, f"undoes a task of {request} and has not succeeded")
+            else:
+                ends.append((next(event.n for event in self.audit[undo] if event.what == "end"), value["undone"]))
+        undone = [number for _, number in sorted(ends)]
+        must = line.get("undone", []) if any(self.tables.standing.get(each) for each in self.ids[request]) else []
+        if sorted(undone) != sorted(must):
+            yield Violation("I10", request, f"has undone {undone} and not {must}")
+        ids = line["ids"]
+        for earlier, later in ((pred, succ) for succ, preds in line.get("after", {}).items() for pred in preds):
+            pair = [each for each in undone if ids[each] in (earlier, later)]
+            if len(pair) == 2 and ids[pair[0]] == earlier:
+                yield Violation("I10", request, f"has undone {pair[0]} before {pair[1]}, which came after it")
 
     def _order(self, invariant: str, pred: UUID, succ: UUID) -> Iterator[Violation]:
         grant = next((event for event in self.audit.get(succ, []) if event.what == "grant"), None)

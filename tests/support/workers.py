@@ -53,11 +53,7 @@ class Stage:
     def lines(self, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
         """The lines of the journal with this event and these facts."""
         lines = [json.loads(line) for line in self.journal.read_text().splitlines()]
-        return [
-            line
-            for line in lines
-            if (event is None or line["event"] == event) and facts.items() <= line.items()
-        ]
+        return [line for line in lines if (event is None or line["event"] == event) and facts.items() <= line.items()]
 
     def await_line(self, event: str, count: int = 1, **facts: Any) -> dict[str, Any]:
         """Wait for the nth line with this event; gives it."""
@@ -88,8 +84,8 @@ class WorkerProcess:
         directory.mkdir(parents=True, exist_ok=True)
         self.log = directory / f"worker-{len(list(directory.glob('worker-*.log')))}.log"
         command = [
-            sys.executable, "-m", "pgtasks", *globally, "-A", module, "worker", "-P", pool, "-c", str(concurrency), "-l", loglevel,
-            *options,
+            sys.executable, "-m", "pgtasks", *globally, "-A", module, "worker", "-P", pool, "-c", str(concurrency),
+            "-l", loglevel, *options,
         ]  # fmt: skip
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -98,7 +94,12 @@ class WorkerProcess:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=REPOSITORY,
-                env={**os.environ, **(environ or {}), "JOBS_CONF": json.dumps(dict(conf or {})), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **os.environ,
+                    **(environ or {}),
+                    "JOBS_CONF": json.dumps(dict(conf or {})),
+                    "PYTHONUNBUFFERED": "1",
+                },
                 start_new_session=True,
             )
 

@@ -44,9 +44,7 @@ def test_a_generator_can_be_read_again_and_is_read_once() -> None:
     assert read == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "use", [lambda g: next(iter(g)), lambda g: g[0], lambda g: g[2], repr, lambda g: g[1:2]]
-)
+@pytest.mark.parametrize("use", [lambda g: next(iter(g)), lambda g: g[0], lambda g: g[2], repr, lambda g: g[1:2]])
 def test_a_generator_is_read_as_far_as_by_celery(use: Any) -> None:
     our_read: list[int] = []
     their_read: list[int] = []

@@ -52,9 +52,7 @@ def test_a_module_used_as_a_package_is_told_from_one_that_is_missing() -> None:
         imports.find_module("words_nowhere")
 
 
-def test_a_directory_that_was_removed_does_not_stop_an_import(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_that_was_removed_does_not_stop_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)

@@ -29,9 +29,7 @@ def test_text_is_cut_and_indented_as_by_celery(text: str, n: int) -> None:
     assert ours.str_to_list(text) == theirs.str_to_list(text)
 
 
-@given(
-    st.lists(st.sampled_from(["x.", "x", "a", ".", " ", "-", "x.x.", "(2, 2) | "]), max_size=8).map("".join)
-)
+@given(st.lists(st.sampled_from(["x.", "x", "a", ".", " ", "-", "x.x.", "(2, 2) | "]), max_size=8).map("".join))
 def test_module_names_are_left_out_where_celery_leaves_them_out(text: str) -> None:
     assert ours.remove_repeating("x.", text) == theirs.remove_repeating("x.", text)
     assert ours.remove_repeating_from_task("x.add", text) == theirs.remove_repeating_from_task("x.add", text)
@@ -124,9 +122,7 @@ values = st.recursive(
     st.one_of(st.none(), st.integers(0, 60), st.just(1024)),
     st.sampled_from([3, 3, 1, 2, None]),
 )
-def test_any_value_is_shown_and_cut_as_by_celery(
-    value: Any, maxlen: int | None, maxlevels: int | None
-) -> None:
+def test_any_value_is_shown_and_cut_as_by_celery(value: Any, maxlen: int | None, maxlevels: int | None) -> None:
     assert saferepr(value, maxlen, maxlevels) == their_saferepr.saferepr(value, maxlen, maxlevels)
 
 

@@ -126,9 +126,7 @@ def test_fast_forwarding_agrees_with_celery(wall: datetime, zone: tzinfo, fields
 
 @settings(max_examples=200, deadline=None)
 @given(wall=walls, zone=zones, seconds=st.floats(-1e6, 1e6), naive=st.booleans())
-def test_arithmetic_is_in_real_time_as_in_celery(
-    wall: datetime, zone: tzinfo, seconds: float, naive: bool
-) -> None:
+def test_arithmetic_is_in_real_time_as_in_celery(wall: datetime, zone: tzinfo, seconds: float, naive: bool) -> None:
     start = wall if naive else wall.replace(tzinfo=zone)
     delta = timedelta(seconds=abs(seconds))
 
@@ -249,9 +247,9 @@ def test_the_c_librarys_zone_agrees_with_celerys() -> None:
             their.dst(wall),
             their.tzname(wall),
         )
-        assert wall.replace(tzinfo=UTC).astimezone(our).replace(tzinfo=None) == wall.replace(
-            tzinfo=UTC
-        ).astimezone(their).replace(tzinfo=None)
+        assert wall.replace(tzinfo=UTC).astimezone(our).replace(tzinfo=None) == wall.replace(tzinfo=UTC).astimezone(
+            their
+        ).replace(tzinfo=None)
     assert repr(our) == repr(their)
     assert ours.utcoffset() in (4, 5)
 
@@ -261,9 +259,7 @@ def test_offsets_are_exact_for_zones_off_by_half_an_hour() -> None:
     winter = SimpleNamespace(tm_isdst=0)
 
     assert ours.utcoffset(time=kolkata, localtime=lambda: winter) == -5.5  # type: ignore[arg-type,return-value]
-    assert ours.adjust_timestamp(1000.0, 1, here=lambda: 2) == theirs.adjust_timestamp(
-        1000.0, 1, here=lambda: 2
-    )
+    assert ours.adjust_timestamp(1000.0, 1, here=lambda: 2) == theirs.adjust_timestamp(1000.0, 1, here=lambda: 2)
 
 
 def test_numbers_become_timedeltas() -> None:

@@ -25,12 +25,9 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 def test_the_lowest_floor_imports_neither_the_app_nor_the_database() -> None:
     modules = ["states", "exceptions", "local", "signals", "serialization", "schedules", "app.settings"]
     code = (
-        f"import sys, importlib; [importlib.import_module('pgtasks.' + name) for name in {modules}];"
-        "print(*sys.modules)"
+        f"import sys, importlib; [importlib.import_module('pgtasks.' + name) for name in {modules}];print(*sys.modules)"
     )
 
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert not {"pgtasks.app.base", "pgtasks.store", "pgtasks.canvas", "psycopg", "celery"} & set(loaded)

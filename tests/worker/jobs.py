@@ -228,9 +228,26 @@ def exit_process(status: int = 3) -> None:
     os._exit(status)
 
 
+class Wild(BaseException):
+    """What `except Exception` does not catch."""
+
+
 @task
 def leave(kind: str) -> None:
-    raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt, "MemoryError": MemoryError}[kind]("left")
+    kinds = {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt, "MemoryError": MemoryError, "Wild": Wild}
+    raise kinds[kind]("left")
+
+
+@task(bind=True, retry_on_worker_lost=True, max_retries=2, default_retry_delay=0)
+def die_until_retried(self: Any, times: int) -> int:
+    if self.request.retries < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return int(self.request.retries)
+
+
+@task(acks_late=True, reject_on_worker_lost=False)
+def die_once() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @task

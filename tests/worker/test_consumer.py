@@ -166,9 +166,7 @@ def test_an_outcome_that_no_database_takes_does_not_keep_the_others_from_being_s
     assert standing(conn, bad) == ["FAILURE"]
 
 
-def test_a_consumer_whose_session_was_terminated_goes_on(
-    database: Database, consumer: Consumer, conn: Conn
-) -> None:
+def test_a_consumer_whose_session_was_terminated_goes_on(database: Database, consumer: Consumer, conn: Conn) -> None:
     enqueue(database, message())
     (claim,) = consumer.step([], 1, [])
     conn.execute(
@@ -219,9 +217,7 @@ def test_the_errbacks_of_an_outcome_whose_answer_is_lost_are_sent_once(
 @pytest.fixture
 def far_worker(stage: Stage, proxy: FaultProxy) -> Iterator[WorkerProcess]:
     """A worker that reaches the database through the proxy, with a lease of a second."""
-    with running(
-        stage.directory, environ={"PGTASKS_DATABASE_URL": proxy.url}, conf={"worker_lease": 1.0}
-    ) as worker:
+    with running(stage.directory, environ={"PGTASKS_DATABASE_URL": proxy.url}, conf={"worker_lease": 1.0}) as worker:
         yield worker
     jobs.app.database.close()
 
@@ -280,9 +276,7 @@ def test_a_worker_stops_while_the_database_is_away(far_worker: WorkerProcess, pr
     assert far_worker.stop() == 0
 
 
-def test_a_worker_that_lost_its_doorbell_is_slower_and_then_as_before(
-    far_worker: WorkerProcess, conn: Conn
-) -> None:
+def test_a_worker_that_lost_its_doorbell_is_slower_and_then_as_before(far_worker: WorkerProcess, conn: Conn) -> None:
     def listeners() -> list[int]:
         rows = conn.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%pgtasks_worker%'"
@@ -298,7 +292,14 @@ def test_a_worker_that_lost_its_doorbell_is_slower_and_then_as_before(
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
-    "needle", [CLAIM, SETTLE, b"UPDATE pgtasks.worker SET heartbeat_at", b"INSERT INTO pgtasks.idle", b"INSERT INTO pgtasks.worker"]
+    "needle",
+    [
+        CLAIM,
+        SETTLE,
+        b"UPDATE pgtasks.worker SET heartbeat_at",
+        b"INSERT INTO pgtasks.idle",
+        b"INSERT INTO pgtasks.worker",
+    ],
 )
 def test_whichever_answer_a_worker_loses_every_task_ends_once(
     far_worker: WorkerProcess, proxy: FaultProxy, stage: Stage, conn: Conn, fault: str, needle: bytes

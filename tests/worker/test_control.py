@@ -149,7 +149,7 @@ def test_a_task_is_told_of_where_it_stands(
         "id": running.id, "name": "wait", "type": "wait", "args": ["task"], "kwargs": {}, "hostname": NODE,
         "acknowledged": True, "delivery_info": delivery,
     }  # fmt: skip
-    assert (safe["args"], safe["kwargs"]) == ("['task']", "{}")
+    assert (safe["args"], safe["kwargs"]) == ("('task',)", "{}")
     waiting = {"hostname": NODE, "name": "add", "type": "add", "time_start": None, "worker_pid": None}
     waiting["acknowledged"] = False
     assert reserved == {**waiting, "id": claimed, "args": [1, 2], "kwargs": {}, "delivery_info": delivery}
@@ -217,9 +217,7 @@ def test_a_project_adds_commands_which_see_the_worker(app: Celery, worker: TestW
 
 
 @pytest.mark.usefixtures("commands")
-def test_a_command_that_fails_is_answered_and_does_not_stop_the_worker(
-    app: Celery, worker: TestWorkController
-) -> None:
+def test_a_command_that_fails_is_answered_and_does_not_stop_the_worker(app: Celery, worker: TestWorkController) -> None:
     @control_command()
     def broken(state: Any) -> None:
         raise KeyError("in the command")
@@ -254,9 +252,7 @@ def test_workers_that_are_told_of_a_revocation_say_so(app: Celery, worker: TestW
     assert told(app, "revoke", "some-id", terminate=True) == {"ok": "terminate: tasks unknown"}
 
 
-def test_a_running_task_is_terminated_by_a_letter(
-    app: Celery, worker: TestWorkController, tmp_path: Path
-) -> None:
+def test_a_running_task_is_terminated_by_a_letter(app: Celery, worker: TestWorkController, tmp_path: Path) -> None:
     running = begin(app, tmp_path)
 
     assert told(app, "terminate", running.id) == {"ok": f"terminate: {running.id}"}
@@ -293,9 +289,7 @@ def test_a_stamp_that_was_revoked_a_moment_ago_is_known_when_its_task_is_claimed
         stamped.delay().get(timeout=30)
 
 
-def test_running_tasks_with_a_stamp_are_terminated(
-    app: Celery, worker: TestWorkController, tmp_path: Path
-) -> None:
+def test_running_tasks_with_a_stamp_are_terminated(app: Celery, worker: TestWorkController, tmp_path: Path) -> None:
     stamped = app.tasks["wait"].s("stamped")
     stamped.stamp(batch="bad")
     running = stamped.delay()
@@ -330,6 +324,13 @@ def test_an_order_that_cannot_be_followed_is_refused(app: Celery, worker: TestWo
 
 
 # -- orders to workers
+
+
+def test_a_worker_without_remote_control_obeys_nothing_but_revocations(app: Celery, conn: Conn) -> None:
+    app.conf.worker_enable_remote_control = False
+    with start_worker(app, hostname=NODE, perform_ping_check=False):
+        assert app.control.ping(timeout=0.5) == []
+        eventually(lambda: conn.execute("SELECT count(*) FROM pgtasks.letter").fetchone() == (0,))
 
 
 def test_a_queue_is_consumed_from_when_it_is_added_until_it_is_cancelled(
@@ -369,9 +370,7 @@ def test_a_pool_grows_and_shrinks_without_stopping_a_task(
     eventually(lambda: len(ask(app, "stats")["pool"]["processes"]) == 1)
 
 
-def test_a_restart_of_the_pool_lets_the_processes_know_new_tasks(
-    app: Celery, worker: TestWorkController
-) -> None:
+def test_a_restart_of_the_pool_lets_the_processes_know_new_tasks(app: Celery, worker: TestWorkController) -> None:
     app.conf.worker_pool_restarts = True
 
     @app.task

@@ -99,6 +99,25 @@ def test_an_at_most_once_task_whose_process_dies_has_failed_and_never_runs_again
     assert len(stage.lines("begin", id=result.id)) == 1
 
 
+def test_a_task_that_retries_when_its_process_dies_does_so_until_it_has_run_out(start: Start, stage: Stage) -> None:
+    with start():
+        assert get(jobs.die_until_retried.delay(2)) == 2
+
+        in_vain = jobs.die_until_retried.delay(3)
+        with pytest.raises(WorkerLostError, match="exited prematurely: signal 9"):
+            get(in_vain)
+    assert len(stage.lines("begin", id=in_vain.id)) == 3
+
+
+def test_a_task_that_must_not_be_delivered_again_when_its_process_dies_has_failed(start: Start, stage: Stage) -> None:
+    with start():
+        result = jobs.die_once.delay()
+
+        with pytest.raises(WorkerLostError):
+            get(result)
+    assert len(stage.lines("begin", id=result.id)) == 1
+
+
 def test_a_process_that_exits_by_itself_is_lost_with_its_exit_code(start: Start) -> None:
     with start("--", "task.max_deliveries=1"):
         with pytest.raises(WorkerLostError, match="exitcode 3"):
@@ -178,7 +197,7 @@ def test_a_warm_shutdown_ends_what_runs_and_returns_the_rest_at_once(
         eventually(lambda: places(conn, *queued) == [["ready"]] * 30, "the rest went back")
         assert worker.process.poll() is None, "what runs must be allowed to end"
         stage.open("go")
-        assert worker.join() == 0
+        assert worker.join() == (1 if signum == signal.SIGINT else 0)
 
     assert [get(gate) for gate in gates] == [0, 1]
     assert not [line for result in queued for line in stage.lines("begin", id=result.id)]
@@ -206,7 +225,7 @@ def test_a_cold_shutdown_returns_what_runs_uncharged_and_another_worker_runs_it(
         for signum in signals:
             worker.send(signum)
             worker.await_output("shutdown (MainProcess)")
-        worker.join()
+        assert worker.join() == 0
 
     assert places(conn, *running_tasks) == [["ready"]] * 2
     assert [column(conn, "ready", "losses", each) for each in running_tasks] == [0, 0]
@@ -278,7 +297,9 @@ def test_a_child_that_dies_during_a_warm_shutdown_does_not_hang_it(start: Start,
     assert places(conn, result) == [["ready"]]
 
 
-def test_a_worker_that_is_told_to_restart_comes_back_and_strands_nothing(start: Start, stage: Stage, conn: Conn) -> None:
+def test_a_worker_that_is_told_to_restart_comes_back_and_strands_nothing(
+    start: Start, stage: Stage, conn: Conn
+) -> None:
     with start() as worker:
         result = jobs.wait.delay("go", 4)
         stage.await_line("begin", id=result.id)

@@ -29,6 +29,7 @@ from pgtasks.exceptions import (
     SoftTimeLimitExceeded,
     TaskRevokedError,
     TimeLimitExceeded,
+    WorkerLostError,
 )
 from pgtasks.exceptions import TimeoutError as PatienceOver
 from pgtasks.message import id_of
@@ -163,6 +164,22 @@ def test_no_exception_is_too_strange(world: World, job: str) -> None:
 def test_running_out_of_memory_fails_the_task_and_not_the_worker(world: World, kind: str) -> None:
     with pytest.raises(MemoryError):
         world.get(jobs.leave.delay(kind))
+
+
+@pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt"])
+def test_a_task_that_leaves_its_process_has_failed_and_is_not_run_again(world: World, kind: str) -> None:
+    result = jobs.leave.delay(kind)
+
+    with pytest.raises(WorkerLostError, match="exited prematurely"):
+        world.get(result)
+    assert world.get(jobs.add.delay(1, 1)) == 2
+
+
+def test_an_error_that_is_no_exception_fails_the_task_and_not_the_worker(world: World) -> None:
+    with pytest.raises(jobs.Wild):
+        world.get(jobs.leave.delay("Wild"))
+
+    assert world.get(jobs.add.delay(1, 1)) == 2
 
 
 def test_endless_recursion_fails_the_task_and_not_the_worker(world: World) -> None:
@@ -423,9 +440,10 @@ def test_a_signal_that_does_not_kill_leaves_the_child_under_its_time_limits(worl
 
     deaf.revoke(terminate=True, signal="SIGTERM")
     eventually(
-        lambda: world.conn.execute(
-            "SELECT revoke_signal FROM pgtasks.claim WHERE id = %s", [deaf.id]
-        ).fetchone() == ("SIGTERM",)
+        lambda: (
+            world.conn.execute("SELECT revoke_signal FROM pgtasks.claim WHERE id = %s", [deaf.id]).fetchone()
+            == ("SIGTERM",)
+        )
     )
     get_when_ticked = jobs.add.apply_async((1, 1), countdown=1.2)  # a tick later the signal has been sent
     world.stage.open(gate)

@@ -47,6 +47,7 @@ def main():
         result = chain(fail.s(), group(ok.s(), ok.s()))()
         print(outcome(result.get, timeout=2), [r.state for r in result.results])
         result = chain(ok.s(), group(ok.s(), fail.s()))()
+        until(result.ready)
         print(outcome(result.get, timeout=10), [r.state for r in result.results])
         show(said())
         say("-- errbacks")

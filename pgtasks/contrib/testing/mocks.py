@@ -54,9 +54,7 @@ def TaskMessage1(
     return message
 
 
-def task_message_from_sig(
-    app: Any, sig: Any, utc: bool = True, TaskMessage: Callable[..., Mock] = TaskMessage
-) -> Mock:
+def task_message_from_sig(app: Any, sig: Any, utc: bool = True, TaskMessage: Callable[..., Mock] = TaskMessage) -> Mock:
     """Make the message that applying a signature would send; its options are used up."""
     sig.freeze()
     options = sig.options

@@ -84,10 +84,12 @@ CREATE TABLE pgtasks.scheduled (
 CREATE INDEX scheduled_due ON pgtasks.scheduled (due);
 
 -- Tasks of a canvas with predecessors that have not ended. The row stays at 0 until the task is claimed: a settle that
--- deleted it would lose the count of another one that waits for its lock.
+-- deleted it would lose the count of another one that waits for its lock. A task that was handed out before it became
+-- one that waits, by being replaced, goes on with its delivery.
 CREATE TABLE pgtasks.waiting (
   id uuid NOT NULL,
   pending int NOT NULL,
+  delivery int NOT NULL DEFAULT 0,
   bucket smallint NOT NULL DEFAULT 0,
   CONSTRAINT waiting_pkey PRIMARY KEY (id),
   CONSTRAINT waiting_pending_not_negative CHECK (pending >= 0)
@@ -207,20 +209,6 @@ CREATE UNLOGGED TABLE pgtasks.waiter (
   process uuid NOT NULL,
   since timestamptz NOT NULL DEFAULT pgtasks.clock(),
   CONSTRAINT waiter_pkey PRIMARY KEY (id, process)
-);
-
--- What a workflow remembers. A step is its name and its ordinal among the steps of that name within the run.
-CREATE TABLE pgtasks.step (
-  run uuid NOT NULL,
-  name text COLLATE "C" NOT NULL,
-  ordinal int NOT NULL,
-  bucket smallint NOT NULL DEFAULT 0,
-  at timestamptz NOT NULL DEFAULT pgtasks.clock(),
-  state text COLLATE "C" NOT NULL,
-  content_type text COLLATE "C",
-  content_encoding text COLLATE "C",
-  value bytea,
-  CONSTRAINT step_pkey PRIMARY KEY (run, name, ordinal)
 );
 
 -- One row per task, wherever it stands. Payloads are decoded for reading only, and only where they are JSON.

@@ -35,3 +35,22 @@ CREATE UNLOGGED TABLE pgtasks.reply (
   body bytea NOT NULL,
   CONSTRAINT reply_pkey PRIMARY KEY (ticket, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- Who listens to monitoring events. Events are sent only while somebody does, and for seconds after it was last seen.
+CREATE UNLOGGED TABLE pgtasks.listener (
+  id uuid NOT NULL,
+  seen_at timestamptz NOT NULL DEFAULT pgtasks.clock(),
+  bucket smallint NOT NULL DEFAULT 0,
+  CONSTRAINT listener_pkey PRIMARY KEY (id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Events that a listener has not read, many to a row.
+CREATE UNLOGGED TABLE pgtasks.event (
+  listener uuid NOT NULL,
+  seq bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+  bucket smallint NOT NULL DEFAULT 0,
+  content_type text COLLATE "C",
+  content_encoding text COLLATE "C",
+  body bytea NOT NULL,
+  CONSTRAINT event_pkey PRIMARY KEY (listener, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);

@@ -44,6 +44,14 @@ class Collecting(Scheduler):
 def an_hour_ago(scheduler: Scheduler, *names: str) -> None:
     for name in names:
         scheduler.schedule[name].last_run_at -= HOUR
+    scheduler.populate_heap()
+
+
+def tick_out(scheduler: Scheduler) -> float:
+    """Tick until there is nothing to do at the moment."""
+    while not (wait_s := scheduler.tick()):
+        pass
+    return wait_s
 
 
 def test_an_entry_that_is_due_is_sent_once_with_its_options_and_a_mark(app: Celery) -> None:
@@ -52,8 +60,8 @@ def test_an_entry_that_is_due_is_sent_once_with_its_options_and_a_mark(app: Cele
     assert scheduler.sent == []
 
     an_hour_ago(scheduler, "hourly")
-    scheduler.tick()
-    scheduler.tick()
+    assert scheduler.tick() == 0
+    tick_out(scheduler)
 
     assert scheduler.sent == [
         ("note", [1], {}, {"producer": None, "queue": "other", "headers": {"own": 1, "celery_beat_task": True}})
@@ -63,7 +71,7 @@ def test_an_entry_that_is_due_is_sent_once_with_its_options_and_a_mark(app: Cele
 
 
 def test_a_task_that_is_known_is_sent_as_itself(app: Celery, conn: psycopg.Connection[Any]) -> None:
-    @app.task(name="note")
+    @app.task(name="note", shared=False)
     def note(word: int) -> None: ...
 
     scheduler = Collecting(app)
@@ -85,7 +93,7 @@ def test_an_entry_that_cannot_be_sent_stops_no_other_one(app: Celery, caplog: py
     scheduler.schedule["third"].is_due = lambda: 1 / 0
     an_hour_ago(scheduler, "first", "second")
 
-    scheduler.tick()
+    tick_out(scheduler)
 
     assert [sent[0] for sent in scheduler.sent] == ["fine"]
     assert "Couldn't apply scheduled task first: no way" in caplog.text
@@ -142,3 +150,34 @@ def test_an_entry_survives_pickling_and_compares_by_what_it_calls_and_when(app: 
     assert next(again) == entry
     assert (next(again).total_run_count, entry.total_run_count) == (1, 0)
     assert ScheduleEntry("name", "other", schedule=HOUR, app=app) != entry
+
+
+def test_an_entry_that_is_added_while_it_runs_gets_its_turn(app: Celery) -> None:
+    scheduler = Collecting(app)
+    tick_out(scheduler)
+
+    scheduler.add(name="new", task="new", schedule=HOUR, last_run_at=app.now() - HOUR)
+    tick_out(scheduler)
+
+    assert [sent[0] for sent in scheduler.sent] == ["new"]
+
+
+def test_an_entry_that_wants_to_be_asked_later_does_not_keep_the_others_from_their_turn(app: Celery) -> None:
+    scheduler = Collecting(app)
+    an_hour_ago(scheduler, "hourly")
+    stubborn = scheduler.schedule["daily"]
+    stubborn.is_due = lambda: (False, 0)
+    scheduler.populate_heap()
+
+    for _ in range(3):
+        scheduler.tick()
+
+    assert [sent[0] for sent in scheduler.sent] == ["note"]
+
+
+def test_it_sleeps_no_longer_than_it_may(app: Celery) -> None:
+    assert Collecting(app, max_interval=7).tick() == 7
+    app.conf.beat_max_loop_interval = 3
+    assert Collecting(app).tick() == 3
+    app.conf.beat_schedule = {}
+    assert Collecting(app).tick() == 3

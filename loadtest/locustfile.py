@@ -1,0 +1,223 @@
+"""Load tests with Locust, at the ceiling of a database and beside it.
+
+    locust -f loadtest/locustfile.py --database-url URL         Locust's page, with a tab and a page of its own
+    locust -f loadtest/locustfile.py --database-url URL Bulk --headless -u 8 -t 1m --processes 2 --csv out
+    python -m loadtest                                          a server, workers, the ceiling, this, a report
+
+Workers are started beside it: `pgtasks -A loadtest.jobs worker`. The process that directs the run, with
+`--processes` the master, measures the ceiling before each run, watches the server during it, and says at the
+end how near it came and why no nearer. The kinds of users are in `loadtest.users`, the shapes in
+`loadtest.shapes`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from locust import events
+from locust.runners import WorkerRunner
+
+from loadtest import jobs, sweep
+from loadtest.measure import Figures
+from loadtest.page import latencies, page, short
+from loadtest.shapes import SHAPES
+from loadtest.users import Bulk, Chain, Chord, Mix, RoundTrip, Single, Workflow
+from loadtest.verdict import verdict
+from loadtest.watch import Watch
+
+__all__ = ("Bulk", "Chain", "Chord", "Mix", "RoundTrip", "Single", "Workflow")
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: Any) -> None:
+    """Options of ours, on the command line and in the web form."""
+    parser.add_argument(
+        "--database-url", env_var="PGTASKS_DATABASE_URL", default="", is_secret=True,
+        help="The database to load. Its tasks are worked on by whoever has joined the queue 'load'.",
+    )  # fmt: skip
+    parser.add_argument("--bulk-size", type=int, default=1000, help="Tasks per call of delay_many")
+    parser.add_argument(
+        "--load-shape", choices=["none", *SHAPES], default="none", help="How the load changes over time"
+    )
+    parser.add_argument("--step-seconds", type=float, default=10.0, help="How long a step of the shape 'steps' takes")
+    parser.add_argument(
+        "--ceiling", default="quick",
+        help="Measure the ceiling before a run: quick, full or none; or a file that `python -m loadtest.sweep` has written",
+    )  # fmt: skip
+    parser.add_argument("--report", default="", include_in_web_ui=False, help="Write the report to this HTML file")
+    parser.add_argument(
+        "--report-json", default="", include_in_web_ui=False, help="Write all that was seen to this file"
+    )
+
+
+class Director:
+    """What the process that directs a run knows: the ceiling, and what happens."""
+
+    def __init__(self, environment: Any) -> None:
+        self.environment = environment
+        self.ceiling: Figures | None = None
+        self.watch: Watch | None = None
+        self._is_prepared = False
+
+    @property
+    def options(self) -> Any:
+        return self.environment.parsed_options
+
+    @property
+    def points(self) -> list[Figures]:
+        return self.watch.points if self.watch is not None else []
+
+    def seen(self) -> tuple[float, int]:
+        """Tasks sent or ended per second in the last three seconds, and ready now."""
+        last = self.points[-3:]
+        if not last:
+            return 0.0, 0
+        rate = sum(max(point["sent_per_s"], point["ended_per_s"]) for point in last) / len(last)
+        return rate, last[-1]["ready"]
+
+    def prepare(self) -> None:
+        """See that there is a database, and what it can do."""
+        jobs.app.database.ping()
+        self.ceiling = self._measured()
+        self._is_prepared = True
+
+    def start(self, **_: Any) -> None:
+        """Begin a run; each has a ceiling of its own."""
+        if not self._is_prepared:
+            self.prepare()
+        self._is_prepared = False
+        self.watch = Watch(jobs.app.conf.broker_url)
+        self.watch.start()
+
+    def _measured(self) -> Figures | None:
+        if self.options.ceiling == "none":
+            return None
+        if self.options.ceiling not in ("quick", "full"):
+            known: Figures = json.loads(Path(self.options.ceiling).read_text())
+            return known
+        with TemporaryDirectory() as directory:
+            path = Path(directory, "ceiling.json")
+            # In a process of its own, since pgbench is no friend of greenlets, and on a database of its own.
+            subprocess.run(
+                [sys.executable, "-m", "loadtest.sweep", "--json", str(path)]
+                + (["--quick"] if self.options.ceiling == "quick" else []),
+                env={**os.environ, sweep.URL: jobs.app.conf.broker_url},
+                check=True,
+            )
+            found: Figures = json.loads(path.read_text())
+            return found
+
+    def stop(self, **_: Any) -> None:
+        """After a run: say what there is to say."""
+        if self.watch is None:
+            return
+        self.watch.stop()
+        said = self.verdict()
+        print("\n".join(["", said.sentence, *said.evidence, *said.warnings]), flush=True)
+        if self.options.report:
+            Path(self.options.report).write_text(self.page())
+        if self.options.report_json:
+            everything = {
+                "verdict": said.as_dict(),
+                "users": [user.__name__ for user in self.environment.user_classes],
+                "latency_ms": dict(latencies(self.points)),
+                "ceiling": self.ceiling,
+                "points": self.points,
+            }
+            Path(self.options.report_json).write_text(json.dumps(everything, indent=1, default=str))
+
+    def verdict(self) -> Any:
+        return verdict(self.points, self.ceiling, _CORES)
+
+    def page(self, *, is_live: bool = False) -> str:
+        users = ", ".join(user.__name__ for user in self.environment.user_classes)
+        return page(f"pgtasks under load: {users}", self.verdict(), self.points, self.ceiling, is_live=is_live)
+
+    def rows(self) -> list[dict[str, str]]:
+        """For the tab in Locust's page."""
+        said, last = self.verdict(), self.points[-1] if self.points else None
+        rows = [("verdict", said.sentence), *(("evidence", fact) for fact in said.evidence)]
+        rows += [("warning", warning) for warning in said.warnings]
+        if last is not None:
+            rows += [
+                ("sent per second", short(last["sent_per_s"])),
+                ("ended per second", short(last["ended_per_s"])),
+            ]
+            rows += [("ceiling of both", short(said.ceiling_per_s)), ("ready", short(last["ready"]))]
+        for name, values in latencies(self.points):
+            rows.append((f"{name}: p50, p95, p99 in ms", ", ".join(map(short, values))))
+        rows.append(("with plots", "at /pgtasks"))
+        # Locust sorts by the name.
+        return [{"name": f"{number:02} {name}", "value": value} for number, (name, value) in enumerate(rows)]
+
+
+@events.init.add_listener
+def begin(environment: Any, **_: Any) -> None:
+    """Say where the database is, and direct the run unless another process does."""
+    url = environment.parsed_options.database_url
+    if not url:
+        raise SystemExit("Which database? Pass --database-url, or run `python -m loadtest`, which starts one.")
+    jobs.app.conf.broker_url = url
+    if jobs.five_steps is None and Workflow in environment.user_classes:
+        print("This pgtasks has no workflows: the user Workflow is left out.", file=sys.stderr)
+        environment.user_classes.remove(Workflow)
+    if isinstance(environment.runner, WorkerRunner):
+        return
+    director = Director(environment)
+    environment.events.test_start.add_listener(director.start)
+    environment.events.test_stop.add_listener(director.stop)
+    if environment.parsed_options.headless:
+        # Now, since the clock of --run-time runs while listeners of the start do.
+        director.prepare()
+    shapes = {name: shape(environment.parsed_options, director.seen) for name, shape in SHAPES.items()}
+    _choose_shape(environment, shapes, environment.parsed_options.load_shape)
+    if environment.web_ui is not None:
+        _extend_web_page(environment, director, shapes)
+
+
+def _choose_shape(environment: Any, shapes: dict[str, Any], name: str) -> None:
+    environment.shape_class = shapes.get(name)
+    if environment.shape_class is not None:
+        environment.shape_class.runner = environment.runner
+
+
+def _extend_web_page(environment: Any, director: Director, shapes: dict[str, Any]) -> None:
+    """A tab in Locust's page, and a page of our own with plots."""
+    # With Locust, which brings it.
+    from flask import request
+
+    web = environment.web_ui
+    web.template_args |= {
+        "extended_tabs": [{"title": "pgtasks", "key": "pgtasks"}],
+        "extended_tables": [
+            {
+                "key": "pgtasks",
+                "structure": [{"key": "name", "title": "What"}, {"key": "value", "title": "Now"}],
+            }
+        ],
+    }
+
+    @web.app.route("/pgtasks")
+    def pgtasks_page() -> str:
+        return director.page(is_live=True)
+
+    @web.app.before_request
+    def choose_shape() -> None:
+        if request.path == "/swarm" and "load_shape" in request.form:
+            _choose_shape(environment, shapes, request.form["load_shape"])
+
+    @web.app.after_request
+    def extend_stats(response: Any) -> Any:
+        if request.path == "/stats/requests":
+            stats = response.get_json()
+            stats["extended_stats"] = [{"key": "pgtasks", "data": director.rows()}]
+            response.set_data(json.dumps(stats))
+        return response

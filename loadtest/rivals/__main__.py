@@ -1,0 +1,245 @@
+"""pgtasks beside its rivals: the same workloads on each, in turn, on this machine.
+
+    python -m loadtest.rivals                          three rounds; some minutes
+    python -m loadtest.rivals --quick                  one short round
+    python -m loadtest.rivals --only pgtasks DBOS      some of them
+    python -m loadtest.rivals --json FILE              every figure of every round as well
+
+    send    no-op tasks one by one, per second                bulk    the same, as many at once as it can
+    drain   no-op tasks that were there, per second, from the first that ran to the last
+    trip    a call and its answer, ms      chain   ten tasks one after the other, ms      chord   a hundred and one, ms
+    flow    workflows of five durable steps, all sent at once, per second until the last answer
+
+Every contender has an environment of its own, made by this command, and a service: a private Postgres shared
+by those that use one (durable: fsync on), Redis and RabbitMQ of the system as they come. A round does one
+workload after the other on each contender in turn. Figures are medians over the rounds; ratios, to pgtasks,
+are medians of the ratios within a round. A drain counts only if every task ran once by its own word. Who is
+missing, or cannot do a workload, was not run: never zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from loadtest import bench
+from loadtest.measure import Figures, crowding, fsyncs_per_s, machine, settings
+from loadtest.rivals import contenders
+from loadtest.rivals.contenders import CONTENDERS, Contender, NotRun, Ready
+
+import psycopg  # isort: skip
+
+
+class Scale(NamedTuple):
+    """How much of everything a round does."""
+
+    rounds: int = 3
+    sends: int = 2000
+    bulks: int = 20_000
+    drains: int = 10_000
+    calls: int = 100
+    canvases: int = 20
+    flows: int = 200
+
+
+QUICK = Scale(rounds=1, sends=300, bulks=5000, drains=2000, calls=20, canvases=5, flows=30)
+SMOKE = Scale(rounds=1, sends=5, bulks=20, drains=20, calls=2, canvases=1, flows=1)
+
+#: Workload, unit, and whether more is better.
+WORKLOADS = {
+    "send": ("/s", True), "bulk": ("/s", True), "drain": ("/s", True), "trip": ("ms", False), "chain": ("ms", False),
+    "chord": ("ms", False), "flow": ("/s", True),
+}  # fmt: skip
+
+_PATIENCE_S = 300.0
+#: What has run is soon acknowledged as well; a worker that is stopped before that may leave a task to run
+#: again.
+_SETTLED_S = 1.0
+
+
+def main() -> None:
+    """Compare, print the table, and write everything as JSON if asked to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.rivals",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", help="names of contenders", default=[each.name for each in CONTENDERS])
+    parser.add_argument(
+        "--home", type=Path, default=Path.home() / ".cache" / "pgtasks-rivals", help="for the environments"
+    )
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--smoke", action="store_true", help="next to nothing: does it work?")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    scale = SMOKE if options.smoke else QUICK if options.quick else Scale()
+    scale = scale._replace(rounds=options.rounds or scale.rounds)
+    # So that a terminated run cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    chosen = [each for each in CONTENDERS if each.name in options.only]
+    found = run(chosen, scale, options.home)
+    print(text(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+
+
+def run(chosen: Sequence[Contender], scale: Scale, home: Path) -> Figures:
+    """All rounds; gives everything that was found."""
+    found: Figures = {"machine": machine(), "fsyncs_per_s": fsyncs_per_s(), "crowding": crowding()}
+    found |= {"scale": scale._asdict(), "not_run": {}, "rounds": []}
+    with ExitStack() as stack:
+        server, _ = stack.enter_context(bench._server(None))
+        with psycopg.connect(server) as conn:
+            found["settings"] = settings(conn)
+        ready = []
+        for contender in chosen:
+            try:
+                ready.append(_made_ready(contender, server, home, stack))
+            except NotRun as reason:
+                found["not_run"][contender.name] = str(reason)
+        for number in range(scale.rounds):
+            found["rounds"].append(_round(ready, scale, number, found["not_run"]))
+    return found
+
+
+def _made_ready(contender: Contender, server: str, home: Path, stack: ExitStack) -> Ready:
+    """Its environment, its service, its schema; raises NotRun."""
+    directory = Path(stack.enter_context(TemporaryDirectory(prefix="rivals-")))
+    directory.chmod(0o755)
+    services: dict[str, Any] = {
+        "redis": lambda: contenders.redis(directory),
+        "rabbitmq": lambda: contenders.rabbitmq(directory),
+        "postgres": lambda: contenders.postgres(server, contender.name),
+    }
+    python = contenders.environment(contender, home)
+    ready = Ready(contender, python, stack.enter_context(services[contender.service]()), directory)
+    ready.do("prepare")
+    return ready
+
+
+def _round(ready: Sequence[Ready], scale: Scale, number: int, not_run: dict[str, str]) -> Figures:
+    """One workload after the other, each on every contender in turn."""
+    found: Figures = {each.contender.name: {} for each in ready}
+    for workload in WORKLOADS:
+        # Whoever comes first is another one in each round.
+        for each in [*ready[number % len(ready) :], *ready[: number % len(ready)]] if ready else ():
+            if workload not in each.contender.can:
+                continue
+            said = f"round {number + 1}: {workload} by {each.contender.name}"
+            try:
+                found[each.contender.name][workload] = figure = measure(each, workload, scale)
+                said += f": {_short(figure)} {WORKLOADS[workload][0]}"
+            except (NotRun, subprocess.TimeoutExpired) as reason:
+                not_run[f"{each.contender.name}, {workload}"] = str(reason)
+                said += f": not run: {reason}"
+            print(said, file=sys.stderr, flush=True)
+    return found
+
+
+def measure(ready: Ready, workload: str, scale: Scale) -> float:
+    """One workload on one contender; what was sent has run when this returns."""
+    if workload in ("send", "bulk", "drain"):
+        count = {"send": scale.sends, "bulk": scale.bulks, "drain": scale.drains}[workload]
+        can_bulk = "bulk" in ready.contender.can
+        ledger = ready.directory / "ledger"
+        ledger.write_bytes(bytes(count))
+        sent = ready.do("bulk" if can_bulk and workload != "send" else "send", count)
+        with ready.worker(ledger):
+            rate = _drained(ledger, count)
+            time.sleep(_SETTLED_S)
+        return rate if workload == "drain" else count / float(sent["seconds"])
+    with ready.worker():
+        if workload == "flow":
+            ready.do("flow", 2)
+            return scale.flows / float(ready.do("flow", scale.flows)["seconds"])
+        count = scale.calls if workload == "trip" else scale.canvases
+        return statistics.median(ready.do(workload, count)["took_ms"])
+
+
+def _drained(ledger: Path, count: int) -> float:
+    """Wait until all tasks have run; gives the rate from the first to the last, and raises NotRun when one
+    ran twice."""
+    until = time.monotonic() + _PATIENCE_S
+    began_at, at_begin = 0.0, 0
+    while True:
+        left = ledger.read_bytes().count(0)
+        now = time.monotonic()
+        if not began_at and left < count:
+            began_at, at_begin = now, count - left
+        if not left:
+            break
+        if now > until:
+            raise NotRun(f"{left} of {count} tasks have not run within {_PATIENCE_S:g} s")
+        time.sleep(0.002)
+    ran_again = count - ledger.read_bytes().count(1)
+    if ran_again:
+        raise NotRun(f"{ran_again} of {count} tasks ran more than once")
+    if at_begin == count:
+        raise NotRun(f"all {count} tasks had run before the first look: too few to be timed")
+    return (count - at_begin) / (now - began_at)
+
+
+# -- as text
+
+
+def medians(found: Figures, name: str, workload: str) -> tuple[float, float | None] | None:
+    """The median of a figure, and of how many times better pgtasks was within a round; None if it was not
+    run."""
+    rounds = [one for one in found["rounds"] if workload in one.get(name, {})]
+    if not rounds:
+        return None
+    value = statistics.median(one[name][workload] for one in rounds)
+    both = [one for one in rounds if workload in one.get("pgtasks", {})]
+    if not both or name == "pgtasks":
+        return value, None
+    is_more_better = WORKLOADS[workload][1]
+    ratios = [one["pgtasks"][workload] / one[name][workload] for one in both]
+    return value, statistics.median(ratio if is_more_better else 1 / ratio for ratio in ratios)
+
+
+def text(found: Figures) -> str:
+    """The report for people: for each rival its figure, and in how many times pgtasks does better."""
+    names = list(dict.fromkeys(name for one in found["rounds"] for name in one))
+    lines = [
+        f"{found['machine']['cpu']}, {found['machine']['cores']} cores; Postgres {found['settings']['server_version']};"
+        f" medians of {found['scale']['rounds']} rounds",
+        f"load average {found['machine']['load_average']:.1f} before;"
+        f" the same work takes {found['crowding']:.1f} times the CPU that it would take alone",
+        "",
+        "  ".join([f"{'':<20}", *(f"{workload + ' ' + unit:>16}" for workload, (unit, _) in WORKLOADS.items())]),
+    ]
+    for name in names:
+        cells = [f"{name:<20}"]
+        for workload in WORKLOADS:
+            known = medians(found, name, workload)
+            if known is None:
+                cells.append(f"{'not run':>16}")
+                continue
+            value, ratio = known
+            cells.append(f"{_short(value) + (f' ({ratio:.1f}x)' if ratio else ''):>16}")
+        lines.append("  ".join(cells))
+    lines += [
+        "",
+        "In brackets: how many times better pgtasks is. Without results: PgQueuer and Procrastinate, which keep none.",
+    ]
+    lines += [f"not run: {what}: {why}" for what, why in found["not_run"].items()]
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Celery, with the broker and the result backend of its environment: two worker processes."""
+
+import os
+import sys
+
+from celery import Celery, chain, chord, group
+from common import main, note, several, timed
+
+app = Celery("rivals", broker=os.environ["RIVALS_BROKER"], backend=os.environ["RIVALS_BACKEND"])
+app.conf.broker_connection_retry_on_startup = True
+app.conf.worker_hijack_root_logger = False
+
+
+@app.task(name="noop")
+def noop(number):
+    return note(number)
+
+
+@app.task(name="follow")
+def follow(number):
+    return number + 1
+
+
+@app.task(name="total")
+def total(numbers):
+    return sum(numbers)
+
+
+def worker():
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "celery_",
+        "worker",
+        "-c",
+        "2",
+        "-P",
+        "prefork",
+        "-l",
+        "WARNING",
+    ]
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    os.execv(command[0], command)
+
+
+def in_groups(count):
+    for start in range(0, count, 1000):
+        group(noop.s(number) for number in range(start, min(start + 1000, count))).apply_async()
+
+
+def ten():
+    return chain(follow.s(0), *(follow.s() for _ in range(9))).delay().get(timeout=60)
+
+
+def hundred():
+    return chord([follow.s(number) for number in range(100)])(total.s()).get(timeout=60)
+
+
+if __name__ == "__main__":
+    main(
+        prepare=lambda: None,
+        worker=worker,
+        send=lambda count: timed(lambda: [noop.delay(number) for number in range(count)]),
+        bulk=lambda count: timed(lambda: in_groups(count)),
+        trip=lambda count: several(count, lambda: follow.delay(1).get(timeout=60), 2),
+        chain=lambda count: several(count, ten, 10),
+        chord=lambda count: several(count, hundred, 5050),
+    )

@@ -1,0 +1,143 @@
+"""Tasks whose completion is committed with their own writes: exactly once.
+
+    with the task's transaction:
+        body            writes through self.connection
+        commit_within   the task's result, what it releases, and the end of its claim: the fence
+    COMMIT              all of it or nothing
+
+A worker that has lost the task finds its claim gone, and all that the body wrote is rolled back. When the answer to COMMIT is
+lost on the way, the result says whether it was; it is not done twice. `transactional=True` opens a psycopg connection to the
+database of pgtasks; a Django alias, or a SQLAlchemy engine or sessionmaker on psycopg, name one to that same database.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import psycopg
+
+from pgtasks import _state
+from pgtasks.app.task import Task
+from pgtasks.exceptions import ImproperlyConfigured, RunLost
+from pgtasks.store import faults
+
+__all__ = ("Transactional", "ambient", "is_connection_lost", "transaction")
+
+#: The connection of the transaction under way here, for tasks that are called in it.
+ambient: ContextVar[Any] = ContextVar("pgtasks.transaction", default=None)
+
+
+class Transactional(Task[Any, Any]):
+    """Base class of tasks with `transactional=`."""
+
+    abstract = True
+    #: Whose transaction it is: True, a Django alias, or a SQLAlchemy engine or sessionmaker.
+    transactional: Any = True
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        super().on_bound(app)
+        if cls.remembers:
+            raise ImproperlyConfigured(
+                f"Workflow {cls.name} cannot be transactional: it lasts longer than a transaction may. Make its steps so."
+            )
+        if inspect.iscoroutinefunction(cls.run):
+            raise ImproperlyConfigured(f"Task {cls.name} is a coroutine function and cannot be transactional.")
+
+    @property
+    def connection(self) -> Any:
+        """The connection, or session, whose transaction is committed with the task."""
+        connection = ambient.get()
+        if connection is None:
+            raise RuntimeError(f"Task {self.name} is not running: it has a connection only while it does.")
+        return connection
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body in its transaction, or in that of the step that it is."""
+        run = _state.current_run.get()
+        if run is not None:
+            return run.call(self, args, kwargs)
+        if ambient.get() is not None:
+            return super().__call__(*args, **kwargs)
+        request = self.request_stack.top
+        commit = request.commit_within if request is not None else None
+        if request is not None:
+            request.commit_within = None
+        is_settled = False
+        try:
+            with transaction(self.transactional, self.app) as connection:
+                value = super().__call__(*args, **kwargs)
+                if commit is not None:
+                    if not commit(self, request, value, connection):
+                        raise RunLost(f"Task {self.name} is not held by this worker any more")
+                    is_settled = True
+        except Exception as error:
+            if not is_settled or request is None or not request.was_committed(error):
+                raise
+        return value
+
+
+@contextmanager
+def transaction(source: Any, app: Any) -> Iterator[Any]:
+    """Open a transaction of this kind, commit it at the end of the block, and give what writes in it."""
+    with _opened(source, app) as connection:
+        token = ambient.set(connection)
+        try:
+            yield connection
+        finally:
+            ambient.reset(token)
+
+
+@contextmanager
+def _opened(source: Any, app: Any) -> Iterator[Any]:
+    if source is True:
+        connection = _own_connection(app.database_url)
+        with connection.transaction():
+            yield connection
+    elif isinstance(source, str):
+        django = sys.modules.get("django.db")
+        if django is None:
+            raise ImproperlyConfigured(
+                f"transactional={source!r} names a Django database, but Django is not loaded here."
+            )
+        with django.transaction.atomic(using=source):
+            yield django.connections[source]
+    elif hasattr(source, "begin"):
+        with source.begin() as connection:
+            yield connection
+    else:
+        raise ImproperlyConfigured(
+            f"transactional={source!r} is neither True, nor a Django alias, nor a SQLAlchemy engine or sessionmaker."
+        )
+
+
+class _Kept(threading.local):
+    connection: Any = None
+    key: Any = None
+
+
+_kept = _Kept()
+
+
+def _own_connection(url: str) -> psycopg.Connection[Any]:
+    """One connection per thread and process: the settings of pgtasks' own ones are not for the queries of others."""
+    key = url, os.getpid()
+    if _kept.key != key or _kept.connection.closed or _kept.connection.broken:
+        _kept.connection = psycopg.connect(url, autocommit=True, application_name="pgtasks task")
+        _kept.connection.execute("SET default_transaction_isolation TO 'read committed'")
+        _kept.key = key
+    connection: psycopg.Connection[Any] = _kept.connection
+    return connection
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Was the connection lost, so that it is not known whether a COMMIT was done?"""
+    original = getattr(error, "orig", None) or error.__cause__ or error
+    return any(isinstance(each, psycopg.Error) and faults.breaks_connection(each) for each in (error, original))

@@ -1,0 +1,116 @@
+"""Steps: what a project starts and stops with its workers.
+
+    class Liveness(bootsteps.StartStopStep):
+        def start(self, worker): ...
+        def stop(self, worker): ...
+
+    app.steps["worker"].add(Liveness)
+
+Steps of `app.steps["worker"]` get the worker, those of `app.steps["consumer"]` its consumer. Both run in the worker's parent
+process, which runs no tasks: what takes long belongs into a thread. `requires` orders steps among each other; requirements
+of Celery's own steps, such as a connection or a timer, are met before any step starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from graphlib import TopologicalSorter
+from typing import Any
+
+from pgtasks.exceptions import ImproperlyConfigured
+from pgtasks.utils.imports import instantiate, symbol_by_name
+
+__all__ = ("ConsumerStep", "StartStopStep", "Step", "in_order")
+
+
+class Step:
+    """Something that is made with its parent. `enabled`, or `include_if`, says whether it is."""
+
+    name: str | None = None
+    label: str | None = None
+    conditional = False
+    requires: Iterable[Any] = ()
+    last = False
+    enabled: Any = True
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        """Get the parent before it starts, and the options it was started with."""
+
+    def include_if(self, parent: Any) -> Any:
+        return self.enabled
+
+    def instantiate(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        return instantiate(name, *args, **kwargs)
+
+    def _should_include(self, parent: Any) -> tuple[bool, Any]:
+        return (True, self.create(parent)) if self.include_if(parent) else (False, None)
+
+    def include(self, parent: Any) -> bool:
+        return self._should_include(parent)[0]
+
+    def create(self, parent: Any) -> Any:
+        """Make what the step is about."""
+
+    def info(self, parent: Any) -> Any:
+        """What `inspect stats` shows of it, a mapping."""
+
+    @property
+    def alias(self) -> str:
+        return self.label or type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"<step: {self.alias}>"
+
+
+class StartStopStep(Step):
+    """A step that is started and stopped; by default it is what `create` gave that is."""
+
+    obj: Any = None
+
+    def start(self, parent: Any) -> Any:
+        if self.obj:
+            return self.obj.start()
+        return None
+
+    def stop(self, parent: Any) -> Any:
+        if self.obj:
+            return self.obj.stop()
+        return None
+
+    def close(self, parent: Any) -> Any:
+        """Called before the first step is stopped."""
+
+    def terminate(self, parent: Any) -> Any:
+        """Called instead of `stop` when the worker is told to end at once."""
+        if self.obj:
+            return getattr(self.obj, "terminate", self.obj.stop)()
+        return None
+
+    def include(self, parent: Any) -> bool:
+        is_included, made = self._should_include(parent)
+        if is_included:
+            self.obj = made
+            parent.steps.append(self)
+        return is_included
+
+
+class ConsumerStep(StartStopStep):
+    """A step that reads messages of its own from a broker: there is none here."""
+
+    def get_consumers(self, channel: Any) -> Any:
+        raise NotImplementedError("missing get_consumers")
+
+    def start(self, parent: Any) -> None:
+        raise ImproperlyConfigured(
+            f"The step {self.alias} consumes messages of its own, and there is no broker that would have any. Make what it"
+            " reads tasks, or use a StartStopStep with a thread."
+        )
+
+
+def in_order(steps: Iterable[Any]) -> list[Any]:
+    """Classes of steps, or the paths of some, each after those it requires."""
+    classes = {symbol_by_name(step) for step in steps}
+    graph: TopologicalSorter[Any] = TopologicalSorter()
+    for cls in sorted(classes, key=lambda cls: (bool(cls.last), cls.__module__, cls.__qualname__)):
+        graph.add(cls, *(required for required in cls.requires if required in classes))
+    return list(graph.static_order())

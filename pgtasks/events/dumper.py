@@ -1,0 +1,55 @@
+"""Prints events as they come, a line each."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from kombu.utils.functional import LRUCache
+
+from pgtasks._state import get_current_app
+
+__all__ = ("Dumper", "evdump", "humanize_type")
+
+_HUMAN_TYPES = {"worker-offline": "shutdown", "worker-online": "started", "worker-heartbeat": "heartbeat"}
+
+
+def humanize_type(type: str) -> str:
+    """Say an event's type in words."""
+    return _HUMAN_TYPES.get(type.lower(), type.lower().replace("-", " "))
+
+
+class Dumper:
+    """Prints events to `out`."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.out = out or sys.stdout
+        self._calls = LRUCache(limit=4095)
+
+    def say(self, text: str) -> None:
+        print(text, file=self.out, flush=True)
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Print one event. Of a task, its call is shown with each event once it is known."""
+        fields = dict(event)
+        at = datetime.fromtimestamp(fields.pop("timestamp"), UTC)
+        type_, hostname = fields.pop("type").lower(), fields.pop("hostname")
+        words = [humanize_type(type_)]
+        if type_.startswith("task-"):
+            uuid = fields.pop("uuid")
+            if type_ in ("task-received", "task-sent"):
+                name, args, kwargs = (fields.pop(field, None) for field in ("name", "args", "kwargs"))
+                self._calls[uuid] = f"{name}({uuid}) args={args} kwargs={kwargs}"
+            words.append(self._calls.get(uuid) or uuid)
+        rest = ", ".join(f"{name}={fields[name]}" for name in sorted(fields))
+        words[0] += ":" if rest else ""
+        self.say(f"{hostname} [{at}] {' '.join(words)} {rest}")
+
+
+def evdump(app: Any = None, out: TextIO | None = None) -> None:
+    """Print events until interrupted."""
+    app = app or get_current_app()
+    dumper = Dumper(out)
+    dumper.say("-> evdump: starting capture...")
+    app.events.Receiver(handlers={"*": dumper.on_event}).capture()

@@ -1,0 +1,53 @@
+"""Verbs on monitoring events: who listens, and what is kept for whom.
+
+    listen -> (anybody) publish -> hear ... unlisten
+
+The statements, with what they rely on, are in `events.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from pgtasks.store.sql import Query, Row, count, load, nothing
+
+_SQL = load("events")
+
+
+class Batch(NamedTuple):
+    """Some events, encoded together."""
+
+    content_type: str | None
+    content_encoding: str | None
+    body: bytes
+
+
+def listen(listener: UUID) -> Query[None]:
+    """Say that somebody listens; to be said again every few seconds."""
+    return Query(_SQL["listen"], {"listener": listener}, nothing)
+
+
+def unlisten(listener: UUID) -> Query[None]:
+    """Say that somebody listens no longer."""
+    return Query(_SQL["unlisten"], {"listener": listener}, nothing)
+
+
+def publish(batch: Batch) -> Query[int]:
+    """Keep events for everybody who listens; gives how many do."""
+    return Query(_SQL["publish"], batch._asdict(), count)
+
+
+def hear(listener: UUID, limit: int = 100) -> Query[list[Batch]]:
+    """Take up to `limit` batches of events that have come for a listener."""
+    return Query(_SQL["hear"], {"listener": listener, "limit": limit}, _batches)
+
+
+def _batches(found: Sequence[Row]) -> list[Batch]:
+    return [Batch._make(row) for row in found]
+
+
+def sweep() -> Query[None]:
+    """Throw away listeners that are gone, and what was kept for them."""
+    return Query(_SQL["sweep"], {}, nothing)

@@ -1,0 +1,53 @@
+"""The verb for people who look on; the statement is in `overview.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from pgtasks.store.sql import Query, Row, load
+
+_SQL = load("overview")
+
+
+class Overview(NamedTuple):
+    """One look at everything; durations are in the column that the comment names."""
+
+    now: datetime
+    ready: int
+    scheduled: int
+    #: How many tasks have ended in the last minute, and how many of them failed.
+    ended: int
+    failed: int
+    #: queue, ready, scheduled, since when the oldest waits
+    queues: list[tuple[Any, ...]]
+    #: hostname, pool, slots, claimed, up, queues
+    workers: list[tuple[Any, ...]]
+    #: id, name, hostname, for how long
+    running: list[tuple[Any, ...]]
+    #: id, name, state, how long it took
+    latest: list[tuple[Any, ...]]
+
+
+#: Where the duration is in a row of each list.
+_DURATIONS = (3, 4, 3, 3)
+
+
+def look(limit: int = 20) -> Query[Overview]:
+    """Look at everything: up to `limit` queues, workers, tasks that run and tasks that ended last."""
+    return Query(_SQL["look"], {"limit": limit}, _overview)
+
+
+def _overview(found: Sequence[Row]) -> Overview:
+    *figures, queues, workers, running, latest = found[0]
+    lists = [
+        [_with_duration(row, at) for row in rows or ()]
+        for rows, at in zip((queues, workers, running, latest), _DURATIONS, strict=True)
+    ]
+    return Overview(*figures, *lists)
+
+
+def _with_duration(row: list[Any], at: int) -> tuple[Any, ...]:
+    seconds = row[at]
+    return (*row[:at], None if seconds is None else timedelta(seconds=float(seconds)), *row[at + 1 :])

@@ -1,0 +1,33 @@
+-- Statements for people who look on: what waits, who works, what runs, what ended last.
+
+-- name: look
+-- One look at everything, as one row, so that what it shows belongs together. It counts what waits: with a backlog of
+-- millions that takes its time. Relies on ready_pkey, scheduled_pkey, claim_pkey, result_done_at. In: limit of each list.
+WITH waiting AS (
+  SELECT queue, ready, scheduled, pgtasks.clock() - oldest AS waiting FROM pgtasks.queues
+  ORDER BY ready DESC, queue LIMIT %(limit)s
+),
+working AS (
+  SELECT hostname, pool, concurrency, claimed, pgtasks.clock() - started_at AS up, array_to_string(queues, ',') AS queues
+  FROM pgtasks.workers WHERE is_alive ORDER BY hostname LIMIT %(limit)s
+),
+running AS (
+  SELECT coalesce(m.task_id, c.id::text) AS id, m.name, w.hostname, pgtasks.clock() - c.claimed_at AS for
+  FROM pgtasks.claim c JOIN pgtasks.message m ON m.id = c.id LEFT JOIN pgtasks.worker w ON w.id = c.worker
+  ORDER BY c.claimed_at LIMIT %(limit)s
+),
+minute AS (
+  SELECT id, state, done_at, done_at - claimed_at AS took FROM pgtasks.result
+  WHERE done_at > pgtasks.clock() - interval '1 minute'
+),
+latest AS (
+  SELECT coalesce(m.task_id, r.id::text) AS id, m.name, r.state, r.took
+  FROM minute r JOIN pgtasks.message m ON m.id = r.id ORDER BY r.done_at DESC LIMIT %(limit)s
+)
+SELECT pgtasks.clock(),
+       coalesce((SELECT sum(ready) FROM waiting), 0)::bigint, coalesce((SELECT sum(scheduled) FROM waiting), 0)::bigint,
+       (SELECT count(*) FROM minute), (SELECT count(*) FROM minute WHERE state = 'FAILURE'),
+       (SELECT json_agg(json_build_array(queue, ready, scheduled, extract(epoch FROM waiting))) FROM waiting),
+       (SELECT json_agg(json_build_array(hostname, pool, concurrency, claimed, extract(epoch FROM up), queues)) FROM working),
+       (SELECT json_agg(json_build_array(id, name, hostname, extract(epoch FROM "for"))) FROM running),
+       (SELECT json_agg(json_build_array(id, name, state, extract(epoch FROM took))) FROM latest)

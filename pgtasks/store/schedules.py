@@ -1,0 +1,95 @@
+"""Verbs on periodic tasks: what schedulers share, and who takes a turn.
+
+    register -> recall ... advance -> (the task is enqueued in the same transaction)
+
+The statements, with what they rely on, are in `schedules.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from pgtasks.store.sql import Query, Row, column, load, rows
+
+_SQL = load("schedules")
+
+
+class Memory(NamedTuple):
+    """What the schedulers know of one periodic task together."""
+
+    name: str
+    last_run_at: datetime
+    runs: int
+    is_paused: bool
+
+
+class Described(NamedTuple):
+    """A periodic task as the code of an app has it, in words; `moment` is when it counts from at first."""
+
+    name: str
+    task: str
+    schedule: str
+    moment: datetime
+
+
+class Turn(NamedTuple):
+    """One turn of a periodic task, for whoever takes it."""
+
+    app: str
+    name: str
+    #: last_run_at as it was when the turn was found to be due, and as it shall be.
+    seen: datetime
+    moment: datetime
+    next: datetime | None
+    #: The id that the task has.
+    task: UUID
+    overlap: str
+    is_missed: bool
+
+
+def register(app: str, entries: Sequence[Described]) -> Query[list[Memory]]:
+    """Make sure that the periodic tasks of an app have rows; gives what is known of each."""
+    values = {
+        "app": app,
+        "names": [entry.name for entry in entries],
+        "tasks": [entry.task for entry in entries],
+        "schedules": [entry.schedule for entry in entries],
+        "moments": [entry.moment for entry in entries],
+    }
+    return Query(_SQL["register"], values, _memories)
+
+
+def recall(app: str) -> Query[list[Memory]]:
+    """What is known of the periodic tasks of an app."""
+    return Query(_SQL["recall"], {"app": app}, _memories)
+
+
+def _memories(found: Sequence[Row]) -> list[Memory]:
+    return [Memory._make(row) for row in found]
+
+
+def advance(turn: Turn) -> Query[str | None]:
+    """Take a turn: gives 'send', 'pass' or 'wait', or None when somebody else has taken it."""
+    return Query(_SQL["advance"], turn._asdict(), _verdict)
+
+
+def _verdict(found: Sequence[Row]) -> str | None:
+    return found[0][0] if found else None
+
+
+def pause(app: str, names: Sequence[str]) -> Query[list[str]]:
+    """Have periodic tasks take no turns; gives the names there are."""
+    return Query(_SQL["pause"], {"app": app, "names": list(names)}, column)
+
+
+def resume(app: str, names: Sequence[str]) -> Query[list[str]]:
+    """Have periodic tasks take turns again, from now on; gives the names there are."""
+    return Query(_SQL["resume"], {"app": app, "names": list(names)}, column)
+
+
+def listing(app: str) -> Query[Sequence[Row]]:
+    """The periodic tasks of an app, as rows of the view `pgtasks.schedules`."""
+    return Query(_SQL["listing"], {"app": app}, rows)

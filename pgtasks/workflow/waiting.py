@@ -1,0 +1,128 @@
+"""How a run waits: for time, for signals, for tasks.
+
+A wait looks first whether what it waits for is there. If not, the run is suspended: it becomes a row, with the wait itself
+as a PENDING step so that its time runs on, and is woken by whoever brings what it waits for (`pgtasks.wake` in the
+schema). Woken, the code is replayed up to the wait, which looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pgtasks.exceptions import TimeoutError
+from pgtasks.message import id_of
+from pgtasks.store import workflows
+from pgtasks.store.workflows import Came, Pending, Place, Recorded, Step, Wish
+from pgtasks.workflow.course import SHORT_S, Course
+from pgtasks.workflow.need import Pause, Plan
+
+__all__ = ("Sought", "get", "get_all", "sleep", "sleep_until", "wait")
+
+#: Seconds after which a run looks again for tasks that it has not made itself: their end wakes nobody for sure.
+RECHECK_S = 10.0
+
+
+def sleep(run: Course, place: Place, seconds: float) -> Plan[None]:
+    """Go on after some seconds, by the database's clock."""
+    known = yield from run.known(place)
+    if known is not None:
+        yield from _sleep_on(run, known)
+    elif seconds <= SHORT_S:
+        step = Step(place=place, kind="sleep", state="PENDING", attempts=0)
+        amended = yield workflows.amend(run.hold, step, again_in_s=max(seconds, 0.0))
+        run.check(None if amended is None else amended.is_cancelled)
+        if seconds > 0:
+            yield Pause(seconds)
+    else:
+        yield from run.suspend(Wish(pending=(Pending(**place._asdict(), kind="sleep", seconds=seconds),)))
+
+
+def sleep_until(run: Course, place: Place, moment: datetime) -> Plan[None]:
+    """Go on at a moment; at once if it is past."""
+    known = yield from run.known(place)
+    if known is not None:
+        yield from _sleep_on(run, known)
+        return
+    due = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    pending = Pending(**place._asdict(), kind="sleep", due=due.isoformat())
+    yield from run.suspend(Wish(until=due, pending=(pending,)))
+
+
+def _sleep_on(run: Course, known: Recorded) -> Plan[None]:
+    if known.state == "PENDING" and not known.is_due:
+        yield from run.suspend(Wish(until=known.due))
+
+
+class Sought(NamedTuple):
+    """What a wait is for: the first of some signals and tasks."""
+
+    names: tuple[str, ...] = ()
+    #: As their users know them.
+    task_ids: tuple[str, ...] = ()
+    timeout_s: float | None = None
+
+    @property
+    def keys(self) -> tuple[UUID, ...]:
+        return tuple(id_of(each) for each in self.task_ids)
+
+    def __str__(self) -> str:
+        return ", ".join((*self.names, *(f"task {each}" for each in self.task_ids)))
+
+
+def wait(run: Course, place: Place, kind: str, sought: Sought) -> Plan[Recorded | Came]:
+    """Wait for the first of what is sought; a state of TIMEOUT says that there was none in time, for good."""
+    known = yield from run.known(place)
+    while known is None or known.state == "PENDING":
+        step = Step(place=place, kind=kind)
+        answer = yield workflows.receive(run.hold, step, sought.names, sought.keys)
+        run.check(None if answer is None else answer.is_cancelled)
+        if answer.came:
+            came: Came = answer.came[place.name, place.ordinal]
+            return came
+        yield from run.suspend(_wish(run, place, kind, sought, known))
+    return known
+
+
+def _wish(run: Course, place: Place, kind: str, sought: Sought, known: Recorded | None) -> Wish:
+    foreign = any(not run.is_own(each) for each in sought.task_ids)
+    pending = Pending(**place._asdict(), kind=kind, source=str(sought), seconds=sought.timeout_s)
+    return Wish(
+        tasks=sought.keys,
+        names=sought.names,
+        pending=(pending,),
+        until=None if known is None else known.due,
+        recheck_s=RECHECK_S if foreign else None,
+    )
+
+
+def get(run: Course, place: Place, task_id: str, timeout_s: float | None) -> Plan[Recorded | Came]:
+    """Wait for one task; raises `TimeoutError` when it has not ended in time."""
+    came = yield from wait(run, place, "get", Sought(task_ids=(task_id,), timeout_s=timeout_s))
+    if came.state == "TIMEOUT":
+        raise TimeoutError(f"Task {task_id} did not end within {timeout_s:g} s. Nothing was cancelled.")
+    return came
+
+
+def get_all(run: Course, places: Sequence[Place], task_ids: Sequence[str]) -> Plan[list[Recorded | Came]]:
+    """Wait until all of some tasks have ended; what came of each is a step of its own."""
+    found: dict[int, Any] = {}
+    for index, place in enumerate(places):
+        known = yield from run.known(place)
+        if known is not None and known.state != "PENDING":
+            found[index] = known
+    while missing := [index for index in range(len(places)) if index not in found]:
+        keys = [id_of(task_ids[index]) for index in missing]
+        answer = yield workflows.collect(run.hold, [places[index] for index in missing], keys)
+        run.check(None if answer is None else answer.is_cancelled)
+        for index in missing:
+            came = answer.came.get((places[index].name, places[index].ordinal))
+            if came is not None:
+                found[index] = came
+        if len(found) < len(places):
+            left = tuple(id_of(task_ids[index]) for index in missing if index not in found)
+            foreign = any(key not in run.children for key in left)
+            yield from run.suspend(Wish(tasks=left, is_set=True, recheck_s=RECHECK_S if foreign else None))
+    return [found[index] for index in range(len(places))]

@@ -1,0 +1,285 @@
+"""The load tests work, and judge fairly; how fast anything is, is no business of a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest import bench, scale, sweep
+from loadtest.page import Line, page, plot
+from loadtest.rivals import __main__ as rivals
+from loadtest.rivals import contenders
+from loadtest.verdict import busiest, verdict
+
+ROOT = Path(bench.__file__).parents[1]
+
+needs_locust = pytest.mark.skipif(find_spec("locust") is None, reason="Locust is not installed: pgtasks[loadtest]")
+
+
+def point(**changes: Any) -> dict[str, Any]:
+    """What the watch sees in one second of a server that is not busy."""
+    return {
+        "t": 1.0, "sent_per_s": 100.0, "ended_per_s": 100.0, "ready": 0, "claimed": 0, "sent_in": 1.0, "settled_in": 10.0,
+        "queue_ms": [1.0, 2.0, 3.0], "run_ms": [1.0, 2.0, 3.0], "total_ms": [2.0, 4.0, 6.0], "wal_per_s": 1e5,
+        "server_cores": 0.2, "worker_cores": 0.2, "worker_busiest": 0.1, "generator_cores": 0.1, "generator_busiest": 0.1,
+        "machine_cores": 0.5, "waits": {"cpu": 0.2, "wal": 0.1}, **changes,
+    }  # fmt: skip
+
+
+def ceiling(**rates: float) -> dict[str, Any]:
+    sizes = {"enqueue": 1, "bulk": 1000, "drain10": 10, "drain100": 100}
+    points = [
+        {"what": name.rstrip("01"), "clients": 1, "batch": sizes[name], "tasks_per_s": rate, "wal_bytes": 500.0,
+         "server_us": 100.0}
+        for name, rate in rates.items()
+    ]  # fmt: skip
+    settings = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+    return {"points": points, "settings": settings, "machine": {}, "fsyncs_per_s": 1000.0}
+
+
+# -- the verdict
+
+
+def test_what_the_server_does_for_a_task_at_both_ends_of_its_life_adds_up() -> None:
+    measured = ceiling(enqueue=1000, bulk=50_000, drain10=1000, drain100=20_000)
+
+    half = verdict([point(sent_per_s=250, ended_per_s=250)], measured, 2)
+    only_sent = verdict([point(sent_per_s=250, ended_per_s=0)], measured, 2)
+
+    assert half.ceiling_per_s == pytest.approx(500)
+    assert half.percent == pytest.approx(50)
+    assert only_sent.percent == pytest.approx(25)
+
+
+def test_a_batch_between_two_that_were_measured_takes_what_lies_between() -> None:
+    points = ceiling(drain10=1000, drain100=10_000)["points"]  # both take 10 ms per statement
+
+    assert sweep.seconds_per_task(points, sweep.ENDING, 55) == pytest.approx(0.01 / 55)
+    assert sweep.seconds_per_task(points, sweep.ENDING, 2) == pytest.approx(0.001)  # not less than was measured
+    assert sweep.seconds_per_task(points, sweep.SENDING, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "limit"),
+    [
+        ({"generator_busiest": 0.97, "machine_cores": 2.0}, "load generator CPU"),
+        ({"machine_cores": 1.95, "server_cores": 1.2}, "server CPU"),
+        ({"machine_cores": 1.95, "worker_cores": 1.2}, "worker CPU"),
+        ({"machine_cores": 1.95}, "other work on this machine"),
+        ({"ready": 5000, "worker_busiest": 0.95}, "worker CPU"),
+        ({"waits": {"cpu": 1.0, "wal": 3.0}}, "WAL fsync"),
+        ({"waits": {"cpu": 1.0, "lock": 3.0}}, "lock wait"),
+        ({"waits": {"cpu": 1.0}}, "the load, since no more was sent"),
+    ],
+)
+def test_the_limit_is_what_had_no_more_to_give(seen: dict[str, Any], limit: str) -> None:
+    said = verdict([point(**seen)], None, 2)
+
+    assert said.limit == limit
+    assert any("LOAD GENERATOR" in warning for warning in said.warnings) is (limit == "load generator CPU")
+
+
+def test_the_seconds_that_count_are_those_in_which_most_was_done() -> None:
+    points = [point(t=at, sent_per_s=rate) for at, rate in enumerate([10, 900, 20, 800, 30, 40])]
+
+    assert [each["sent_per_s"] for each in busiest(points)] == [900, 800]
+
+
+def test_a_run_without_a_ceiling_says_so() -> None:
+    said = verdict([point()], None, 2)
+
+    assert said.percent is None
+    assert said.sentence.startswith("Without a measured ceiling")
+    assert any("No ceiling was measured" in warning for warning in said.warnings)
+
+
+# -- the page
+
+
+def test_the_page_shows_what_it_was_given_and_loads_nothing_from_elsewhere() -> None:
+    points = [point(t=float(at), queue_ms=None if at == 2 else [1.0, 2.0, 3.0]) for at in range(5)]
+    measured = ceiling(enqueue=1000, bulk=50_000, drain10=1000, drain100=20_000)
+
+    text = page("<b>title</b>", verdict(points, measured, 2), points, measured)
+
+    assert "&lt;b&gt;title" in text
+    assert verdict(points, measured, 2).sentence in text
+    assert text.count("<svg") == 5
+    assert not re.search(r"(src|href)=|url\(|@import", text)
+
+
+def test_a_plot_leaves_out_what_is_not_known() -> None:
+    (known,) = re.findall(r'points="([^"]*)"', plot("p", [0.0, 1.0, 2.0], [Line("a", [1.0, None, 3.0])]))
+    assert len(known.split()) == 2
+    assert '<polyline points="' in plot("p", [], [Line("a", [])])
+
+
+# -- Locust
+
+
+@needs_locust
+def test_one_command_does_everything_and_leaves_a_report(server_url: str, tmp_path: Path) -> None:
+    report, figures = tmp_path / "report.html", tmp_path / "figures.json"
+    command = [sys.executable, "-m", "loadtest", "Single", "Bulk", "--url", server_url, "--users", "2"]
+    command += ["--seconds", "5", "--ceiling", "none", "--html", str(report), "--json", str(figures)]
+    command += ["--", "--csv", str(tmp_path / "l"), "--bulk-size", "50"]
+
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    assert said.returncode == 0, said.stderr
+    found = json.loads(figures.read_text())
+    assert sum(each["ended_per_s"] for each in found["points"]) > 0
+    assert found["verdict"]["sentence"] in report.read_text()
+    stats = (tmp_path / "l_stats.csv").read_text()
+    assert all(name in stats for name in ("SEND,delay,", "SEND,delay_many of 50,"))
+    assert [line.split(",")[3] for line in stats.splitlines()[1:]] == ["0"] * (len(stats.splitlines()) - 1)
+
+
+@needs_locust
+def test_a_gate_below_its_percentage_fails(server_url: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "loadtest",
+        "Single",
+        "--url",
+        server_url,
+        "--users",
+        "1",
+        "--seconds",
+        "2",
+    ]
+    command += ["--workers", "0", "--ceiling", "none", "--html", str(tmp_path / "r.html"), "--at-least", "1"]
+
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    assert said.returncode == 1
+    assert "Without a measured ceiling" in said.stdout
+
+
+@needs_locust
+def test_shapes_end_when_there_is_no_more_to_learn() -> None:
+    # In a process of its own: Locust makes greenlets of the threads of whoever imports it.
+    program = """
+from types import SimpleNamespace
+from loadtest.shapes import SHAPES
+
+def users(name, rates, ready, seconds=100):
+    now, options = [0], SimpleNamespace(num_users=64, run_time=10, step_seconds=1)
+    shape = SHAPES[name](options, lambda: (rates[min(now[0], len(rates) - 1)], ready[min(now[0], len(ready) - 1)]))
+    shape.get_run_time = lambda: now[0]
+    ticks = []
+    while (tick := shape.tick()) is not None and now[0] < seconds:
+        ticks.append(tick[0])
+        now[0] += 1
+    return ticks
+
+print(users("steps", [0, 100, 190, 195, 196], [0]))
+print(users("steps", [2 ** n for n in range(20)], [0]))
+print(users("spike", [0], [0]))
+print(users("drain", [0], [9] * 12 + [0]))
+print(len(users("drain", [0], [9])), len(users("soak", [0], [9])))
+"""
+
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert said.stdout.splitlines() == [
+        "[1, 2, 4, 8]",
+        "[1, 2, 4, 8, 16, 32, 64]",
+        "[6, 6, 6, 6, 64, 64, 6, 6, 6, 6]",
+        "[64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0]",
+        "45 10",
+    ]
+
+
+# -- rivals
+
+
+def test_a_rival_that_is_missing_is_not_run_and_never_zero() -> None:
+    found = {
+        "machine": {"cpu": "c", "cores": 2, "load_average": 0.1}, "settings": {"server_version": "18"}, "crowding": 1.0,
+        "scale": {"rounds": 2}, "not_run": {"DBOS": "its packages cannot be installed"},
+        "rounds": [
+            {"pgtasks": {"drain": 1000.0, "trip": 2.0}, "Celery on Redis": {"drain": 100.0, "trip": 5.0}},
+            {"pgtasks": {"drain": 3000.0, "trip": 3.0}, "Celery on Redis": {"drain": 200.0}},
+        ],
+    }  # fmt: skip
+
+    said = rivals.text(found)
+
+    assert rivals.medians(found, "Celery on Redis", "drain") == (150.0, 12.5)
+    assert rivals.medians(found, "Celery on Redis", "trip") == (5.0, 2.5)
+    assert rivals.medians(found, "DBOS", "drain") is None
+    assert "not run: DBOS: its packages cannot be installed" in said
+    assert " 0" not in re.sub(r"0\.1", "", said)
+
+
+def test_a_drain_in_which_a_task_ran_twice_or_that_nobody_could_time_does_not_count(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    ledger.write_bytes(bytes([1] * 9 + [2]))
+    with pytest.raises(contenders.NotRun, match="1 of 10 tasks ran more than once"):
+        rivals._drained(ledger, 10)
+
+    ledger.write_bytes(bytes([1] * 10))
+    with pytest.raises(contenders.NotRun, match="too few to be timed"):
+        rivals._drained(ledger, 10)
+
+
+def test_a_service_that_is_not_installed_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(contenders.NotRun, match="apt-get install redis-server"), contenders.redis(tmp_path):
+        pass
+
+
+def test_pgtasks_does_every_workload_of_the_comparison(database_url: str, tmp_path: Path) -> None:
+    us = contenders.CONTENDERS[0]
+    ready = contenders.Ready(us, Path(sys.executable), {"RIVALS_DATABASE_URL": database_url}, tmp_path)
+    smoke = rivals.SMOKE._replace(drains=3000)
+
+    figures = {workload: rivals.measure(ready, workload, smoke) for workload in us.can}
+
+    assert set(figures) == set(rivals.WORKLOADS)
+    assert all(figure > 0 for figure in figures.values())
+
+
+# -- scale
+
+
+def test_the_time_of_a_claim_is_measured_at_every_size(server_url: str) -> None:
+    found = scale.run(server_url, scale.Scale(ready=(500, 1500), finished=(0, 1000), queues=5, batches=4))
+
+    assert [(row["ready"], row["finished"], row["pinned"]) for row in found["rows"][:-1]] == [
+        (ready, finished, pinned) for finished in (0, 1000) for ready in (500, 1500) for pinned in (False, True)
+    ]
+    assert found["rows"][-1]["queues"] == 5
+    assert all(row["claim_clock_us"] > 0 for row in found["rows"])
+    assert found["disk_bytes_per_task"] > 0
+
+
+def test_growth_is_that_of_the_worst_size_and_of_the_cpu() -> None:
+    rows = [{"claim_cpu_us": cpu_us} for cpu_us in (100.0, 150.0, 120.0)]
+
+    assert scale.growth(rows) == 1.5
+    assert scale.growth([{"claim_cpu_us": None}]) is None
+
+
+# -- the sweep
+
+
+def test_capacity_is_what_a_task_costs_the_server_at_both_ends_of_its_life() -> None:
+    rows = sweep.capacity(ceiling(enqueue=1000, bulk=50_000, drain10=1000, drain100=20_000)["points"])
+
+    assert [row["what"] for row in rows] == ["sent alone", "sent in bulk"]
+    assert rows[0]["per_core"] == pytest.approx(5000)
+    assert rows[0]["wal_bytes"] == 1000

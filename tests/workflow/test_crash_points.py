@@ -1,0 +1,150 @@
+"""A worker that dies right before, or right after, every single statement that a workflow makes it send.
+
+The statements are counted in a run without trouble; then there is one run per statement and side of it. Every run must come
+to the same end, with every recorded step once, every child once, and no effect oftener than its step could be lost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pgtasks.message import id_of
+from tests.workflow import flows
+from tests.workflow.conftest import Desk
+
+EXPECTED = [1, 2, 8, 2, 4, [3, 4], "went", 2, 10]
+
+
+#: Statements of the test itself, or with their own tests.
+NOT_A_RUNS = {"tick", "reap", "enlist", "signal", "fetch", "enqueue_one"}
+
+
+class Died(BaseException):
+    """The worker is gone, at this very place."""
+
+
+class Wire:
+    """Counts the statements to the database, and breaks at one of them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.database = desk.app.database
+        self.sent: list[str] = []
+        self.breaks_at: int | None = None
+        self.is_after = False
+
+    def _pass(self, name: str, send: Callable[[], Any]) -> Any:
+        at = len(self.sent)
+        self.sent.append(name)
+        if at != self.breaks_at:
+            return send()
+        self.breaks_at = None
+        if self.is_after:
+            send()
+        raise Died(name)
+
+    @contextmanager
+    def tapped(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        run, run_together = self.database.run, self.database.run_together
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                self.database,
+                "run",
+                lambda query, conn=None: self._pass(query.statement.name, lambda: run(query, conn)),
+            )
+            patch.setattr(
+                self.database, "run_together",
+                lambda *queries: self._pass(queries[0].statement.name, lambda: run_together(*queries)),
+            )  # fmt: skip
+            yield
+
+
+def play(desk: Desk, wire: Wire, result: Any) -> None:
+    """Work until nothing is left to do; a worker that dies is followed by another one."""
+    for _ in range(12):
+        try:
+            while claims := desk.claim(1):
+                outcome = desk.run(claims[0])
+                if isinstance(outcome.value, bytes) and b"Died" in outcome.value:
+                    raise Died
+                desk.settle(outcome)
+        except Died:
+            desk.die()
+            continue
+        if desk.standing(result) == ["SUCCESS"]:
+            return
+        if "wait go" in [name for name, state, _ in desk.steps(result) if state == "PENDING"]:
+            result.signal("go", "went", key="once")
+        desk.travel(61)
+
+
+def scene(desk: Desk, monkeypatch: pytest.MonkeyPatch, breaks_at: int | None, is_after: bool) -> tuple[Any, Wire]:
+    path = desk.stage.directory / f"tries-{breaks_at}-{is_after}"
+    result = flows.everything.delay(str(path))
+    wire = Wire(desk)
+    wire.breaks_at, wire.is_after = breaks_at, is_after
+    with wire.tapped(monkeypatch):
+        play(desk, wire, result)
+    return result, wire
+
+
+def judge(desk: Desk, result: Any) -> None:
+    result._cache = None
+    value = result.get(timeout=0)
+    assert value[:7] == EXPECTED[:7]
+    assert value[8] == EXPECTED[8]
+    assert desk.standing(result) == ["SUCCESS"]
+    steps = desk.conn.execute(
+        "SELECT name, ordinal FROM pgtasks.step WHERE run = %s AND state = 'SUCCESS'", [id_of(result.id)]
+    ).fetchall()
+    assert len(steps) == len(set(steps))
+    children = desk.conn.execute(
+        "SELECT count(*) FROM pgtasks.message WHERE parent = %s", [id_of(result.id)]
+    ).fetchone()
+    assert children == (4,)
+    effects = Counter((line["name"], str(line.get("values")), line.get("key")) for line in desk.stage.lines("effect")
+                      if line["name"] != "flaky")  # fmt: skip
+    assert max(effects.values()) <= 2
+    for table in ("claim", "ready", "scheduled", "waiting"):
+        assert desk.conn.execute(f"SELECT count(*) FROM pgtasks.{table}".encode()).fetchone() == (0,), table
+
+
+def clean(desk: Desk) -> None:
+    desk.stage.journal.write_text("")
+    for table in ("message", "result", "step", "signal", "awaited", "divergence"):
+        desk.conn.execute(f"DELETE FROM pgtasks.{table}".encode())
+
+
+def enumerate_crashes(desk: Desk, monkeypatch: pytest.MonkeyPatch, chosen: Callable[[int, str], bool]) -> int:
+    result, wire = scene(desk, monkeypatch, None, False)
+    judge(desk, result)
+    count = 0
+    for at, name in enumerate(wire.sent):
+        for is_after in (False, True):
+            if name not in NOT_A_RUNS and chosen(at, name):
+                clean(desk)
+                result, _ = scene(desk, monkeypatch, at, is_after)
+                judge(desk, result)
+                count += 1
+    return count
+
+
+def test_a_worker_that_dies_at_one_statement_of_each_kind_is_survived(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: dict[str, int] = {}
+
+    def first_of_kind(at: int, name: str) -> bool:
+        return kinds.setdefault(name, at) == at
+
+    assert enumerate_crashes(desk, monkeypatch, first_of_kind) >= 2 * 8
+    assert {"remember", "adopt", "suspend", "recall", "receive", "collect", "amend", "claim", "settle"} <= set(kinds)
+
+
+@pytest.mark.chaos
+def test_a_worker_that_dies_at_any_statement_is_survived(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert enumerate_crashes(desk, monkeypatch, lambda at, name: True) > 60
