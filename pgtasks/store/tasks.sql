@@ -6,6 +6,7 @@
 -- It wakes one idle worker of the queue, if there is one: NOTIFY takes a lock of the whole database at commit, so a busy
 -- system sends none. Which one depends on the transaction, so a thousand enqueues in one cause one wake-up. A worker that
 -- falls asleep at this very moment is missed, and looks again by itself a little later.
+-- The word 'ready' says that there is nothing to look after but the queue.
 -- In: one message. Out: nothing.
 WITH added AS (
   INSERT INTO pgtasks.message (id, priority, root, parent, expires, name, queue, task_id, group_id,
@@ -21,7 +22,7 @@ now AS (
   INSERT INTO pgtasks.ready (id, queue, rank)
   SELECT id, queue, -priority FROM added
 )
-SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+SELECT pg_notify('pgtasks_worker_' || i.worker, 'ready')
 FROM (
   SELECT worker FROM pgtasks.idle WHERE queue = %(queue)s
   ORDER BY hashtextextended(worker::text, pg_current_xact_id()::text::bigint) LIMIT 1
@@ -100,7 +101,7 @@ now AS (
   WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM bound)
   ORDER BY i.place
 )
-SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+SELECT pg_notify('pgtasks_worker_' || i.worker, CASE WHEN EXISTS (SELECT FROM later) THEN '' ELSE 'ready' END)
 FROM (
   SELECT worker FROM pgtasks.idle WHERE queue = ANY (%(queues)b)
   GROUP BY worker
@@ -132,7 +133,7 @@ now AS (
   INSERT INTO pgtasks.ready (id, queue, rank)
   SELECT id, %(queue)s::text, -%(priority)s::smallint FROM added
 )
-SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+SELECT pg_notify('pgtasks_worker_' || i.worker, 'ready')
 FROM (
   SELECT worker FROM pgtasks.idle WHERE queue = %(queue)s::text
   GROUP BY worker

@@ -398,11 +398,13 @@ class Worker(Controlled):
         self._reactor.follow(self.crew.children, self.crew.listen, self.consumer.bell, self._hear_doorbell)
 
     def _hear_doorbell(self) -> None:
-        if "letter" in self.consumer.hear():
+        words = self.consumer.hear()
+        if "letter" in words:
             self.letterbox.empty()
         self._claims_now = True
-        # It may have been about a task that is due soon, or about a claim that was revoked.
-        self.consumer.tick_soon()
+        if set(words) != {"ready"}:
+            # It may have been about a task that is due soon, or about a claim that was revoked.
+            self.consumer.tick_soon()
 
     # -- when the database is away
 
