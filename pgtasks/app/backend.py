@@ -242,9 +242,14 @@ class Backend(ResultCodec):
             found: dict[UUID, Stored] = yield self._fetch(watch.waiting)
             ended = [key for key, stored in found.items() if stored.is_ended]
         else:
-            # A hidden result is announced too: it arrives as PENDING, since nothing else will come of it.
-            ended = list((yield watch.next_wait()))
-            found = (yield self._fetch(ended)) if ended else {}
+            announced = list((yield watch.next_wait()))
+            found = (yield self._fetch(announced)) if announced else {}
+            ended = [key for key in announced if key in found and found[key].is_ended]
+            if len(ended) < len(announced):
+                # A hidden result is announced too: it arrives as PENDING, since nothing else will come of it. Or the
+                # word was about an earlier end, of a task that has been redriven since.
+                really: set[UUID] = yield tasks.ended(announced)
+                ended = [key for key in announced if key in really]
         return [
             watch.arrive(key, self._read(watch.waiting[key], found.get(key))) for key in watch.in_order(found, ended)
         ]

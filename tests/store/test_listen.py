@@ -76,6 +76,7 @@ def test_a_waiter_is_told_by_the_settle(
 def test_every_thread_of_a_process_hears_of_its_own_result_over_one_doorbell(
     database: Database, hand: Hand, conn: Conn, threads: ThreadPoolExecutor
 ) -> None:
+    terminate_listeners(conn)  # those that other tests have left
     messages = [message() for _ in range(6)]
     database.run(tasks.enqueue(messages))
     claims = {claim.id: claim for claim in hand.claim()}
