@@ -239,6 +239,8 @@ class Job:
     #: The hard time limit, known once the task begins, and when it is up by the monotonic clock.
     limit_s: float | None = None
     kill_at: float | None = None
+    #: The claim is not the worker's any more: what comes of it is not to be settled.
+    is_void: bool = False
 
 
 class Child:
@@ -371,8 +373,10 @@ class Child:
         for packed in self._frames.feed(data):
             report = _unpack_report(packed, lambda number: self.jobs[number].claim)
             if isinstance(report, Ended):
-                self.jobs.pop(report.number, None)
+                job = self.jobs.pop(report.number, None)
                 self.last_ended_at = now
+                if job is not None and job.is_void:
+                    report = report._replace(outcome=report.outcome._replace(kind="gone"))
             elif isinstance(report, Begun):
                 job = self.jobs[report.number]
                 job.limit_s, job.kill_at = report.limit_s, now + report.limit_s

@@ -52,13 +52,14 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
 
 #: Sent once per connection. READ COMMITTED is what every statement is written for, whatever a role's default says;
 #: a generic plan is the same as a planned one for statements that probe primary keys, and saves the planning. A plan
-#: made while the tables are nearly empty would scan them, and be kept until they are not: no sequential scans, then.
+#: made while the tables are nearly empty would scan them, and be kept until they are not: no sequential scans, then. To
+#: compile a plan would cost more than to run any of these for an hour.
 #: Behind a pooler nothing of it happens, since the session belongs to many: it shows by the process that answers being
 #: another one than the process that was introduced at the start.
 _SESSION = (
     "SELECT set_config('default_transaction_isolation', 'read committed', false),"
     " set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false),"
-    " set_config('idle_in_transaction_session_timeout', '60s', false)"
+    " set_config('jit', 'off', false), set_config('idle_in_transaction_session_timeout', '60s', false)"
     " WHERE pg_backend_pid() = {backend_pid}"
 )
 _ISOLATION = "SHOW default_transaction_isolation"
@@ -206,6 +207,8 @@ class Database:
         self.patience_s = patience_s
         #: Known when a connection has been opened; then there is no listening.
         self.is_pooled = False
+        #: How many connections were opened; one more than before means that one was lost, perhaps with its server.
+        self.connects = 0
         self._lock = threading.Lock()
         self._idle: deque[OwnConnection] = deque()
         self._pid = os.getpid()
@@ -290,6 +293,7 @@ class Database:
             if self._idle:
                 return self._idle.pop()
         conn = connect(self.url)
+        self.connects += 1
         self.is_pooled = conn.is_pooled
         if not self._is_current:
             migrate.upgrade(conn)

@@ -87,10 +87,21 @@ def discharge(worker: UUID) -> Query[int]:
     return Query(_SQL["discharge"], {"worker": worker}, count)
 
 
-def disown(worker: UUID, known: Collection[tuple[UUID, int]]) -> Query[int]:
+class Disowned(NamedTuple):
+    """The answer to a `disown`: how many tasks went back, and which of those that were named are not the worker's."""
+
+    returned: int
+    lost: list[UUID]
+
+
+def disown(worker: UUID, known: Collection[tuple[UUID, int]]) -> Query[Disowned]:
     """Give back what a worker holds by the tables but does not know of; `known` are ids with their deliveries."""
     values = {"worker": worker, "ids": [each for each, _ in known], "deliveries": [number for _, number in known]}
-    return Query(_SQL["disown"], values, count)
+    return Query(_SQL["disown"], values, _disowned)
+
+
+def _disowned(found: Sequence[Row]) -> Disowned:
+    return Disowned._make(found[0])
 
 
 def idle(worker: UUID, queues: Sequence[str]) -> Query[None]:

@@ -101,13 +101,18 @@ returned AS (
 SELECT count(*) FROM returned
 
 -- name: disown
--- Give back what a worker holds by the tables but does not know of: claims whose answer was lost on the way.
+-- Give back what a worker holds by the tables but does not know of: claims whose answer was lost on the way, and those of
+-- tasks that it has settled in commits which a crash of the server, or a failover, has undone.
 -- A newer delivery of a task that it knows is one of those: a retry that was claimed anew. In: worker, the ids and
--- deliveries it knows. Out: how many tasks went back.
-WITH freed AS (
+-- deliveries it knows. Out: how many tasks went back, and which of those it knows are not its own, since the same crash has
+-- undone their claims.
+WITH known AS (
+  SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]) AS k(id, delivery)
+),
+freed AS (
   DELETE FROM pgtasks.claim
   WHERE worker = %(worker)s
-    AND (id, delivery) NOT IN (SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]))
+    AND (id, delivery) NOT IN (SELECT * FROM known)
   RETURNING id, delivery, retries, losses, revoke_signal
 ),
 marked AS (
@@ -119,7 +124,12 @@ returned AS (
   FROM freed f JOIN pgtasks.message m ON m.id = f.id
   RETURNING id
 )
-SELECT count(*) FROM returned
+SELECT (SELECT count(*) FROM returned), ARRAY(
+  SELECT k.id FROM known k
+  WHERE NOT EXISTS (
+    SELECT FROM pgtasks.claim c WHERE c.id = k.id AND c.delivery = k.delivery AND c.worker = %(worker)s
+  )
+)
 
 -- name: idle
 -- Declare that a worker has nothing to do, so that an enqueue wakes it. It must claim once more before it sleeps.

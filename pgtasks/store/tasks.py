@@ -257,6 +257,36 @@ def settle(
     )
 
 
+def is_release(outcome: Outcome) -> bool:
+    """True for a success that others wait for, with nothing else to store: what `release` can settle."""
+    return (
+        outcome.has_successors and outcome.state == "SUCCESS" and outcome.kind == "done" and not outcome.follow_ups
+    )
+
+
+def release(
+    worker: UUID, hostname: str, outcomes: Sequence[Outcome], *, queues: Sequence[str], room: int, may_lag: bool
+) -> Query[Settled]:
+    """Settle successes that others wait for (`is_release`), and take up to `room` of the tasks that this releases.
+
+    With `may_lag` the commit may be one that a crash of the server undoes; the worker must `disown` after it lost a
+    connection. Raises when one of the tasks has ended otherwise: then `settle` them.
+    """
+    columns = ("ids", "deliveries", "values", "content_types", "content_encodings", "children", "hidden")
+    return Query(
+        _SQL["release"],
+        {
+            "worker": worker,
+            "hostname": hostname,
+            **{name: [getattr(o, _OUTCOME_COLUMNS[name]) for o in outcomes] for name in columns},
+            "queues": list(queues),
+            "room": room,
+            "may_lag": may_lag,
+        },
+        _settled,
+    )
+
+
 def _settled(found: Sequence[Row]) -> Settled:
     ended = found[0][-1]
     if found[0][0] is None:

@@ -115,7 +115,8 @@ WHERE pg_notification_queue_usage() < 0.5
 -- Sent again, it changes nothing. Not by ON CONFLICT, which inserts row by row and costs the server a third more: those
 -- that are there are left out. If the first one is still under way somewhere, this one waits for it and then fails on
 -- message_pkey, which counts as passing, so that it is sent once more. COPY would save 100 bytes of WAL per task and no
--- time, and has no way to be sent twice. Moments are asked for once, not per row. Relies on message_pkey.
+-- time, and has no way to be sent twice. Moments are asked for once, not per row. Those that are there are looked up by
+-- = ANY: as an anti-join, planned while the table is empty, they would be looked for in all of it. Relies on message_pkey.
 -- In: ids and payloads as arrays; options as an array, or none and one value for all; the rest once. Out: nothing.
 WITH added AS (
   INSERT INTO pgtasks.message (id, created_at, priority, root, parent, expires, name, queue, group_id,
@@ -126,7 +127,7 @@ WITH added AS (
          %(content_type)s::text, %(content_encoding)s::text, coalesce(i.options, %(options)s::bytea), i.payload,
          %(max_deliveries)s::smallint
   FROM unnest(%(ids)s::uuid[], %(payloads)s::bytea[], %(each_options)s::bytea[]) AS i(id, payload, options)
-  WHERE NOT EXISTS (SELECT FROM pgtasks.message m WHERE m.id = i.id)
+  WHERE i.id <> ALL (ARRAY(SELECT m.id FROM pgtasks.message m WHERE m.id = ANY (%(ids)s::uuid[])))
   RETURNING id
 ),
 now AS (
@@ -457,6 +458,141 @@ LEFT JOIN LATERAL (
     UNION ALL
     -- Results stored by this very statement are not in the table yet for it.
     SELECT n.state, n.content_type, n.content_encoding, n.value FROM ended n
+    WHERE n.id = e.pred AND n.id IN (SELECT id FROM stored)
+  ) v
+  WHERE e.succ = t.id
+) i ON t.inputs IN ('value', 'list')
+ORDER BY t.rank, t.id
+
+-- name: release
+-- End successes that others wait for, release those that wait for nothing else, and take up to `room` of them: `settle` for
+-- the one thing that a canvas does all the time, at half its price, since every table that a statement may write costs it
+-- time whether it writes or not.
+-- A result that is there already (the task was revoked while it ran) breaks result_pkey and nothing is done: such an outcome
+-- is for `settle`.
+-- When all that it releases is taken and nobody is told, the commit does not wait for the disk if `may_lag`: what the worker
+-- settles next does, and comes later in the log. A crash of the server may undo the whole of it, and the claim is there
+-- again; the worker, whose connection broke, disowns it (see `disown`). Tasks that run at most once are waited for.
+-- Locks: claim, then waiting by id. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey, message_pkey.
+-- In: worker, hostname, outcomes as arrays, the worker's queues, room, may_lag. Out: as of `settle`.
+WITH outcome AS (
+  SELECT * FROM unnest(%(ids)b::uuid[], %(values)b::bytea[], %(content_types)b::text[], %(content_encodings)b::text[],
+                       %(children)b::bytea[], %(hidden)b::boolean[])
+                AS o(id, value, content_type, content_encoding, children, hidden)
+),
+ended AS (
+  DELETE FROM pgtasks.claim
+  WHERE id = ANY (%(ids)b::uuid[]) AND worker = %(worker)s
+    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]
+  RETURNING id, claimed_at, retries, delivery, acked
+),
+stored AS (
+  INSERT INTO pgtasks.result (id, claimed_at, retries, delivery, hidden, state, worker, content_type, content_encoding,
+                              value, children)
+  SELECT e.id, e.claimed_at, e.retries, e.delivery, o.hidden, 'SUCCESS', %(hostname)s, o.content_type,
+         o.content_encoding, o.value, o.children
+  FROM outcome o JOIN ended e ON e.id = o.id
+  RETURNING id
+),
+counted AS (
+  SELECT e.succ AS id, count(*)::int AS n
+  FROM pgtasks.edge e WHERE e.pred = ANY (ARRAY(SELECT id FROM stored))
+  GROUP BY e.succ
+),
+locked AS MATERIALIZED (
+  SELECT w.id, c.n FROM pgtasks.waiting w JOIN counted c ON c.id = w.id
+  WHERE w.pending > 0
+  ORDER BY w.id FOR UPDATE OF w
+),
+lowered AS (
+  UPDATE pgtasks.waiting w
+  SET pending = CASE WHEN (SELECT m.trigger FROM pgtasks.message m WHERE m.id = w.id) = 'any' THEN 0 ELSE w.pending - l.n END
+  FROM locked l WHERE w.id = l.id
+  RETURNING w.id, w.pending, w.delivery, l.n
+),
+freed AS MATERIALIZED (
+  SELECT m.id, m.queue, m.priority, l.n, l.delivery,
+         coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due, m.trigger, m.name, m.content_type,
+         m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id, m.task_id, m.due AS own_due, m.expires,
+         m.inputs, m.has_successors
+  FROM lowered l JOIN pgtasks.message m ON m.id = l.id
+  WHERE l.pending = 0
+),
+mine AS MATERIALIZED (
+  SELECT id, delivery + 1 AS delivery, 0 AS retries, -priority AS rank, 0::bigint AS seq, 0::smallint AS losses,
+         CASE WHEN expires <= pgtasks.clock() THEN 'expired' ELSE 'live' END AS fate,
+         name, queue, content_type, content_encoding, payload, options, root, parent, group_id, task_id, own_due, expires,
+         inputs, trigger, has_successors
+  FROM freed
+  WHERE (due IS NULL OR due <= pgtasks.clock()) AND queue = ANY (%(queues)b::text[]) AND trigger IS NULL
+    -- See `settle`: of another one's results only the count is known here.
+    AND n = (SELECT w.pending FROM pgtasks.waiting w WHERE w.id = freed.id)
+  ORDER BY priority DESC, id LIMIT %(room)s
+),
+leased AS (
+  INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery)
+  SELECT id, %(worker)s, pgtasks.clock(), 0, delivery FROM mine
+),
+later AS (
+  INSERT INTO pgtasks.scheduled (id, due, rank, delivery, queue)
+  SELECT id, due, -priority, delivery, queue FROM freed WHERE due > pgtasks.clock()
+),
+others AS MATERIALIZED (
+  SELECT id, queue, priority, delivery FROM freed
+  WHERE (due IS NULL OR due <= pgtasks.clock()) AND id NOT IN (SELECT id FROM mine)
+),
+returned AS (
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery) SELECT id, queue, -priority, delivery FROM others
+),
+waiters AS (
+  DELETE FROM pgtasks.waiter
+  WHERE id = ANY (ARRAY(SELECT id FROM stored)) AND pg_notification_queue_usage() < 0.5
+  RETURNING id, process
+),
+told AS (
+  SELECT pg_notify('pgtasks_waiter_' || process, CASE WHEN count(*) <= 200 THEN string_agg(id::text, ',') ELSE '' END)
+  FROM waiters GROUP BY process
+),
+roused AS (
+  SELECT pgtasks.wake_for_tasks(a.run, a.tasks)
+  FROM (
+    SELECT run, array_agg(task) AS tasks FROM pgtasks.awaited
+    WHERE task = ANY (ARRAY(SELECT id FROM stored))
+    GROUP BY run ORDER BY run
+  ) a
+),
+woken AS (
+  SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+  FROM (
+    SELECT worker FROM pgtasks.idle
+    WHERE worker <> %(worker)s AND queue IN (SELECT queue FROM others)
+    GROUP BY worker ORDER BY random() LIMIT (SELECT count(*) FROM others)
+  ) i
+  WHERE pg_notification_queue_usage() < 0.5
+)
+SELECT t.*, i.states, i.types, i.encodings, i.vals, one.commit, one.told, one.ended
+FROM (
+  SELECT ended, told + roused AS told,
+         CASE WHEN %(may_lag)s AND told + roused + woken = 0 AND released = taken AND taken > 0 AND NOT acked
+              THEN set_config('synchronous_commit', 'off', true) END AS commit
+  FROM (
+    SELECT ARRAY(SELECT id FROM ended) AS ended, (SELECT bool_or(acked) FROM ended) AS acked,
+           (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM roused) AS roused,
+           (SELECT count(*) FROM woken) AS woken,
+           (SELECT count(*) FROM freed) AS released, (SELECT count(*) FROM mine) AS taken
+  ) counts
+) one
+LEFT JOIN mine t ON true
+LEFT JOIN LATERAL (
+  SELECT array_agg(v.state ORDER BY e.position) AS states,
+         array_agg(v.content_type ORDER BY e.position) AS types,
+         array_agg(v.content_encoding ORDER BY e.position) AS encodings,
+         array_agg(v.value ORDER BY e.position) AS vals
+  FROM pgtasks.edge e CROSS JOIN LATERAL (
+    SELECT r.state, r.content_type, r.content_encoding, r.value FROM pgtasks.result r WHERE r.id = e.pred
+    UNION ALL
+    -- Results stored by this very statement are not in the table yet for it.
+    SELECT 'SUCCESS', n.content_type, n.content_encoding, n.value FROM outcome n
     WHERE n.id = e.pred AND n.id IN (SELECT id FROM stored)
   ) v
   WHERE e.succ = t.id

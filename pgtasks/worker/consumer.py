@@ -71,6 +71,8 @@ class Consumer:
         #: The last claim got less than it asked for: nothing waits in the queues, as far as is known.
         self._is_drained = False
         self._is_unsure = False
+        self._connects = 0
+        self._lost: set[UUID] = set()
         now = time.monotonic()
         self._swept_at = self._reaped_at = -math.inf
         self._sweep_cost_s = 0.0
@@ -93,6 +95,7 @@ class Consumer:
         self.database.run(fleet.enlist(self.worker, lease_s=self.lease_s, pid=os.getpid(), **self._description))
         self.renewed_at = sent_at
         self._is_idle = self._is_unsure = False
+        self._connects = self.database.connects
         self._cursors.clear()
         self._listen()
 
@@ -106,6 +109,11 @@ class Consumer:
     def discharge(self) -> int:
         """Sign off; gives how many claims went back to their queues with it."""
         return self.database.run(fleet.discharge(self.worker))
+
+    def take_lost(self) -> set[UUID]:
+        """Claims that were found not to be this worker's any more, once."""
+        lost, self._lost = self._lost, set()
+        return lost
 
     def close(self) -> None:
         if self._bell is not None:
@@ -154,19 +162,18 @@ class Consumer:
         settled already do not match any more. `known` are the claims in hand, for what an answer lost on the way
         may have added to them.
         """
-        if self._is_unsure:
-            in_hand = [(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes]
-            back = self.database.run(fleet.disown(self.worker, in_hand))
-            if back:
-                logger.warning("%d claims whose answer was lost on the way went back to their queues", back)
-            self._is_unsure = False
+        if self._is_unsure or self.database.connects > self._connects:
+            self._compare([(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes])
         plain = [o for o in outcomes if tasks.is_plain_success(o)]
         others = [o for o in outcomes if not tasks.is_plain_success(o)]
         self._is_unsure = True
         for outcome in [o for o in others if o.follow_ups]:
             others.remove(outcome)
             self._settle_with_follow_ups(outcome)
-        taken = self._settle(others, room) if others else []
+        releases = [o for o in others if tasks.is_release(o)]
+        taken = self._release(releases, room) if releases else []
+        if rest := [o for o in others if not tasks.is_release(o)]:
+            taken = [*taken, *self._settle(rest, room - len(taken))]
         while len(plain) > MOST_PLAIN:
             self._claim(plain[:MOST_PLAIN], (), 0)
             plain = plain[MOST_PLAIN:]
@@ -174,6 +181,31 @@ class Consumer:
         claims = taken if taken and self._is_idle and not plain else [*taken, *self._look(plain, room - len(taken))]
         self._is_unsure = False
         return claims
+
+    def _compare(self, in_hand: Sequence[tuple[UUID, int]]) -> None:
+        """After an answer or a connection was lost: see what became of claims, and take the tables' word for it."""
+        back, lost = self.database.run(fleet.disown(self.worker, in_hand))
+        if back:
+            logger.warning("%d claims whose answer was lost on the way went back to their queues", back)
+        self._lost.update(lost)
+        self._is_unsure, self._connects = False, self.database.connects
+
+    def _release(self, outcomes: Sequence[Outcome], room: int) -> list[Claim]:
+        """Settle successes that others wait for; takes what they release when nothing else waits for its turn."""
+        try:
+            settled = self.database.run(
+                tasks.release(
+                    self.worker, self.hostname, outcomes,
+                    queues=self.queues, room=room if self._is_drained else 0, may_lag=not self.database.is_pooled,
+                )
+            )  # fmt: skip
+        except OperationalError:
+            raise
+        except Exception:
+            # One of them has ended otherwise meanwhile, or cannot be stored.
+            return self._settle(outcomes, room)
+        self._check(len(outcomes), len(settled.ended))
+        return settled.claims
 
     def _settle(self, outcomes: Sequence[Outcome], room: int) -> list[Claim]:
         """Settle outcomes of any kind; takes what they release when nothing else waits for its turn in the queues."""

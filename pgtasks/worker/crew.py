@@ -267,6 +267,13 @@ class Crew:
         """True when claims wait behind something, so that it is worth looking again soon."""
         return bool(self.backlog) or any(len(child.jobs) > child.options.slots for child in self.children)
 
+    def disclaim(self, ids: Collection[UUID]) -> None:
+        """Have nothing come of claims that are not this worker's any more; those that run go on, unheard."""
+        self.backlog = deque(claim for claim in self.backlog if claim.id not in ids)
+        for child in self.children:
+            for job in child.jobs.values():
+                job.is_void = job.is_void or job.claim.id in ids
+
     def hold(self) -> None:
         """Start nothing more: what was sent and not begun comes back to wait here."""
         for child in self.children:

@@ -317,6 +317,8 @@ class Worker(Controlled):
         except OperationalError:
             crew.put_back(outcomes)
             raise
+        if lost := consumer.take_lost():
+            crew.disclaim(lost)
         self.note_settled(outcomes)
         # Where there was more than room for, there may be more.
         self._claims_now = bool(claims) and len(claims) == room

@@ -61,7 +61,7 @@ def persist(consumer: Consumer, outcomes: list[Outcome], room: int, known: list[
             pass
 
 
-CLAIM, SETTLE = b"UPDATE SKIP LOCKED\n  ) r", b"let_go AS"
+CLAIM, SETTLE, RELEASE = b"UPDATE SKIP LOCKED\n  ) r", b"let_go AS", b"lowered AS (\n  UPDATE pgtasks.waiting w\n"
 FAULTS = ["cut_before", "cut_after"]
 
 
@@ -128,10 +128,12 @@ def test_a_result_whose_answer_is_lost_is_stored_once(
     plain = message()
     database.run(tasks.enqueue([first, second, plain], [Link(second.id, first.id)]))
     claims = consumer.step([], 2, [])
-    getattr(proxy, fault)(SETTLE)
+    sprung = getattr(proxy, fault)(RELEASE)
     getattr(proxy, fault)(CLAIM)
 
     persist(consumer, [done(claim) for claim in claims], 0, [])
+
+    assert sprung.is_set()
 
     assert standing(conn, first) == standing(conn, plain) == ["SUCCESS"]
     assert conn.execute("SELECT count(*) FROM pgtasks.ready WHERE id = %s", [second.id]).fetchone() == (1,)
@@ -177,6 +179,39 @@ def test_a_consumer_whose_session_was_terminated_goes_on(database: Database, con
     persist(consumer, [done(claim)], 1, [])
 
     assert conn.execute("SELECT count(*) FROM pgtasks.result").fetchone() == (1,)
+
+
+UNDO = """
+WITH taken AS (DELETE FROM pgtasks.claim WHERE id = %(second)s),
+held AS (UPDATE pgtasks.waiting SET pending = 1 WHERE id = %(second)s),
+kept AS (DELETE FROM pgtasks.result WHERE id = %(first)s RETURNING id, claimed_at)
+INSERT INTO pgtasks.claim (id, worker, claimed_at, retries, delivery)
+SELECT id, %(worker)s, claimed_at, 0, %(delivery)s FROM kept
+"""
+
+
+def test_a_link_of_a_chain_that_a_crash_of_the_server_undid_is_run_again(
+    database: Database, consumer: Consumer, conn: Conn
+) -> None:
+    """Its commit had not reached the disk; the worker, which runs the next link, learns of it by the lost connection."""
+    first, second = message(), message(inputs="value")
+    database.run(tasks.enqueue([first, second], [Link(second.id, first.id)]))
+    (claim,) = consumer.step([], 5, [])
+    (taken,) = consumer.step([done(claim)], 5, [])
+    values = {"first": first.id, "second": second.id, "worker": consumer.worker, "delivery": claim.delivery}
+    conn.execute(UNDO, values)
+    conn.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+    (again_first,) = persist(consumer, [], 5, [taken])
+    lost = consumer.take_lost()
+    (again_second,) = persist(consumer, [done(again_first, b"2")], 5, [])
+
+    assert lost == {second.id}
+    assert (again_first.id, again_first.delivery) == (first.id, claim.delivery + 1)
+    assert (again_second.id, again_second.input_values) == (second.id, [b"2"])
 
 
 def test_the_errbacks_of_an_outcome_that_was_fenced_off_are_not_sent(
