@@ -230,7 +230,7 @@ def compose(tasks: Sequence[Any]) -> Any:
     for position, task in enumerate(tasks, start=1):
         is_copied = isinstance(task, Signature) and position < len(tasks)
         composed = _grown(composed, task.clone() if is_copied else task)
-    if type(composed) is _chain and composed.tasks:
+    if type(composed) is _chain and any(map(is_chain, tasks)):
         # An errback that was an inner chain's is now that of several steps: each gets a copy, to be stamped once.
         *before, last = composed.tasks
         composed.tasks = [*(step.clone() for step in before), last]

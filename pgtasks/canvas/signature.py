@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, MutableSequence
 from copy import deepcopy
 from functools import cached_property, partial
 from itertools import chain as concat
+from operator import methodcaller
 from typing import Any, ClassVar, Self, TypeVar
 
 from kombu.utils.functional import maybe_list, reprcall
@@ -28,22 +29,20 @@ from pgtasks.canvas.stamping import StampingVisitor, collect_stamps
 SignatureClass = TypeVar("SignatureClass", bound="type[Signature]")
 
 
-class Entry:
-    """An attribute that lives in the dict under a key, or `parent.key`; None when the key is missing."""
+class Entry(property):
+    """An attribute that lives in the dict under a key, or `parent.key`; None when the key is missing.
+
+    A property, since Python reads those without calling anything written in Python, and a canvas is read a lot.
+    """
 
     def __init__(self, path: str) -> None:
-        self._parent, _, self._key = path.rpartition(".")
+        parent, _, key = path.rpartition(".")
+        get = (lambda sig: sig[parent].get(key)) if parent else methodcaller("get", key)
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.__doc__ = f"The signature's {name}, as stored in the dict."
+        def store(sig: Any, value: Any) -> None:
+            (sig[parent] if parent else sig)[key] = value
 
-    def __get__(self, sig: Any, owner: type | None = None) -> Any:
-        if sig is None:
-            return self
-        return (sig[self._parent] if self._parent else sig).get(self._key)
-
-    def __set__(self, sig: Any, value: Any) -> None:
-        (sig[self._parent] if self._parent else sig)[self._key] = value
+        super().__init__(get, store, doc=f"The signature's {key}, as stored in the dict.")
 
 
 class Signature(dict[str, Any]):
@@ -63,6 +62,8 @@ class Signature(dict[str, Any]):
 
     _app: Any = None
     _type: Any = None
+    #: The id under which this very object was last sent, as a canvas.
+    _sent_as: str | None = None
 
     id = Entry("options.task_id")
     parent_id = Entry("options.parent_id")
@@ -127,18 +128,17 @@ class Signature(dict[str, Any]):
             args, kwargs, options = self._merge(args, kwargs, options)
         else:
             args, kwargs, options = self.args, self.kwargs, self.options
-        copy = Signature.from_dict(
-            {
-                "task": self.task,
-                "args": tuple(args),
-                # Shallow: arguments may be lazy or not copyable, and only the mapping itself gets changed.
-                "kwargs": dict(kwargs) if kwargs is self.kwargs else kwargs,
-                "options": deepcopy(options) if options else {},
-                "subtask_type": self.subtask_type,
-                "immutable": self.immutable,
-            },
-            app=self._app,
-        )
+        kind = self.get("subtask_type")
+        entries = {
+            "task": self.get("task"),
+            "args": tuple(args),
+            # Shallow: arguments may be lazy or not copyable, and only the mapping itself gets changed.
+            "kwargs": dict(kwargs) if kwargs is self.kwargs else kwargs,
+            "options": deepcopy(options) if options else {},
+            "subtask_type": kind,
+            "immutable": self.get("immutable"),
+        }
+        copy = Signature.from_dict(entries, app=self._app) if kind else Signature(entries, app=self._app)
         copy._type = self._type
         return copy  # type: ignore[return-value]  # the registry gives back the class that was asked for
 
@@ -206,8 +206,8 @@ class Signature(dict[str, Any]):
     ) -> Any:
         """Give the task its id now and return the result object that will have it.
 
-        An id that is already set stays. Sending a frozen signature twice sends one task: the second changes
-        nothing.
+        An id that is already set stays. Sending a frozen task twice sends one task: the second changes nothing. A
+        frozen canvas that is sent again once all of it has ended runs again.
         """
         options = self.options
         if "task_id" not in options:
@@ -328,6 +328,10 @@ class Signature(dict[str, Any]):
         """
         args, kwargs, options = self._merge_to_send(args, kwargs, options)
         return self._apply_async(args, kwargs, **options)
+
+    def election(self) -> Any:
+        """Have one worker run the task. Every task is run by one, so this sends it, under its id if it has one."""
+        return self.apply_async()
 
     async def adelay(self, *args: Any, **kwargs: Any) -> Any:
         """`delay` for coroutines."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
@@ -335,11 +335,11 @@ class Consumer:
 
     # -- once a second
 
-    def next_tick_at(self, has_room: bool) -> float:
+    def next_tick_at(self, room: Callable[[], int]) -> float:
         """When to tick next: in a second, soon after falling asleep, or when a task is due that there is room for."""
         # A lease of a few seconds wants looking after more often.
         usual = min((self._ticked_at + min(TICK_S, self.lease_s / 4), *self._look_again_at))
-        if has_room and self._next_due_at is not None:
+        if self._next_due_at is not None and room():
             return min(usual, max(self._next_due_at, self._ticked_at + 0.002))
         return usual
 

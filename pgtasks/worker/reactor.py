@@ -15,6 +15,7 @@ class Reactor:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._constant: set[int] = set()
+        self._followed: list[tuple[Any, bool]] = []
 
     def fileno(self) -> int:
         return self._selector.fileno()
@@ -26,6 +27,10 @@ class Reactor:
 
     def follow(self, children: list[Any], listen: Callable[[Any], None], bell: Any, hear: React) -> None:
         """Keep in step with the children and the doorbell, which come and go."""
+        followed = [(bell, False), *[(child, child.wants_to_write) for child in children]]
+        if followed == self._followed:
+            return
+        self._followed = followed
         wanted: dict[int, tuple[int, React]] = {}
         for child in children:
             if child.fileno() >= 0:

@@ -359,7 +359,7 @@ class Worker(Controlled):
         """What must be done from time to time."""
         now = time.monotonic()
         self.attendants.mind(now)
-        if now >= self.consumer.next_tick_at(self.crew.room() > 0):
+        if now >= self.consumer.next_tick_at(self.crew.room):
             tick = self.consumer.tick()
             if not tick.is_registered:
                 self._rejoin()
@@ -382,7 +382,7 @@ class Worker(Controlled):
         now = time.monotonic()
         if self._claims_now and self.crew.room() and not self._is_stopping:
             return now
-        times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room() > 0), *self.attendants.next_at()]
+        times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room), *self.attendants.next_at()]
         if self._gathering_since is not None:
             times.append(self._gathering_since + GATHER_S)
         if self.crew.has_outcomes and not self.crew.busy():
