@@ -103,7 +103,7 @@ def _workers(url: str, options: argparse.Namespace, directory: Path) -> Iterator
         for number in range(options.workers):
             own = ["-n", f"load{number}@here", "-c", str(options.concurrency)]
             started.append(subprocess.Popen([*command, *own], stdout=log, stderr=subprocess.STDOUT))
-        _await_workers(url, started)
+        _await_workers(url, started, directory / "workers.log")
         yield
     finally:
         for worker in started:
@@ -116,16 +116,18 @@ def _workers(url: str, options: argparse.Namespace, directory: Path) -> Iterator
         log.close()
 
 
-def _await_workers(url: str, started: Sequence[subprocess.Popen[bytes]]) -> None:
+def _await_workers(url: str, started: Sequence[subprocess.Popen[bytes]], log: Path) -> None:
     # The schema installs itself when somebody comes.
     bench.app.database.ping()
     with psycopg.connect(url, autocommit=True) as conn:
         while conn.execute("SELECT count(*) FROM pgtasks.worker").fetchone() != (len(started),):
             for worker in started:
                 try:
-                    raise SystemExit(f"A worker ended with status {worker.wait(0.1)} before it had begun.")
+                    status = worker.wait(0.1)
                 except subprocess.TimeoutExpired:
                     continue
+                said = log.read_text(errors="replace")[-2000:].strip()
+                raise SystemExit(f"A worker ended with status {status} before it had begun:\n{said}")
 
 
 def _locust(options: argparse.Namespace, ceiling: str, found: Path) -> int:

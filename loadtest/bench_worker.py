@@ -27,7 +27,9 @@ class WorkerFailed(Exception):
 class BenchWorker:
     """Starts a worker when it is made and returns when that has nothing to do."""
 
-    def __init__(self, conn: psycopg.Connection[Any], directory: Path, concurrency: int, calls: int) -> None:
+    def __init__(
+        self, conn: psycopg.Connection[Any], directory: Path, concurrency: int, calls: int, options: str = ""
+    ) -> None:
         """`calls` is how many calls of `noop` are counted; `conn` leads to the worker's database."""
         self._conn = conn
         self._concurrency = concurrency
@@ -35,7 +37,7 @@ class BenchWorker:
         ledger = directory / "ledger"
         ledger.write_bytes(bytes(calls))
         self._ledger = open_ledger(ledger)
-        command = f"pgtasks -A loadtest.bench_tasks worker -n bench@here -c {concurrency} -P prefork -l WARNING"
+        command = f"pgtasks -A loadtest.bench_tasks worker -n bench@here -c {concurrency} -P prefork -l WARNING {options}"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *command.split()],

@@ -1,14 +1,21 @@
-"""Does size matter? What a claim takes with more and more ready, a long history, and an old snapshot open.
+"""Does size matter? What statements take with more and more ready, a long history, and an old snapshot open.
 
-    python -m loadtest.scale              up to 1,000,000 ready and 10,000,000 finished; minutes, and some GB
+    python -m loadtest.scale              up to 1,000,000 ready and 10,000,000 finished; ten minutes, and 10 GB
     python -m loadtest.scale --small      up to 20,000 and 20,000: for CI
     python -m loadtest.scale --at-most 2  exit status 1 when a claim takes more than twice as long at the end
 
-At each size a worker settles and claims batches of a hundred, by `claim` as workers send it, first with
-nothing else open and then with a snapshot held open that was taken before the first of them, so that vacuum
-may not remove what they leave. Time is that of the server, from its own count of CPU for the backend, which
-another one's work does not lengthen much, and by the clock. Also: what a table takes on disk per task, and
-claims from one queue among a thousand.
+Three experiments on one database:
+
+    sizes       at each size a worker settles and claims batches of a hundred, by `claim` as workers send it, first with
+                nothing else open and then with a snapshot held open that was taken before the first of them, so that
+                vacuum may not remove what they leave; at the smallest and the largest size the other statements as
+                well, see `loadtest.probes`; and claims from one queue among a thousand
+    churn       a million tasks go through one queue, with and without an old snapshot: what do they leave behind, and
+                what do the first and the last hundred thousand take?
+    capacity    what to plan with: bytes of disk and of WAL per task
+
+Time is that of the server, from its own count of CPU for the backend, which another one's work does not lengthen much,
+and by the clock.
 """
 
 from __future__ import annotations
@@ -18,16 +25,17 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import psycopg
 
-from loadtest import bench
-from loadtest.measure import Figures, backend_cpu_s, difference, machine, settings
-from pgtasks.message import Claim, Outcome
+from loadtest import bench, probes
+from loadtest.measure import Figures, backend_cpu_s, difference, machine, settings, spent
+from pgtasks.message import Claim, Message, Outcome, new_id, new_ids
 from pgtasks.store import database, fleet, tasks
 
 BATCH = 100
@@ -41,9 +49,10 @@ class Scale(NamedTuple):
     finished: Sequence[int] = (0, 10_000_000)
     queues: int = 1000
     batches: int = 100
+    churned: int = 1_000_000
 
 
-SMALL = Scale(ready=(1000, 20_000), finished=(0, 20_000), queues=50, batches=8)
+SMALL = Scale(ready=(1000, 20_000), finished=(0, 20_000), queues=50, batches=8, churned=20_000)
 
 _MESSAGES = """
 INSERT INTO pgtasks.message (id, name, queue, options, payload)
@@ -71,30 +80,109 @@ class Ladder:
 
     def climb(self) -> list[Figures]:
         """Measure at every size; gives a row per size and kind."""
-        self._enlist()
         found = []
         for finished in self.scale.finished:
             self._finish(finished)
             for ready in self.scale.ready:
-                found += [
-                    self._at(ready, finished, is_pinned=False),
-                    self._at(ready, finished, is_pinned=True),
-                ]
-                print(*map(text, found[-2:]), sep="\n", file=sys.stderr, flush=True)
+                for is_pinned in (False, True):
+                    found.append(self._at(ready, finished, is_pinned=is_pinned))
+                    print(text(found[-1]), file=sys.stderr, flush=True)
         found.append(self._among_queues())
         print(text(found[-1]), file=sys.stderr, flush=True)
         return found
 
+    def others(self) -> list[Figures]:
+        """Time the statements beside the claim: with next to nothing there, and, after `climb`, with everything."""
+        finished = self.scale.finished[-1] if self.made else 0
+        ready = self.scale.ready[-1 if self.made else 0]
+        queue = self._fill(ready)
+        self._schedule(ready)
+        place = probes.Place(self.own, self.worker, queue, finished)
+        found = [{"ready": ready, "finished": finished, "pinned": False, **row} for row in probes.measure(place)]
+        self.conn.execute("UPDATE pgtasks.scheduled SET due = due - interval '10 years'")
+        with self._old_snapshot():
+            # What was there when the snapshot was taken is now dead, and stays: it was claimed, and moved when it was due.
+            self.conn.execute("DELETE FROM pgtasks.ready")
+            self.conn.execute("DELETE FROM pgtasks.scheduled")
+            self.conn.execute(_READY, {"queue": queue})
+            found += [{"ready": ready, "finished": finished, "pinned": True, **row} for row in probes.measure(place)]
+        self.conn.execute("TRUNCATE pgtasks.scheduled")
+        print(*map(text_of_statement, found), sep="\n", file=sys.stderr, flush=True)
+        return found
+
+    def churn(self, *, is_pinned: bool) -> Figures:
+        """Let many tasks go through a queue that is short all the time; what is left, and what the last ones take."""
+        self.conn.execute("TRUNCATE pgtasks.ready, pgtasks.claim")
+        before = self._sizes()
+        with self._old_snapshot() if is_pinned else nullcontext():
+            spans = [self._pass(self.scale.churned // 10) for _ in range(10)]
+            after = self._sizes()
+        first, last = spans[0], spans[-1]
+        found = {
+            "churned": self.scale.churned,
+            "pinned": is_pinned,
+            "first_cpu_us": first["cpu_us"],
+            "last_cpu_us": last["cpu_us"],
+            "wal_bytes_per_task": statistics.median(span["wal_bytes"] for span in spans),
+            **{f"{table}_grown_bytes": after[table] - before[table] for table in before},
+        }
+        print(text_of_churn(found), file=sys.stderr, flush=True)
+        return found
+
+    def _pass(self, count: int) -> Figures:
+        """Enqueue a thousand, and settle and claim them, as often as it takes; per task."""
+        queue, lane, held = "churn", tasks.Lane("churn"), list[Claim]()
+        alike = Message(id=new_id(), name="scale.noop", queue=queue, payload=b"", options=b'{"origin":"gen1@scale"}')
+        server, began_s = spent(self.conn), backend_cpu_s(self.own)
+        for _ in range(0, count, 1000):
+            self.own.run(tasks.enqueue_many(alike, new_ids(1000), [b"[[12345], {}, {}]"] * 1000))
+            for _ in range(1000 // BATCH):
+                held = self.own.run(self._query(lane, held)).claims
+                if held:
+                    lane = lane._replace(rank=held[-1].rank, seq=held[-1].seq)
+        self.own.run(self._query(lane._replace(queue="nothing"), held))
+        cpu_s = difference(backend_cpu_s(self.own), began_s)
+        return {
+            "cpu_us": None if cpu_s is None else cpu_s / count * 1e6,
+            "wal_bytes": (spent(self.conn) - server).wal_bytes / count,
+        }
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of the tables through which tasks go, indexes included."""
+        row = self.conn.execute(
+            "SELECT pg_total_relation_size('pgtasks.ready'), pg_total_relation_size('pgtasks.claim')"
+        ).fetchone()
+        assert row is not None
+        return {"ready": row[0], "claim": row[1]}
+
+    @contextmanager
+    def _old_snapshot(self) -> Iterator[None]:
+        """Have a transaction open that may still look at everything as it is now."""
+        with psycopg.connect(self.conn.info.dsn) as old:
+            old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            old.execute("SELECT count(*) FROM pgtasks.worker")
+            yield
+
+    def _schedule(self, count: int) -> None:
+        """Have so many tasks scheduled, for later."""
+        self.conn.execute(
+            "INSERT INTO pgtasks.scheduled (id, due, rank, queue)"
+            " SELECT gen_random_uuid(), now() + n * interval '1 minute', 0, 'later' FROM generate_series(1, %s) n", [count],
+        )  # fmt: skip
+        self.conn.execute("VACUUM (ANALYZE) pgtasks.scheduled")
+
     def disk(self) -> Figures:
         """Bytes per task of the tables that keep what has ended, indexes included."""
         row = self.conn.execute(
-            "SELECT pg_total_relation_size('pgtasks.message')::float8 / (SELECT count(*) FROM pgtasks.message)"
-            "  + pg_total_relation_size('pgtasks.result')::float8 / nullif((SELECT count(*) FROM pgtasks.result), 0)"
+            "SELECT pg_total_relation_size('pgtasks.message')::float8 / (SELECT count(*) FROM pgtasks.message),"
+            "       pg_total_relation_size('pgtasks.result')::float8 / nullif((SELECT count(*) FROM pgtasks.result), 0)"
         ).fetchone()
         assert row is not None
-        return {"disk_bytes_per_task": row[0]}
+        message, result = row
+        return {"disk_bytes_per_message": message, "disk_bytes_per_result": result, "disk_bytes_per_task": message + result}
 
-    def _enlist(self) -> None:
+    def enlist(self) -> None:
+        """Register the worker that claims."""
         self.own.run(
             fleet.enlist(
                 self.worker, lease_s=86_400, hostname="w@scale", machine="", pid=0, pool="", version="", concurrency=1,
@@ -118,9 +206,7 @@ class Ladder:
         queue = self._fill(ready)
         if not is_pinned:
             return {"ready": ready, "finished": finished, "pinned": False, **self._claim(queue)}
-        with psycopg.connect(self.conn.info.dsn) as old:
-            old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            old.execute("SELECT count(*) FROM pgtasks.worker")
+        with self._old_snapshot():
             return {"ready": ready, "finished": finished, "pinned": True, **self._claim(queue)}
 
     def _fill(self, ready: int) -> str:
@@ -179,6 +265,25 @@ def growth(found: Sequence[Figures]) -> float | None:
     return max(row["claim_cpu_us"] for row in known) / known[0]["claim_cpu_us"]
 
 
+def text_of_statement(row: Figures) -> str:
+    """One statement at one size as a line."""
+    cpu = "-" if row["cpu_us"] is None else f"{row['cpu_us']:,.0f}"
+    return (
+        f"{row['ready']:>9,} ready{', an old snapshot open' if row['pinned'] else '':<23} {row['finished']:>10,} finished:"
+        f" {row['statement']:<10} {cpu:>7} us of the server's CPU, {row['clock_us']:,.0f} us by the clock"
+    )
+
+
+def text_of_churn(row: Figures) -> str:
+    """What a million tasks left behind, as a line."""
+    cpu = "-" if row["first_cpu_us"] is None else f"{row['first_cpu_us']:.0f} us at first and {row['last_cpu_us']:.0f}"
+    return (
+        f"{row['churned']:,} tasks through one queue{', an old snapshot open' if row['pinned'] else ''}: {cpu} us at last of"
+        f" the server's CPU per task, {row['wal_bytes_per_task']:,.0f} bytes of WAL; ready grew by"
+        f" {row['ready_grown_bytes'] / 1e6:.1f} MB, claim by {row['claim_grown_bytes'] / 1e6:.1f} MB"
+    )
+
+
 def text(row: Figures) -> str:
     """One row as a line."""
     cpu = "-" if row["claim_cpu_us"] is None else f"{row['claim_cpu_us'] / BATCH:.1f}"
@@ -195,11 +300,15 @@ def run(server_url: str | None, scale: Scale) -> Figures:
         bench.app.conf.broker_url = url
         bench.app.database.ping()
         ladder = Ladder(url, scale)
+        ladder.enlist()
+        few = ladder.others()
         found = {
             "machine": machine(),
             "settings": settings(ladder.conn),
             "rows": ladder.climb(),
             **ladder.disk(),
+            "statements": [*few, *ladder.others()],
+            "churn": [ladder.churn(is_pinned=False), ladder.churn(is_pinned=True)],
         }
         ladder.own.close()
         ladder.conn.close()
@@ -223,7 +332,10 @@ def main() -> None:
     print(
         f"A claim takes {'?' if grown is None else format(grown, '.2f')} times as long at worst as with the fewest tasks;"
     )
-    print(f"a task that has ended takes {found['disk_bytes_per_task']:,.0f} bytes of disk, indexes included.")
+    print(
+        f"a task that has ended takes {found['disk_bytes_per_task']:,.0f} bytes of disk, indexes included:"
+        f" {found['disk_bytes_per_message']:,.0f} of them its message, {found['disk_bytes_per_result']:,.0f} its result."
+    )
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     if options.at_most is not None and (grown is None or grown > options.at_most):

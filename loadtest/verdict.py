@@ -18,7 +18,7 @@ from loadtest.sweep import ENDING, SENDING, seconds_per_task, whole_life
 
 #: A process, or a machine, that is as busy as this has no more to give.
 _BUSY_PROCESS, _BUSY_MACHINE = 0.9, 0.92
-#: So much of the busy backends' time is not chance.
+#: So much of the busy backends' time is not chance; nor is as much of one backend's, where less than one is busy.
 _MUCH = 0.4
 
 _WAITS = {
@@ -100,23 +100,29 @@ def _named(used: dict[str, float], waits: dict[str, float], busy: float, top: Se
     if _mean(top, "generator_busiest") >= _BUSY_PROCESS:
         return "load generator CPU"
     if used["machine"] >= _BUSY_MACHINE * cores:
-        others = max(0.0, used["machine"] - used["server"] - used["worker"] - used["generator"])
         parts = {
             "server CPU": used["server"],
             "worker CPU": used["worker"],
             "load generator CPU": used["generator"],
-            "other work on this machine": others,
+            "other work on this machine": _others(used),
         }
         return max(parts, key=lambda part: parts[part])
     has_backlog = _mean(top, "ready") > 100
     if has_backlog and _mean(top, "worker_busiest") >= _BUSY_PROCESS:
         return "worker CPU"
     for what in ("wal", "lock", "lwlock", "io"):
-        if busy and waits[what] >= _MUCH * busy:
+        if waits[what] >= _MUCH * max(1.0, busy):
             return _WAITS[what]
+    if _others(used) >= _MUCH * cores:
+        return "other work on this machine"
     if has_backlog and used["worker"]:
         return "the workers, which wait for the server's answers"
     return "the load, since no more was sent"
+
+
+def _others(used: dict[str, float]) -> float:
+    """Processors that are in use by what has nothing to do with the load test."""
+    return max(0.0, used["machine"] - used["server"] - used["worker"] - used["generator"])
 
 
 def _warnings(top: Sequence[Figures], cores: int, limit: str, ceiling: Figures | None) -> list[str]:

@@ -78,7 +78,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look once more, and no more after that."""
+        """Look no more; what was being looked at is still seen, if it has lasted long enough."""
         self._over.set()
         self._thread.join(30)
 
@@ -88,6 +88,8 @@ class Watch:
             before = _counters(conn)
             while not self._over.is_set():
                 waits = self._look(conn)
+                if self.points and time.monotonic() - before["clock"] < PERIOD_S / 2:
+                    return  # so short a time says nothing: counters of the server come once a second
                 now = _counters(conn)
                 self.points.append({"t": time.monotonic() - began_at, **_between(conn, before, now), "waits": waits})
                 before = now

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pgtasks.app.task import Task
     from pgtasks.canvas import StampingVisitor, chain, chord, chunks, group, subtask, xmap, xstarmap
     from pgtasks.canvas.signature import Signature, maybe_signature, signature
+    from pgtasks.flow import Debounce, Flow, Unique
     from pgtasks.workflow import wf
 
 __version__ = "0.1.0"
@@ -28,11 +29,14 @@ __all__ = (
     "VERSION_BANNER",
     "Broadcast",
     "Celery",
+    "Debounce",
     "Exchange",
+    "Flow",
     "Queue",
     "Signature",
     "StampingVisitor",
     "Task",
+    "Unique",
     "__version__",
     "bugreport",
     "chain",
@@ -75,6 +79,7 @@ _HOMES = {
     "pgtasks.app.sharing": ("bugreport", "shared_task"),
     "pgtasks.app.base": ("Celery",),
     "pgtasks.app.task": ("Task",),
+    "pgtasks.flow": ("Debounce", "Flow", "Unique"),
     "pgtasks.workflow": ("wf",),
     "pgtasks.canvas": (
         *("Signature", "StampingVisitor", "chain", "chord", "chunks", "group"),

@@ -363,13 +363,15 @@ class AsyncResult(Told, ResultBase, Generic[R]):
         wait: bool = False,
         timeout: float | None = None,
         canvas: bool = False,
+        conn: Any = None,
     ) -> None:
         """Keep the task from running; with `terminate`, send the process that runs it a `signal` (TERM).
 
-        With `canvas`, the same for every task of the canvas it is part of.
+        With `canvas`, the same for every task of the canvas it is part of; with `conn`, when the transaction commits.
         """
         self.app.control.revoke(
             self.backend.canvas_ids(self.id) if canvas else self.id,
+            conn=conn,
             connection=connection,
             terminate=terminate,
             signal=signal or "SIGTERM",

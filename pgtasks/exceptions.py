@@ -33,6 +33,7 @@ from kombu.utils.encoding import safe_repr
 from pgtasks.utils.serialization import get_pickleable_exception
 
 __all__ = (
+    "AlreadyEnqueued",
     "AlreadyRegistered",
     "AlwaysEagerIgnored",
     "BackendError",
@@ -190,6 +191,18 @@ class DatabaseFull(DatabaseUnavailable):
 
 class TaskSentBefore(CeleryError):
     """A canvas has a task that was sent before, among others that were not, and that has not ended."""
+
+
+class AlreadyEnqueued(CeleryError):
+    """A unique call was not sent, since another task stands for it; with a canvas, nothing of it was."""
+
+    def __init__(self, name: str, task_id: str) -> None:
+        super().__init__(name, task_id)
+        #: The task that stands for the call.
+        self.name, self.task_id = name, task_id
+
+    def __str__(self) -> str:
+        return f"{self.name!r} is unique, and task {self.task_id} stands for this call: nothing was sent."
 
 
 # -- what a task can raise to say what should become of it ------------------------------------------------

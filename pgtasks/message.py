@@ -80,6 +80,11 @@ def new_ids(count: int, root: UUID | None = None) -> Ids:
             return Ids(head, tuple(sorted(tails)))
 
 
+def made_at(task_id: UUID) -> float:
+    """When a time-ordered id was made, in seconds since 1970; 0 for an id of another kind."""
+    return (task_id.int >> 80) / 1000 if task_id.version == 7 else 0.0
+
+
 def slot_of(task_id: UUID) -> int:
     """The slot, 0 to 1023, that says which shard and bucket hold this task and its whole tree."""
     return task_id.int & SLOT_MASK
@@ -115,6 +120,31 @@ Inputs = Literal["none", "value", "list"]
 Trigger = Literal["all_done", "any"]
 
 
+class Limits(NamedTuple):
+    """The limits of a flow, for each key and in total; periods are in seconds."""
+
+    is_keyed: bool
+    concurrency: int | None
+    rate: int | None
+    period: float | None
+    total_concurrency: int | None
+    total_rate: int | None
+    total_period: float | None
+
+
+class UniqueKey(NamedTuple):
+    """What makes calls one task, and for how long: until that has `ended` or `begun`, for a `period`, or while it is `waiting`
+    to be debounced.
+    """
+
+    key: str
+    until: Literal["ended", "begun", "period", "waiting"]
+    period_s: float | None = None
+    wait_s: float | None = None
+    longest_s: float | None = None
+    raises: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """What to run, where and when.
@@ -144,6 +174,9 @@ class Message:
     max_deliveries: int | None = None
     inputs: Inputs | None = None
     trigger: Trigger | None = None
+    #: The flow whose limits it waits for, and its key there.
+    flow: tuple[str, str] | None = None
+    unique: UniqueKey | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no database can store, where it can still be blamed on the call that asks for it."""
@@ -170,7 +203,7 @@ class Message:
     @property
     def is_plain(self) -> bool:
         """True when the task can go straight to the ready queue."""
-        return self.due is None and self.countdown_s is None and self.inputs is None
+        return self.due is None and self.countdown_s is None and self.inputs is None and self.flow is None
 
 
 def _check_text(text: str) -> None:
@@ -257,6 +290,8 @@ class Outcome(NamedTuple):
     fails: tuple[Casualty, ...] = ()
     #: Enqueued with the outcome, in one transaction: the error handlers that are tasks.
     follow_ups: tuple[Batch, ...] = ()
+    #: It has a place in a flow, which is given up with this.
+    is_limited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

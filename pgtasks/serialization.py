@@ -47,7 +47,7 @@ JSON = "application/json"
 EXCEPTION_ABLE_CODECS = frozenset({"pickle"})
 
 # kombu makes an encoder for every call; one instance does, because encoders keep no state between calls.
-_encode_json = _kombu_json.JSONEncoder().encode
+_encoder = _kombu_json.JSONEncoder()
 _decode_json = json.JSONDecoder().decode
 _decode_json_at = json.JSONDecoder().raw_decode
 
@@ -188,6 +188,29 @@ def _json_is_kombus() -> bool:
     """Say whether `json` still means kombu's own serializer: a project may register another."""
     codec = _kombu.registry._encoders.get("json")
     return codec is not None and codec.encoder is _kombu_json.dumps
+
+
+def _quick_encoder() -> Callable[[Any], str]:
+    """`_encoder.encode`, in 0.9 instead of 2.3 us for small arguments: `json` makes its C encoder anew at every call.
+
+    That is for the note it takes of the containers it is in, to say that one is in itself. Without a note one made
+    encoder serves all threads, and what is in itself exceeds the depth of recursion: the slow way then says why.
+    """
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without the C module
+        return _encoder.encode
+    write = make(None, _encoder.default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True)
+
+    def encode_json(value: Any) -> str:
+        try:
+            return "".join(write(value, 0))
+        except RecursionError:
+            return _encoder.encode(value)
+
+    return encode_json
+
+
+_encode_json = _quick_encoder()
 
 
 def _dump_json(value: Any) -> bytes:

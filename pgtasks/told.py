@@ -16,7 +16,7 @@ from pgtasks._state import current_run
 from pgtasks.exceptions import RunEnded, RunNotFound, TimeoutError
 from pgtasks.message import id_of
 from pgtasks.serialization import JSON, decode, encode
-from pgtasks.store import workflows
+from pgtasks.store import tasks, workflows
 from pgtasks.store.sql import Query
 
 __all__ = ("Told",)
@@ -82,6 +82,18 @@ class Told:
     def reject(self, name: str, *, by: str | None = None, comment: str | None = None, conn: Any = None) -> bool:
         """Reject what waits in `wf.approval(name)`."""
         return self.signal(f"approval:{name}", {"approved": False, "by": by, "comment": comment}, conn=conn)
+
+    def cancel(self, *, terminate: bool = False, conn: Any = None) -> None:
+        """Cancel the run: it is left at its next step or wait, and what it did is undone. The same as `revoke`, but for `conn`.
+
+        With `terminate`, the process of a step under way is killed.
+        """
+        self.app.control.revoke(self.id, terminate=terminate, conn=conn)
+
+    async def acancel(self, *, terminate: bool = False, conn: Any = None) -> None:
+        """`cancel`, for coroutines."""
+        signal = "SIGTERM" if terminate else ""
+        await self.app.adatabase.run(tasks.revoke_at_commit([id_of(self.id)], signal), conn)
 
     # -- being told
 

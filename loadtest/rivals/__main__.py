@@ -8,7 +8,8 @@
     send    no-op tasks one by one, per second                bulk    the same, as many at once as it can
     drain   no-op tasks that were there, per second, from the first that ran to the last
     trip    a call and its answer, ms      chain   ten tasks one after the other, ms      chord   a hundred and one, ms
-    flow    workflows of five durable steps, all sent at once, per second until the last answer
+    flows   workflows of five durable steps, for Celery chains of five tasks, that were there, per second from the
+            first step to the last       flow    one of them and its answer, ms
 
 Every contender has an environment of its own, made by this command, and a service: a private Postgres shared
 by those that use one (durable: fsync on), Redis and RabbitMQ of the system as they come. A round does one
@@ -49,16 +50,16 @@ class Scale(NamedTuple):
     drains: int = 10_000
     calls: int = 100
     canvases: int = 20
-    flows: int = 200
+    flows: int = 2000
 
 
-QUICK = Scale(rounds=1, sends=300, bulks=5000, drains=2000, calls=20, canvases=5, flows=30)
-SMOKE = Scale(rounds=1, sends=5, bulks=20, drains=20, calls=2, canvases=1, flows=1)
+QUICK = Scale(rounds=1, sends=300, bulks=5000, drains=2000, calls=20, canvases=5, flows=300)
+SMOKE = Scale(rounds=1, sends=5, bulks=20, drains=20, calls=2, canvases=1, flows=20)
 
 #: Workload, unit, and whether more is better.
 WORKLOADS = {
     "send": ("/s", True), "bulk": ("/s", True), "drain": ("/s", True), "trip": ("ms", False), "chain": ("ms", False),
-    "chord": ("ms", False), "flow": ("/s", True),
+    "chord": ("ms", False), "flows": ("/s", True), "flow": ("ms", False),
 }  # fmt: skip
 
 _PATIENCE_S = 300.0
@@ -75,6 +76,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", help="names of contenders", default=[each.name for each in CONTENDERS])
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument(
         "--home", type=Path, default=Path.home() / ".cache" / "pgtasks-rivals", help="for the environments"
     )
@@ -88,13 +90,15 @@ def main() -> None:
     # So that a terminated run cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [each for each in CONTENDERS if each.name in options.only]
-    found = run(chosen, scale, options.home)
+    found = run(chosen, scale, options.home, options.workloads)
     print(text(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 
 
-def run(chosen: Sequence[Contender], scale: Scale, home: Path) -> Figures:
+def run(
+    chosen: Sequence[Contender], scale: Scale, home: Path, workloads: Sequence[str] = tuple(WORKLOADS)
+) -> Figures:
     """All rounds; gives everything that was found."""
     found: Figures = {"machine": machine(), "fsyncs_per_s": fsyncs_per_s(), "crowding": crowding()}
     found |= {"scale": scale._asdict(), "not_run": {}, "rounds": []}
@@ -109,7 +113,7 @@ def run(chosen: Sequence[Contender], scale: Scale, home: Path) -> Figures:
             except NotRun as reason:
                 found["not_run"][contender.name] = str(reason)
         for number in range(scale.rounds):
-            found["rounds"].append(_round(ready, scale, number, found["not_run"]))
+            found["rounds"].append(_round(ready, scale, number, found["not_run"], workloads))
     return found
 
 
@@ -128,10 +132,12 @@ def _made_ready(contender: Contender, server: str, home: Path, stack: ExitStack)
     return ready
 
 
-def _round(ready: Sequence[Ready], scale: Scale, number: int, not_run: dict[str, str]) -> Figures:
+def _round(
+    ready: Sequence[Ready], scale: Scale, number: int, not_run: dict[str, str], workloads: Sequence[str]
+) -> Figures:
     """One workload after the other, each on every contender in turn."""
     found: Figures = {each.contender.name: {} for each in ready}
-    for workload in WORKLOADS:
+    for workload in workloads:
         # Whoever comes first is another one in each round.
         for each in [*ready[number % len(ready) :], *ready[: number % len(ready)]] if ready else ():
             if workload not in each.contender.can:
@@ -149,40 +155,44 @@ def _round(ready: Sequence[Ready], scale: Scale, number: int, not_run: dict[str,
 
 def measure(ready: Ready, workload: str, scale: Scale) -> float:
     """One workload on one contender; what was sent has run when this returns."""
-    if workload in ("send", "bulk", "drain"):
-        count = {"send": scale.sends, "bulk": scale.bulks, "drain": scale.drains}[workload]
-        can_bulk = "bulk" in ready.contender.can
+    if workload in ("send", "bulk", "drain", "flows"):
+        count = {"send": scale.sends, "bulk": scale.bulks, "drain": scale.drains, "flows": scale.flows}[workload]
         ledger = ready.directory / "ledger"
-        ledger.write_bytes(bytes(count))
-        sent = ready.do("bulk" if can_bulk and workload != "send" else "send", count)
+        ledger.write_bytes(bytes(count + 1))
+        sent = ready.do(_sending(ready.contender, workload), count)
         with ready.worker(ledger):
             rate = _drained(ledger, count)
             time.sleep(_SETTLED_S)
-        return rate if workload == "drain" else count / float(sent["seconds"])
+        return rate if workload in ("drain", "flows") else count / float(sent["seconds"])
     with ready.worker():
-        if workload == "flow":
-            ready.do("flow", 2)
-            return scale.flows / float(ready.do("flow", scale.flows)["seconds"])
         count = scale.calls if workload == "trip" else scale.canvases
         return statistics.median(ready.do(workload, count)["took_ms"])
 
 
+def _sending(contender: Contender, workload: str) -> str:
+    """The command that fills the queue for a workload."""
+    if workload == "drain":
+        return "bulk" if "bulk" in contender.can else "send"
+    return workload
+
+
 def _drained(ledger: Path, count: int) -> float:
-    """Wait until all tasks have run; gives the rate from the first to the last, and raises NotRun when one
-    ran twice."""
+    """Wait until all have run; gives the rate from the first, or the first step of any, to the last, and raises NotRun
+    when one ran twice."""
     until = time.monotonic() + _PATIENCE_S
     began_at, at_begin = 0.0, 0
     while True:
-        left = ledger.read_bytes().count(0)
+        ran = ledger.read_bytes()
+        left, has_begun = ran.count(0, 0, count), any(ran[count:])
         now = time.monotonic()
-        if not began_at and left < count:
+        if not began_at and (left < count or has_begun):
             began_at, at_begin = now, count - left
         if not left:
             break
         if now > until:
             raise NotRun(f"{left} of {count} tasks have not run within {_PATIENCE_S:g} s")
         time.sleep(0.002)
-    ran_again = count - ledger.read_bytes().count(1)
+    ran_again = count - ledger.read_bytes().count(1, 0, count)
     if ran_again:
         raise NotRun(f"{ran_again} of {count} tasks ran more than once")
     if at_begin == count:
@@ -211,17 +221,18 @@ def medians(found: Figures, name: str, workload: str) -> tuple[float, float | No
 def text(found: Figures) -> str:
     """The report for people: for each rival its figure, and in how many times pgtasks does better."""
     names = list(dict.fromkeys(name for one in found["rounds"] for name in one))
+    workloads = [each for each in WORKLOADS if any(each in figures for one in found["rounds"] for figures in one.values())]
     lines = [
         f"{found['machine']['cpu']}, {found['machine']['cores']} cores; Postgres {found['settings']['server_version']};"
         f" medians of {found['scale']['rounds']} rounds",
         f"load average {found['machine']['load_average']:.1f} before;"
         f" the same work takes {found['crowding']:.1f} times the CPU that it would take alone",
         "",
-        "  ".join([f"{'':<20}", *(f"{workload + ' ' + unit:>16}" for workload, (unit, _) in WORKLOADS.items())]),
+        "  ".join([f"{'':<20}", *(f"{each + ' ' + WORKLOADS[each][0]:>16}" for each in workloads)]),
     ]
     for name in names:
         cells = [f"{name:<20}"]
-        for workload in WORKLOADS:
+        for workload in workloads:
             known = medians(found, name, workload)
             if known is None:
                 cells.append(f"{'not run':>16}")

@@ -41,17 +41,18 @@ class Contender:
 
 _TASKS = ("send", "bulk", "drain")
 _CANVAS = ("trip", "chain", "chord")
+_FLOWS = ("flows", "flow")
 
 CONTENDERS = (
-    Contender("pgtasks", "pgtasks_", (str(CHECKOUT),), "postgres", (*_TASKS, *_CANVAS, "flow")),
-    Contender("Celery on Redis", "celery_", ("celery[redis]", "packaging"), "redis", (*_TASKS, *_CANVAS)),
+    Contender("pgtasks", "pgtasks_", (str(CHECKOUT),), "postgres", (*_TASKS, *_CANVAS, *_FLOWS)),
+    Contender("Celery on Redis", "celery_", ("celery[redis]", "packaging"), "redis", (*_TASKS, *_CANVAS, *_FLOWS)),
     # Chords need a result backend that counts, which RabbitMQ is not.
     Contender(
         "Celery on RabbitMQ",
         "celery_",
         ("celery[redis]", "packaging"),
         "rabbitmq",
-        (*_TASKS, "trip", "chain"),
+        (*_TASKS, "trip", "chain", *_FLOWS),
     ),
     Contender("PgQueuer", "pgqueuer_", ("pgqueuer", "asyncpg", "uvloop"), "postgres", _TASKS, keeps_results=False),
     Contender(
@@ -62,7 +63,7 @@ CONTENDERS = (
         _TASKS,
         keeps_results=False,
     ),
-    Contender("DBOS", "dbos_", ("dbos",), "postgres", ("send", "drain", "trip", "flow")),
+    Contender("DBOS", "dbos_", ("dbos",), "postgres", ("send", "drain", "trip", *_FLOWS)),
 )
 
 

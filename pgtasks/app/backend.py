@@ -27,12 +27,13 @@ from pgtasks import states
 from pgtasks._state import get_current_app
 from pgtasks.app import graph
 from pgtasks.app.codec import ResultCodec
+from pgtasks.app.pipeline import flush_pipeline, open_pipeline
 from pgtasks.app.waiting import Plan, Watch, acarry_out, carry_out
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import TaskRevokedError, TimeoutError
 from pgtasks.joining import Arrival, Meta, result_from_tuple
 from pgtasks.message import id_of
-from pgtasks.store import fleet, tasks
+from pgtasks.store import fleet, groups, tasks
 from pgtasks.store.listen import AsyncWaiter, Waiter
 from pgtasks.store.sql import Query
 from pgtasks.store.tasks import Stored
@@ -90,14 +91,22 @@ class Backend(ResultCodec):
     # -- carrying out plans
 
     def _run(self, plan: Plan[T]) -> T:
+        flush_pipeline(self.app)
         return carry_out(plan, self.app.database.run, self._waiter.wait)
 
     async def _arun(self, plan: Plan[T]) -> T:
+        if (pipeline := open_pipeline(self.app)) is not None:
+            await pipeline.aflush()
         return await acarry_out(plan, self.app.adatabase.run, self._awaiter.wait)
 
     @cached_property
     def _waiter(self) -> Waiter:
         return Waiter(self.app.database)
+
+    def close(self) -> None:
+        """Close the connection by which results are waited for, if there is one."""
+        if "_waiter" in self.__dict__:
+            self._waiter.close()
 
     @property
     def _awaiter(self) -> AsyncWaiter:
@@ -236,9 +245,8 @@ class Backend(ResultCodec):
 
     def _arrivals(self, watch: Watch) -> Plan[list[Arrival]]:
         """Wait until some task of the watch has ended or a tick has passed; the tasks that ended arrive."""
-        if not watch.has_looked:
-            # Most results are there when asked for, or will be soon: look before waiting.
-            watch.has_looked = True
+        if watch.looks_first():
+            # Most results are there when asked for: look before waiting.
             found: dict[UUID, Stored] = yield self._fetch(watch.waiting)
             ended = [key for key, stored in found.items() if stored.is_ended]
         else:
@@ -348,6 +356,9 @@ class Backend(ResultCodec):
         if state not in states.READY_STATES:
             yield tasks.mark(key, state, **row)
         elif (yield tasks.store(key, state, **row)):
+            call = self.call_of(task_id, request) if request is not None and self.app.conf.result_extended else None
+            if call is not None:
+                yield tasks.describe(call)
             yield fleet.tell([key])
         self._cache.pop(task_id, None)
 
@@ -444,13 +455,13 @@ class Backend(ResultCodec):
 
     def save_group(self, group_id: str, result: Any) -> Any:
         """Store which results belong to a group."""
-        self.app.database.run(tasks.save_group(group_id, json.dumps(result.as_tuple()).encode()))
+        self.app.database.run(groups.save(group_id, json.dumps(result.as_tuple()).encode()))
         self._cache.pop(group_id, None)
         return result
 
     def restore_group(self, group_id: str, cache: bool = True) -> Any:
         """Make the result of a saved group; None if none was saved."""
-        members = self.app.database.run(tasks.restore_group(group_id))
+        members = self.app.database.run(groups.restore(group_id))
         return None if members is None else result_from_tuple(json.loads(members), self.app)
 
     def get_group_meta(self, group_id: str, cache: bool = True) -> Meta | None:
@@ -458,7 +469,7 @@ class Backend(ResultCodec):
         return None if result is None else {"result": result}
 
     def delete_group(self, group_id: str) -> None:
-        self.app.database.run(tasks.delete_group(group_id))
+        self.app.database.run(groups.delete(group_id))
 
     # -- whole canvases
 

@@ -20,7 +20,7 @@ from warnings import warn
 
 from pgtasks import _state
 from pgtasks.app import builtins as builtins  # registers the built-in tasks
-from pgtasks.app import bulk, declaration, publish
+from pgtasks.app import bulk, declaration, planned, publish
 from pgtasks.app.configuration import Configured
 from pgtasks.app.connection import Connections
 from pgtasks.app.parts import Parts
@@ -55,7 +55,7 @@ class Celery(Configured, Parts, Connections):
 
     main: str | None = None
     #: Integrations, by dotted name, that decide for themselves whether they apply.
-    builtin_fixups: ClassVar[Iterable[str]] = frozenset()
+    builtin_fixups: ClassVar[Iterable[str]] = frozenset({"pgtasks.contrib.django:fixup"})
     registry_cls: Any = TaskRegistry
 
     #: Options that a project adds to the command line, as sets under 'preload', 'worker', 'beat', 'events'.
@@ -270,7 +270,7 @@ class Celery(Configured, Parts, Connections):
             warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2)
         task, options = self._with_own_options(name, options)
         run = _state.current_run.get()
-        if run is not None and options.get("conn") is None and options.get("using") is None:
+        if run is not None and options.get("conn") is None and not options.get("using"):
             # The code of a workflow makes a task once, however often it is replayed.
             recorded: AsyncResult[Any] = run.publish(
                 name, partial(publish.publish, self, task, name, args, kwargs, **options)
@@ -309,11 +309,11 @@ class Celery(Configured, Parts, Connections):
 
     def enqueue_plan(self, plan: Any, connection: Any = None) -> None:
         """Write a planned canvas, its tasks and their order, in one statement."""
-        publish.enqueue_plan(self, plan, connection)
+        planned.enqueue_plan(self, plan, connection)
 
     async def aenqueue_plan(self, plan: Any, connection: Any = None) -> None:
         """`enqueue_plan` for coroutines."""
-        await publish.aenqueue_plan(self, plan, connection)
+        await planned.aenqueue_plan(self, plan, connection)
 
     def send_group(self, group: Any, options: dict[str, Any]) -> Any:
         """Send a group of nothing but plain calls of one task, for little; None when it is something else."""

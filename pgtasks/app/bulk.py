@@ -20,9 +20,10 @@ from uuid import UUID
 
 from pgtasks import signals
 from pgtasks._state import current_run, get_current_worker_task
+from pgtasks.app.flows import may_be_one
 from pgtasks.app.pattern import Arguments, Pattern, are_alike, is_sent_plainly, result_of
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, complete, compose, put, relatives
+from pgtasks.app.publish import Call, carrier, complete, compose, put, relatives
 from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.planner import PLACE_OPTIONS
 from pgtasks.canvas.signature import Signature, without_nones
@@ -120,14 +121,14 @@ def send_many(app: Any, task: Any, calls: Iterable[Arguments], options: dict[str
     """Enqueue calls with their options in common; see `apply_async_many`."""
     _refuse_one_id(task, options)
     run = current_run.get()
-    if run is not None and options.get("conn") is None and options.get("using") is None:
+    if run is not None and options.get("conn") is None and not options.get("using"):
         recorded: ResultSet = run.publish(task.name, lambda: send_many(app, task, calls, options))
         return recorded
-    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task):
+    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task) or may_be_one(task, options):
         results: ResultSet = app.ResultSet([task.apply_async(args, kwargs, **options) for args, kwargs in calls])
         return results
     sending = _Sending(app, task, options)
-    conn = sending.conn
+    conn = carrier(app, sending.conn)
     for stretch in _stretches(calls):
         if not sending.are_alike or (conn is None and len(stretch) <= FEW):
             for batch in _batches(stretch):
@@ -147,19 +148,20 @@ async def asend_many(app: Any, task: Any, calls: Iterable[Arguments], options: d
     _refuse_one_id(task, options)
     if current_run.get() is not None and options.get("conn") is None:
         return send_many(app, task, calls, options)
-    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task):
+    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task) or may_be_one(task, options):
         made = [await task.aapply_async(args, kwargs, **options) for args, kwargs in calls]
         results: ResultSet = app.ResultSet(made)
         return results
     sending = _Sending(app, task, options)
+    conn = None if sending.conn is False else sending.conn
     for stretch in _stretches(calls):
         if sending.are_alike:
             for query in sending.queries(stretch):
-                await app.adatabase.run(query, sending.conn)
+                await app.adatabase.run(query, conn)
         else:
             for batch in _batches(stretch):
                 with_calls, messages = sending.compose(batch)
-                await app.adatabase.run(tasks.enqueue(messages), sending.conn)
+                await app.adatabase.run(tasks.enqueue(messages, lets_in=conn is None), conn)
                 sending.announce(with_calls, messages)
     return sending.results()
 
@@ -179,6 +181,7 @@ class _Sending:
         self.app = app
         self.task = task
         conn, using = options.pop("conn", None), options.pop("using", None)
+        #: False, as in `using=False`: not the transaction in which the call is made.
         self.conn = using if conn is None else conn
         self.add_to_parent = options.pop("add_to_parent", True)
         self.place = {name: options.pop(name, None) for name in ("link_error", "group_id", "root_id", "parent_id")}
@@ -279,6 +282,7 @@ def send_group(group: Any, options: dict[str, Any]) -> Any:
         return None
     pattern, calls, conn = found
     app, blocks = pattern.app, []
+    conn = carrier(app, conn)
 
     def queries() -> Iterator[Query[None]]:
         for start in range(0, len(calls), BATCH):
@@ -305,7 +309,7 @@ async def asend_group(group: Any, options: dict[str, Any]) -> Any:
         return None
     pattern, calls, conn = found
     query, ids = pattern.query(calls, 0)
-    await pattern.app.adatabase.run(query, conn)
+    await pattern.app.adatabase.run(query, None if conn is False else conn)
     return _group_result(pattern, [ids])
 
 

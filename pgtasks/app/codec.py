@@ -9,6 +9,7 @@ tuples of ids.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import tzinfo
 from typing import Any, cast
 
@@ -16,8 +17,9 @@ from kombu.compression import encoders, get_encoder
 
 from pgtasks import serialization, states
 from pgtasks._state import get_current_task
-from pgtasks.exceptions import ImproperlyConfigured
+from pgtasks.exceptions import EncodeError, ImproperlyConfigured
 from pgtasks.joining import Meta, ResultBase
+from pgtasks.message import Message, id_of, own_spelling
 from pgtasks.store.tasks import StateRow, Stored
 
 __all__ = ("ResultCodec",)
@@ -65,6 +67,25 @@ class ResultCodec:
             "hostname": getattr(request, "hostname", None),
         }
 
+    def call_of(self, task_id: str, request: Any) -> Message | None:
+        """Write down how a task was called, by its request; None where that cannot be written as JSON."""
+        names = ("task", "args", "kwargs", "delivery_info", "stamped_headers", "stamps", "retries")
+        said = {name: getattr(request, name, None) for name in names}
+        try:
+            payload = serialization.encode([said.pop("args") or (), said.pop("kwargs") or {}, {}], "json").body
+            key, name, route = id_of(task_id), said.pop("task") or "", said.pop("delivery_info") or {}
+            options = json.dumps({key: value for key, value in said.items() if value}).encode()
+        except (EncodeError, TypeError, ValueError):
+            return None
+        return Message(
+            id=key,
+            name=name,
+            payload=payload,
+            queue=route.get("routing_key") or "",
+            task_id=own_spelling(task_id, key),
+            options=options,
+        )
+
     def current_task_children(self, request: Any = None) -> list[Any] | None:
         """The tasks that this request, or else the current task's, has called: their ids, as tuples."""
         request = request or getattr(get_current_task(), "request", None)
@@ -88,14 +109,14 @@ class ResultCodec:
             "name": stored.name,
             "worker": stored.worker,
             "retries": stored.retries,
-            "queue": stored.queue,
+            "queue": stored.queue or None,
         }
         if stored.group_id is not None:
             meta["group_id"] = stored.group_id
         if stored.parent is not None:
             meta["parent_id"] = str(stored.parent)
         if stored.payload is not None:
-            meta.update(self._call_of(stored))
+            meta.update(self._known_call(stored))
         return meta
 
     def exception_to_python(self, exc: Any) -> BaseException | None:
@@ -111,7 +132,7 @@ class ResultCodec:
             return None
         return stored.done_at.astimezone(self._timezone).isoformat()
 
-    def _call_of(self, stored: Stored) -> Meta:
+    def _known_call(self, stored: Stored) -> Meta:
         """How the task was called: its arguments and stamps (`result_extended`)."""
         body = cast(bytes, stored.payload)
         args, kwargs, *_ = serialization.decode(
@@ -131,7 +152,27 @@ def _children_of(stored: Stored) -> list[Any] | None:
     if not stored.is_ended:
         return None if stored.children is None else cast(list[Any], json.loads(stored.children))
     called = json.loads(stored.children) if stored.children is not None else []
-    return [*called, *([[task_id, None], None] for task_id in stored.released)]
+    return [*called, *_released(stored)]
+
+
+def _released(stored: Stored) -> Iterator[Any]:
+    """What this task has called by ending, as tuples: tasks, and groups with their results."""
+    groups: dict[str, dict[int, str]] = {}
+    for task_id, group_id, options in zip(
+        stored.released or (), stored.released_groups or (), stored.released_options or (), strict=True
+    ):
+        said = json.loads(options) if options else {}
+        if said.get("role") in ("body", "member"):
+            # It waits for all of a header, and none of its tasks has called it.
+            continue
+        begins = said.get("begins")
+        if begins is None:
+            yield [task_id, None], None
+            continue
+        group, member, place = (group_id, task_id, begins) if isinstance(begins, int) else begins
+        groups.setdefault(str(group), {})[place] = member
+    for group, members in groups.items():
+        yield [group, None], [[[member, None], None] for _, member in sorted(members.items())]
 
 
 def _known_compression(name: str | None) -> str | None:

@@ -26,10 +26,11 @@ from pgtasks.exceptions import DuplicateNodenameWarning, TaskRevokedError
 from pgtasks.message import id_of
 from pgtasks.serialization import accepted, decode, encode, encode_exception
 from pgtasks.store import fleet, letters, tasks
+from pgtasks.store.database import Database
 from pgtasks.store.listen import Doorbell
 from pgtasks.utils.text import pluralize
 
-__all__ = ("Control", "Inspect", "flatten_reply", "purge")
+__all__ = ("Control", "Inspect", "flatten_reply", "purge", "revoke")
 
 TERM_SIGNAME = "SIGTERM"
 #: How often replies are looked for when no notification comes.
@@ -48,6 +49,15 @@ def purge(app: Any, queues: Sequence[str]) -> int:
     while count := app.database.run(tasks.purge(list(queues), _revoked())):
         total += count
     return total
+
+
+def revoke(database: Database, task_ids: Sequence[str], signal: str = "") -> None:
+    """Revoke tasks, whoever has them; with the name of a signal, those that run are killed by it."""
+    keys = [id_of(task_id) for task_id in task_ids]
+    workers = database.run(tasks.revoke(keys, _revoked(), signal))
+    if workers:
+        database.run(fleet.nudge(workers))
+    database.run(fleet.tell(keys))
 
 
 def flatten_reply(reply: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -210,20 +220,21 @@ class Control:
         destination: Any = None,
         terminate: bool = False,
         signal: str = TERM_SIGNAME,
+        *,
+        conn: Any = None,
         **kwargs: Any,
     ) -> Any:
         """End tasks that wait as REVOKED; with `terminate`, kill those that run by `signal`.
 
         Without `terminate` a task that runs already is left to end. A task that is sent later under one of the ids
-        does not run either. Holds everywhere, whatever `destination` says.
+        does not run either. Holds everywhere, whatever `destination` says. With `conn` it is part of the transaction which that
+        holds: done when that commits, and nobody is asked for a reply.
         """
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
-        keys = [id_of(one) for one in ids]
-        database = self.app.database
-        workers = database.run(tasks.revoke(keys, _revoked(), str(signal) if terminate else ""))
-        if workers:
-            database.run(fleet.nudge(workers))
-        database.run(fleet.tell(keys))
+        if conn is not None:
+            keys = [id_of(one) for one in ids]
+            return self.app.database.run(tasks.revoke_at_commit(keys, str(signal) if terminate else ""), conn)
+        revoke(self.app.database, ids, str(signal) if terminate else "")
         arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -62,10 +63,25 @@ def task_from_function(
     task = type(body.__name__, (base or app.Task,), {**attributes, **options})()
     # Set on the instance: type() takes no other qualified name than the class's own.
     task.__qualname__ = getattr(body, "__qualname__", body.__name__)
-    app._tasks[task.name] = task
-    task.bind(app)
+    with _only_if_bound(app._tasks, task):
+        task.bind(app)
     add_autoretry_behaviour(task, **options)
     return task
+
+
+@contextmanager
+def _only_if_bound(registry: Any, task: Any) -> Iterator[None]:
+    """Register a task, but not for good if it refuses the app: its `on_bound` may say no, and finds it registered."""
+    before = registry.get(task.name)
+    registry[task.name] = task
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            del registry[task.name]
+        else:
+            registry[task.name] = before
+        raise
 
 
 if sys.version_info >= (3, 14):
@@ -100,9 +116,9 @@ def register_task(app: Any, task: Any, **options: Any) -> Any:
             "The new callable replaced the existing one; calls under this name now reach the new callable.",
         )
     add_autoretry_behaviour(task, **options)
-    app.tasks[task.name] = task
     task._app = app
-    task.bind(app)
+    with _only_if_bound(app.tasks, task):
+        task.bind(app)
     return task
 
 

@@ -163,14 +163,18 @@ NAMESPACES: dict[str, Any] = {
             "False given explicitly, here or on the task: at most once, a task whose worker dies fails. "
             "Otherwise a task is acknowledged with its result, so one whose worker dies runs again.",
         ),
-        acks_on_failure_or_timeout=_later(
+        acks_on_failure_or_timeout=Option(
             True,
             "bool",
-            "With acks_late: a task that fails or times out is done with, rather than delivered again.",
+            "What the two below are unless they are given.",
             deprecated="Use task_acks_on_failure and task_acks_on_timeout.",
         ),
-        acks_on_failure=_later(None, "bool", "With acks_late: a task that fails is done with."),
-        acks_on_timeout=_later(None, "bool", "With acks_late: a task that times out is done with."),
+        acks_on_failure=_none(None, "bool", "A failed task is over; there are no dead-letter exchanges."),
+        acks_on_timeout=Option(
+            None,
+            "bool",
+            "False, with acks_late: a task past its hard time limit runs again, up to task_max_deliveries.",
+        ),
         always_eager=Option(False, "bool", "Run tasks in place instead of sending them: for tests."),
         annotations=Option(None, "any", "Changes to tasks' attributes, by task name or for all."),
         compression=Option(
@@ -241,6 +245,11 @@ NAMESPACES: dict[str, Any] = {
             False, "bool", "A chord's link_error applies to each task of its header as well."
         ),
         max_deliveries=_own(5, "int", "A task handed out this often without an end fails with WorkerLostError."),
+        join_transaction=_own(
+            True,
+            "any",
+            "Calls within Django's atomic() are part of it, if that database has the tasks: True, an alias, or False.",
+        ),
     ),
     "worker": Namespace(
         "CELERYD_{}",
@@ -266,7 +275,9 @@ NAMESPACES: dict[str, Any] = {
         hijack_root_logger=Option(True, "bool", "The worker removes the handlers of the root logger."),
         log_color=Option(None, "bool", "Log in colour; default: on a terminal."),
         log_datefmt=Option(None, "string", "The date format of the log."),
-        log_format=Option(DEFAULT_PROCESS_LOG_FMT, "string", "The format of the worker's log."),
+        log_format=Option(
+            DEFAULT_PROCESS_LOG_FMT, "string", "The format of the log of workers and schedulers; json: an object per line."
+        ),
         lost_wait=_none(10.0, "float", _INTERNAL, old="CELERYD_WORKER_LOST_WAIT"),
         max_memory_per_child=Option(None, "int", "KiB a process may use before it is replaced."),
         max_tasks_per_child=Option(None, "int", "Tasks a process runs before it is replaced."),

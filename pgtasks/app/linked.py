@@ -6,13 +6,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
+from uuid import UUID
 
-from pgtasks.canvas import group, maybe_signature
+from pgtasks.canvas import chain, group, maybe_signature
 from pgtasks.exceptions import NotRegistered
+from pgtasks.message import id_of
 from pgtasks.utils.functional import arity_greater, noop
 from pgtasks.utils.log import get_logger
 
-__all__ = ("call_errbacks", "publish_callbacks")
+__all__ = ("call_errbacks", "publish_callbacks", "waited_for")
 
 logger = get_logger("celery.backends.base")
 
@@ -28,10 +30,17 @@ def publish_callbacks(app: Any, request: Any, retval: Any) -> None:
         callbacks = [*groups, group(plain, app=app)] if plain else groups
     for callback in callbacks:
         callback.apply_async((retval,), **options)
-    chain = request.chain
-    if chain:
-        following = maybe_signature(chain[-1], app=app)
-        following.apply_async((retval,), chain=chain[:-1], **options)
+    if request.chain:
+        # The rest of a chain that Celery itself has sent, the last step first; from here on it is a canvas of rows.
+        steps = [maybe_signature(step, app=app) for step in reversed(request.chain)]
+        following = chain(*steps, app=app) if len(steps) > 1 else steps[0]
+        following.apply_async((retval,), **options)
+
+
+def waited_for(request: Any) -> set[UUID]:
+    """Which of the next steps the body of a chord waits for that Celery itself has sent: its header has chains in it."""
+    found = (step.get("options") or {} for step in request.chain or ())
+    return {id_of(options["task_id"]) for options in found if options.get("chord") and options.get("task_id")}
 
 
 def _descent(app: Any, request: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A worker or beat calls `setup` once per process. Unless a receiver of the `setup_logging` signal took
 charge, the root logger and "celery.task" each get one handler, to stderr or a file, in the formats of the
-`worker_log_format` and `worker_task_log_format` settings; stdout and stderr are then turned into log
+`worker_log_format` and `worker_task_log_format` settings, or as JSON; stdout and stderr are then turned into log
 records. `worker_hijack_root_logger` decides whether handlers that were there before are thrown out. The
 rules are Celery's (user guide, "Logging").
 """
@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from pgtasks import signals
 from pgtasks._state import get_current_task
+from pgtasks.app.jsonlog import JSON, JSONFormatter
 from pgtasks.exceptions import CDeprecationWarning, CPendingDeprecationWarning
 from pgtasks.utils.log import ColorFormatter, LoggingProxy, get_logger, mlevel
 from pgtasks.utils.nodenames import node_format
@@ -56,6 +57,8 @@ class Logging:
         self.task_format: str = app.conf.worker_task_log_format
         self.task_datefmt: str | None = app.conf.worker_task_log_datefmt
         self.colorize: bool | None = app.conf.worker_log_color
+        if self.format == JSON:
+            self.task_format = JSON
 
     @property
     def already_setup(self) -> bool:
@@ -203,7 +206,8 @@ class Logging:
         """Give a logger a handler unless it has one; `logfile` is a path, a stream, or None for stderr."""
         if not self._is_configured(logger):
             handler = self._detect_handler(logfile)
-            handler.setFormatter(formatter(format, use_color=bool(colorize), datefmt=datefmt))
+            made = JSONFormatter() if format == JSON else formatter(format, use_color=bool(colorize), datefmt=datefmt)
+            handler.setFormatter(made)
             logger.addHandler(handler)
         return logger
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import threading
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Self, TypeVar, overload
@@ -17,9 +16,10 @@ from kombu.clocks import LamportClock
 from pgtasks.app.annotations import prepare as prepare_annotations
 from pgtasks.app.loader import BaseLoader, get_loader_cls
 from pgtasks.app.pickling import subclass_with_app
+from pgtasks.app.pipeline import LINGER_S, SIZE, Pipeline
 from pgtasks.app.report import bugreport
 from pgtasks.store.database import AsyncDatabase, Database
-from pgtasks.store.outbox import Outbox
+from pgtasks.store.outbox import AsyncOutbox, Outbox
 from pgtasks.store.url import database_url
 from pgtasks.utils.dispatch import Signal
 from pgtasks.utils.imports import instantiate, symbol_by_name
@@ -72,6 +72,13 @@ class Parts:
     workflow_cls: Any = "pgtasks.workflow.task:Workflow"
     transactional_cls: Any = "pgtasks.app.transactional:Transactional"
 
+    #: What an integration knows: which database it is when nothing names one, and whose transaction a call is part of that
+    #: names none.
+    default_database: Callable[[], str | None] | None = None
+    transaction_of_caller: Callable[[], Any] | None = None
+    #: What whoever watches puts around the body of each step of a workflow.
+    around_step: Callable[..., Callable[[], Any]] | None = None
+
     conf: Any
     on_after_fork: Signal
 
@@ -83,7 +90,8 @@ class Parts:
             attribute = part if part == "task_cls" else f"{part}_cls"
             setattr(self, attribute, cls or getattr(self, attribute))
         self._parts_lock = threading.RLock()
-        self._adatabases: weakref.WeakKeyDictionary[Any, AsyncDatabase] = weakref.WeakKeyDictionary()
+        self._adatabases: dict[asyncio.AbstractEventLoop, AsyncDatabase] = {}
+        self._aoutboxes: dict[asyncio.AbstractEventLoop, AsyncOutbox] = {}
 
     # -- the database
 
@@ -91,7 +99,7 @@ class Parts:
     def database_url(self) -> str:
         """Where the database is, as libpq understands it; finding out may start the private server."""
         conf = self.conf
-        return database_url(conf.database_url or conf.broker_url, conf.result_backend)
+        return database_url(conf.database_url or conf.broker_url, conf.result_backend, default=self.default_database)
 
     @_part
     def database(self) -> Database:
@@ -109,11 +117,45 @@ class Parts:
         loop = asyncio.get_running_loop()
         database = self._adatabases.get(loop)
         if database is None:
+            self._forget_closed_loops()
             database = self._adatabases[loop] = AsyncDatabase(self.database_url)
         return database
 
+    def _forget_closed_loops(self) -> None:
+        """Close the connections of loops that have ended, such as those of earlier calls of `asyncio.run`."""
+        for loop in [loop for loop in self._adatabases if loop.is_closed()]:
+            self._aoutboxes.pop(loop, None)
+            self._adatabases.pop(loop).abandon()
+
+    @property
+    def aoutbox(self) -> AsyncOutbox:
+        """`outbox` for coroutines: one for each event loop."""
+        loop = asyncio.get_running_loop()
+        outbox = self._aoutboxes.get(loop)
+        if outbox is None:
+            outbox = self._aoutboxes[loop] = AsyncOutbox(self.adatabase)
+        return outbox
+
+    def pipeline(self, *, size: int = SIZE, linger_s: float = LINGER_S) -> Pipeline:
+        """Gather the calls of a block, `with` or `async with`, and send them together.
+
+        They go when the block ends, also by an exception; when there are `size` of them; when the first has waited
+        for `linger_s` seconds; when a result is asked for in the block; and with `flush()` of what this returns. Until
+        then they are in this process only. Calls that name a connection go at once, and so do large groups.
+        """
+        return Pipeline(self, size=size, linger_s=linger_s)
+
+    def forget_database(self) -> None:
+        """Close what is open, and find out anew, when it is needed again, where the database is."""
+        self._close_parts()
+        self.__dict__.pop("backend", None)
+        self._adatabases.clear()
+        self._aoutboxes.clear()
+
     def _close_parts(self) -> None:
         self.__dict__.pop("outbox", None)
+        if "backend" in self.__dict__:
+            self.backend.close()
         database = self.__dict__.pop("database", None)
         if database is not None:
             database.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 from pgtasks import signals
 from pgtasks.app.collecting import is_collecting
+from pgtasks.app.flows import FLOW_OPTIONS
 from pgtasks.app.protocol import PLAIN_PUBLISH, Producer
 from pgtasks.app.publish import Call, compose
 from pgtasks.app.routes import MapRoute
@@ -106,6 +107,8 @@ def are_alike(app: Any, task: Any, options: Mapping[str, Any]) -> bool:
     if signals.before_task_publish.receivers or signals.after_task_publish.receivers or is_collecting():
         return False
     if options.get("router") is not None or not all(type(route) is MapRoute for route in app.amqp.router.routes):
+        return False
+    if not FLOW_OPTIONS.isdisjoint(options) or (task is not None and task.is_controlled):
         return False
     return is_sent_plainly(app, task) and (task is None or not task.overrides("shadow_name"))
 

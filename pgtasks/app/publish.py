@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import Context, copy_context
+from contextvars import Context
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -22,8 +22,11 @@ from kombu.utils.json import JSONEncoder
 
 from pgtasks import signals
 from pgtasks._state import get_current_worker_task
+from pgtasks.app import flows
+from pgtasks.app.canvases import aenqueue_canvas, enqueue_again, enqueue_canvas
 from pgtasks.app.collecting import collected, collecting
 from pgtasks.app.moments import due_of, expiry_of
+from pgtasks.app.pipeline import entered
 from pgtasks.app.protocol import (
     HEADERS,
     PLAIN_PUBLISH,
@@ -34,19 +37,26 @@ from pgtasks.app.protocol import (
 )
 from pgtasks.canvas.calls import Passed, catching, under_way
 from pgtasks.canvas.ids import fresh_id
-from pgtasks.canvas.plan import Plan, asend, send
+from pgtasks.canvas.plan import asend, send
 from pgtasks.canvas.steps import as_signature, errbacks_of
-from pgtasks.exceptions import EncodeError, TaskSentBefore
+from pgtasks.exceptions import EncodeError
 from pgtasks.message import Message, id_of, new_id, own_spelling
 from pgtasks.serialization import JSON, Encoded, encode
 from pgtasks.store import tasks
-from pgtasks.store.sql import Query
 from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.nodenames import anon_nodename, reply_address
 
 __all__ = (
-    "Call", "aenqueue_plan", "apublish", "collecting", "complete", "compose", "compose_plan", "enqueue_plan", "publish",
-    "put", "relatives",
+    "Call",
+    "apublish",
+    "aput",
+    "carrier",
+    "collecting",
+    "complete",
+    "compose",
+    "publish",
+    "put",
+    "relatives"
 )  # fmt: skip
 
 _write_json = JSONEncoder(separators=(",", ":")).encode
@@ -66,6 +76,7 @@ def _own_origin(origin: str) -> bytes:
 _TRANSPORT_OPTIONS = frozenset(
     {"producer", "connection", "publisher", "router", "result_cls", "retry", "retry_policy", "add_to_parent", "timeout"}
     | {"confirm_timeout", "route_name", "task_type", "conn", "using", "declare", "chain", "chord", "backend"}
+    | flows.FLOW_OPTIONS
     | {"mandatory", "immediate", "delivery_mode", "exchange_type", "retries", "parent_id", "root_id", "task_id"}
 )
 
@@ -122,7 +133,8 @@ def publish(
     """Enqueue one call and return its result object, as `apply_async` and `send_task` do.
 
     `conn=`, or `using=` for a Django alias, enqueues in the transaction of the caller's own connection: the task
-    appears when that commits, and never if it rolls back.
+    appears when that commits, and never if it rolls back. Within Django's `atomic()` that goes by itself, and
+    `using=False` enqueues at once.
     """
     if Producer.publish is not PLAIN_PUBLISH:
         task_id = task_id or fresh_id(root_id)
@@ -135,7 +147,11 @@ def publish(
     if link:
         return _publish_linked(app, call, link, options, conn if conn is not None else using, add_to_parent)
     message = compose(app, call, task)
-    put(app, (message,), (), conn if conn is not None else using)
+    conn = conn if conn is not None else using
+    if message.unique is None:
+        put(app, (message,), (), conn)
+    elif flows.is_anothers(call, flows.send_unique(app, message, carrier(app, conn))):
+        return _result(app, call, result_cls, add_to_parent)
     if signals.after_task_publish.receivers:
         announce(app, call, message)
     return _result(app, call, result_cls, add_to_parent)
@@ -158,49 +174,74 @@ async def apublish(
     result_cls: Any = None,
     add_to_parent: bool | None = True,
     conn: Any = None,
+    using: Any = None,
     **options: Any,
 ) -> Any:
     """`publish` for coroutines."""
+    conn = using if conn is None else conn
     call = complete(app, name, args, kwargs, task_id, link_error, group_id, root_id, parent_id, options)
     if link:
         signature = _linked(app, call, link, options)
         return await asend(signature, None, None, {"conn": conn, "as_called": True}, add_to_parent=add_to_parent)
     message = compose(app, call, task)
-    await app.adatabase.run(tasks.enqueue((message,)), conn)
+    if message.unique is None:
+        await aput(app, (message,), (), conn, is_repeated=False)
+    elif flows.is_anothers(call, await flows.asend_unique(app, message, None if conn is False else conn)):
+        return _result(app, call, result_cls, add_to_parent)
     if signals.after_task_publish.receivers:
         announce(app, call, message)
     return _result(app, call, result_cls, add_to_parent)
 
 
-def put(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
-    """Enqueue messages with the edges between them, or collect them where that is asked for."""
+def put(
+    app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any, *, is_repeated: bool = False
+) -> None:
+    """Enqueue messages with the edges between them, or collect them where that is asked for.
+
+    `is_repeated` says that they were sent before: if all of them have ended, they run once more.
+    """
     batches = collected.get()
     if batches is not None:
         batches.append((tuple(messages), tuple(edges)))
-    elif conn is None and not edges:
-        app.outbox.put(messages)
+        return
+    conn = carrier(app, conn)
+    if conn is None and is_repeated:
+        enqueue_again(app, messages, edges)
     elif conn is not None:
-        app.database.run(tasks.enqueue(messages, edges), conn)
+        app.database.run(tasks.enqueue(messages, edges, lets_in=False), conn)
+    elif (pipeline := entered.get()) is not None and pipeline.gathers_for(app):
+        pipeline.put(messages, edges, partial(_enqueue_alone, app, messages, edges))
     else:
-        _enqueue_canvas(app, messages, edges)
+        _enqueue_alone(app, messages, edges)
 
 
-def _enqueue_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:
-    enqueue = tasks.enqueue(messages, edges)
-    try:
-        app.database.run(enqueue)
-    except TaskSentBefore:
-        _enqueue_anew(app, messages, enqueue)
+def _enqueue_alone(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:
+    if edges:
+        enqueue_canvas(app, messages, edges)
+    else:
+        app.outbox.put(messages)
 
 
-def _enqueue_anew(app: Any, messages: Sequence[Message], enqueue: Query[None]) -> None:
-    """Enqueue a canvas of which some tasks ran before, as part of another one: those that have ended run again."""
-    ended, *_ = app.database.run_together(tasks.clear([message.id for message in messages]), enqueue)
-    if not ended:
-        raise TaskSentBefore(
-            "A task of this canvas was sent before under the same id, and has not ended: nothing was sent. A signature"
-            " that was frozen keeps its id; use a clone of it."
-        )
+async def aput(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any, *, is_repeated: bool) -> None:
+    """`put` for coroutines."""
+    conn = None if conn is False else conn
+    if conn is not None:
+        await app.adatabase.run(tasks.enqueue(messages, edges, lets_in=False), conn)
+    elif is_repeated:
+        await asyncio.to_thread(enqueue_again, app, messages, edges)
+    elif (pipeline := entered.get()) is not None and pipeline.gathers_for(app):
+        await pipeline.aput(messages, edges, partial(_enqueue_alone, app, messages, edges))
+    elif edges:
+        await aenqueue_canvas(app, messages, edges)
+    else:
+        await app.aoutbox.put(messages)
+
+
+def carrier(app: Any, conn: Any) -> Any:
+    """The connection a call goes by: the one it names, or else that of the transaction it is made in; None: our own."""
+    if conn is None:
+        return None if app.transaction_of_caller is None else app.transaction_of_caller()
+    return None if conn is False else conn
 
 
 def complete(
@@ -269,64 +310,6 @@ def _result(app: Any, call: Call, result_cls: Any, add_to_parent: bool | None) -
     return result
 
 
-# -- a canvas
-
-
-def enqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
-    """Write all tasks of a canvas and the edges between them in one statement."""
-    calls, messages = compose_plan(app, plan)
-    put(app, messages, plan.edges, connection)
-    for call, message in zip(calls, messages, strict=True):
-        announce(app, call, message)
-
-
-async def aenqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
-    """`enqueue_plan` for coroutines."""
-    calls, messages = compose_plan(app, plan)
-    enqueue = tasks.enqueue(messages, plan.edges)
-    try:
-        await app.adatabase.run(enqueue, connection)
-    except TaskSentBefore:
-        if connection is not None:
-            raise
-        await asyncio.to_thread(_enqueue_anew, app, messages, enqueue)
-    for call, message in zip(calls, messages, strict=True):
-        announce(app, call, message)
-
-
-def compose_plan(app: Any, plan: Plan) -> tuple[list[Call], list[Message]]:
-    """Make the messages of a canvas, in the order of its nodes."""
-    calls = [_call_of(node, plan.names) for node in plan.nodes]
-    if signals.before_task_publish.receivers:
-        for call in calls:
-            call.context = copy_context()
-    return calls, [compose(app, call, app.tasks.get(call.name)) for call in calls]
-
-
-def _call_of(node: Any, names: Mapping[UUID, str]) -> Call:
-    extra = relatives(names.get(node.root), node.root, names.get(node.parent), node.parent) if names else {}
-    if node.role != "first":
-        extra["role"] = node.role
-    if node.shape is not None:
-        extra["shape"] = node.shape
-    if node.entry is not None:
-        extra["entry"] = str(node.entry)
-    return Call(
-        node.id,
-        node.task_id,
-        node.name,
-        node.args,
-        node.kwargs,
-        dict(node.options),
-        dict(node.embed),
-        node.root if node.root != node.id else None,
-        node.parent,
-        node.group_id,
-        node.inputs if node.waits_for else None,
-        extra,
-    )
-
-
 # -- one message
 
 
@@ -334,7 +317,8 @@ def compose(app: Any, call: Call, task: Any) -> Message:
     """Make the message of a call: route it, encode it, and let `before_task_publish` have its say."""
     options, destination = app.amqp.route(call.options, call.name, call.args, call.kwargs, task)
     # A route may say more than where to: priority, serializer, compression.
-    call.options = options
+    is_controlled = not flows.FLOW_OPTIONS.isdisjoint(options) or (task is not None and task.is_controlled)
+    call.options = options = flows.with_flow_key(options) if is_controlled else options
     args, kwargs = _arguments(call)
     countdown_s, due = due_of(app, options)
     expires_in_s, expires = expiry_of(app, options)
@@ -344,7 +328,7 @@ def compose(app: Any, call: Call, task: Any) -> Message:
         headers, args, kwargs = let_publishers_see(app, call, destination, headers, args, kwargs)
     encoded = _encode(app, call, (args, kwargs, call.embed), options.get("serializer") or conf.task_serializer)
     priority = options.get("priority")
-    return Message(
+    message = Message(
         id=call.id,
         task_id=own_spelling(call.task_id, call.id),
         name=call.name,
@@ -365,6 +349,7 @@ def compose(app: Any, call: Call, task: Any) -> Message:
         inputs=call.inputs,
         trigger=_trigger(call),
     )
+    return flows.controlled(call, task, message) if is_controlled else message
 
 
 def _trigger(call: Call) -> Any:

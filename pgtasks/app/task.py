@@ -16,6 +16,7 @@ from pgtasks import _state
 from pgtasks.app import bulk, eager, replacing, retrying
 from pgtasks.app.annotations import resolve_all as resolve_all_annotations
 from pgtasks.app.context import Context, get_actual_ignore_result
+from pgtasks.app.flows import Controlled, read_declaration
 from pgtasks.app.registry import _unpickle_task_v2
 from pgtasks.canvas import Signature, chunks, signature, xmap, xstarmap
 from pgtasks.exceptions import MaxRetriesExceededError, OperationalError
@@ -47,7 +48,7 @@ class _BoundApp:
         type(task).bind(app)
 
 
-class Task(Generic[P, R]):
+class Task(Controlled, Generic[P, R]):
     """Base class of all tasks: subclass it for `base=`, or give a subclass to `app.register_task`."""
 
     __trace__: Any = None
@@ -165,6 +166,8 @@ class Task(Generic[P, R]):
         if not was_bound:
             cls.annotate()
             cls.request_stack = LocalStack()
+        if cls.flow or cls.unique or cls.debounce is not None:
+            read_declaration(cls)
         cls.on_bound(app)
         return app
 

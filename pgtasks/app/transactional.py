@@ -7,17 +7,18 @@
 
 A worker that has lost the task finds its claim gone, and all that the body wrote is rolled back. When the answer to COMMIT is
 lost on the way, the result says whether it was; it is not done twice. `transactional=True` opens a psycopg connection to the
-database of pgtasks; a Django alias, or a SQLAlchemy engine or sessionmaker on psycopg, name one to that same database.
+database of pgtasks; a Django alias, or a SQLAlchemy engine or sessionmaker on psycopg, name one to that same database. A
+coroutine function gets an asynchronous connection, or those of an asynchronous engine or sessionmaker.
 """
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,7 +29,7 @@ from pgtasks.app.task import Task
 from pgtasks.exceptions import ImproperlyConfigured, RunLost
 from pgtasks.store import faults
 
-__all__ = ("Transactional", "ambient", "is_connection_lost", "transaction")
+__all__ = ("Transactional", "ambient", "atransaction", "is_connection_lost", "transaction")
 
 #: The connection of the transaction under way here, for tasks that are called in it.
 ambient: ContextVar[Any] = ContextVar("pgtasks.transaction", default=None)
@@ -48,8 +49,6 @@ class Transactional(Task[Any, Any]):
             raise ImproperlyConfigured(
                 f"Workflow {cls.name} cannot be transactional: it lasts longer than a transaction may. Make its steps so."
             )
-        if inspect.iscoroutinefunction(cls.run):
-            raise ImproperlyConfigured(f"Task {cls.name} is a coroutine function and cannot be transactional.")
 
     @property
     def connection(self) -> Any:
@@ -66,10 +65,10 @@ class Transactional(Task[Any, Any]):
             return run.call(self, args, kwargs)
         if ambient.get() is not None:
             return super().__call__(*args, **kwargs)
+        if self.is_coroutine:
+            return self._acommitted(args, kwargs)
         request = self.request_stack.top
-        commit = request.commit_within if request is not None else None
-        if request is not None:
-            request.commit_within = None
+        commit = _taken(request)
         is_settled = False
         try:
             with transaction(self.transactional, self.app) as connection:
@@ -83,6 +82,31 @@ class Transactional(Task[Any, Any]):
                 raise
         return value
 
+    async def _acommitted(self, args: Any, kwargs: Any) -> Any:
+        """`__call__`, for coroutine functions."""
+        request = self.request_stack.top
+        commit = _taken(request)
+        is_settled = False
+        try:
+            async with atransaction(self.transactional, self.app) as connection:
+                value = await super().__call__(*args, **kwargs)
+                if commit is not None:
+                    if not await commit(self, request, value, connection):
+                        raise RunLost(f"Task {self.name} is not held by this worker any more")
+                    is_settled = True
+        except Exception as error:
+            if not is_settled or not await asyncio.to_thread(request.was_committed, error):
+                raise
+        return value
+
+
+def _taken(request: Any) -> Any:
+    """What commits the task of a request, once: a call within the task is not the task."""
+    if request is None:
+        return None
+    commit, request.commit_within = request.commit_within, None
+    return commit
+
 
 @contextmanager
 def transaction(source: Any, app: Any) -> Iterator[Any]:
@@ -93,6 +117,37 @@ def transaction(source: Any, app: Any) -> Iterator[Any]:
             yield connection
         finally:
             ambient.reset(token)
+
+
+@asynccontextmanager
+async def atransaction(source: Any, app: Any) -> AsyncIterator[Any]:
+    """`transaction`, for coroutines: on an asynchronous connection, engine or sessionmaker."""
+    async with _aopened(source, app) as connection:
+        token = ambient.set(connection)
+        try:
+            yield connection
+        finally:
+            ambient.reset(token)
+
+
+@asynccontextmanager
+async def _aopened(source: Any, app: Any) -> AsyncIterator[Any]:
+    if source is True:
+        # One for each: a connection belongs to an event loop, and outside of the pool aio every task has its own.
+        async with await psycopg.AsyncConnection.connect(
+            app.database_url, autocommit=True, application_name="pgtasks task"
+        ) as connection:
+            await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+            async with connection.transaction():
+                yield connection
+    elif hasattr(source, "begin") and hasattr(opened := source.begin(), "__aenter__"):
+        async with opened as connection:
+            yield connection
+    else:
+        raise ImproperlyConfigured(
+            f"transactional={source!r} opens no transaction for a coroutine function. Pass True, an asynchronous SQLAlchemy"
+            " engine or sessionmaker, or make it a plain function."
+        )
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pgtasks.app.planned import compose_plan
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import compose_plan
 from pgtasks.canvas.nodes import Plan
 from pgtasks.canvas.undoing import undo_nodes
 from pgtasks.exceptions import Ignore

@@ -18,11 +18,13 @@ from uuid import UUID
 
 from pgtasks.exceptions import TimeoutError
 from pgtasks.joining import Meta
-from pgtasks.message import id_of
+from pgtasks.message import id_of, made_at
 from pgtasks.store.sql import Query
 from pgtasks.store.tasks import Stored
 
 T = TypeVar("T")
+#: A result is not looked for, but waited for at once, when its task has an id that was made so many seconds ago.
+NEWBORN_S = 0.01
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -82,6 +84,14 @@ class Watch:
         self.on_message = on_message
         self.has_looked = False
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def looks_first(self) -> bool:
+        """Is it time for the first look? Never, when all were sent a moment ago: it would find nothing, and take time."""
+        has_looked, self.has_looked = self.has_looked, True
+        if has_looked or (self.timeout_s is not None and self.timeout_s < 1):
+            return not has_looked
+        since = time.time() - NEWBORN_S
+        return not all(made_at(key) > since for key in self.waiting)
 
     def next_wait(self) -> Wait:
         """What to sit out next; raises `TimeoutError` when there is no time left."""

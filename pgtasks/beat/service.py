@@ -20,7 +20,7 @@ from typing import Any
 from pgtasks import __version__, signals
 from pgtasks.beat.durable import PersistentScheduler
 from pgtasks.beat.scheduler import Scheduler
-from pgtasks.concurrency.base import die_with_parent
+from pgtasks.concurrency.forking import die_with_parent
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError
 from pgtasks.store.database import backoff
 from pgtasks.utils.imports import load_extension_class_names, qualname, symbol_by_name

@@ -14,17 +14,20 @@ from typing import Any
 
 import click
 
+from pgtasks.app.jsonlog import JSON
 from pgtasks.beat.durable import PersistentScheduler
 from pgtasks.beat.service import scheduler_class
 from pgtasks.bin.daemon import become_a_service
 from pgtasks.bin.options import (
     ISO8601,
+    LOG_FORMATS,
     LOG_LEVEL,
     CeleryCommand,
     CeleryDaemonCommand,
     CLIContext,
     json_option,
     option,
+    set_log_format,
 )
 from pgtasks.exceptions import CeleryCommandException
 from pgtasks.platforms import EX_FAILURE
@@ -58,6 +61,7 @@ class BeatGroup(CeleryDaemonCommand, click.Group):
 )
 @on_beat("-n", "--hostname", help="Not needed: a scheduler has no name.")
 @on_beat("-l", "--loglevel", type=LOG_LEVEL, default="WARNING", show_default=True, help="What to log.")
+@on_beat("--log-format", type=click.Choice(LOG_FORMATS), help="Log lines of text, or a JSON object per line.")
 @click.pass_context
 def beat(ctx: click.Context, /, **options: Any) -> None:
     """Start the scheduler of periodic tasks. Any number may run: each turn is sent once.
@@ -73,6 +77,7 @@ def beat(ctx: click.Context, /, **options: Any) -> None:
         obj.app.conf.beat_scheduler = options["scheduler"]
     if ctx.invoked_subcommand is not None:
         return
+    set_log_format(obj.app, options["log_format"])
     become_a_service(obj.app, gethostname(), options)
     obj.app.Beat(
         max_interval=options["max_interval"],
@@ -80,7 +85,7 @@ def beat(ctx: click.Context, /, **options: Any) -> None:
         loglevel=options["loglevel"],
         logfile=options["logfile"],
         no_color=obj.no_color or None,
-        quiet=obj.quiet,
+        quiet=obj.quiet or obj.app.conf.worker_log_format == JSON,
     ).run()
 
 

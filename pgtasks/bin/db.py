@@ -148,7 +148,9 @@ def _own_psql() -> str:
 def _configured(obj: CLIContext) -> str | None:
     if obj.given_app is not None:
         conf = obj.app.conf
-        return configured_url(conf.database_url or conf.broker_url, conf.result_backend)
+        return configured_url(
+            conf.database_url or conf.broker_url, conf.result_backend, default=obj.app.default_database
+        )
     environ = os.environ
     return configured_url(environ.get("CELERY_BROKER_URL"), environ.get("CELERY_RESULT_BACKEND"))
 

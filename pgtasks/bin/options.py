@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import click
 
 from pgtasks._state import get_current_app
+from pgtasks.app.defaults import DEFAULTS
+from pgtasks.app.jsonlog import JSON
 from pgtasks.utils import text
 from pgtasks.utils.log import mlevel
 from pgtasks.utils.time import maybe_iso8601
@@ -239,6 +241,15 @@ JSON_OBJECT = JsonObject()
 ISO8601 = ISO8601DateTime()
 ISO8601_OR_FLOAT = ISO8601DateTimeOrFloat()
 LOG_LEVEL = LogLevel()
+LOG_FORMATS = ("text", JSON)
+
+
+def set_log_format(app: Any, chosen: str | None) -> None:
+    """Log in the format that was chosen, whatever the settings say."""
+    if chosen == JSON:
+        app.conf.worker_log_format = JSON
+    elif chosen is not None and app.conf.worker_log_format == JSON:
+        app.conf.worker_log_format = DEFAULTS["worker_log_format"]
 COMMA_SEPARATED_LIST = CommaSeparatedList()
 
 

@@ -13,14 +13,17 @@ from typing import Any
 
 import click
 
+from pgtasks.app.jsonlog import JSON
 from pgtasks.beat.service import embedded
 from pgtasks.bin.daemon import become_a_service
 from pgtasks.bin.options import (
     COMMA_SEPARATED_LIST,
+    LOG_FORMATS,
     LOG_LEVEL,
     CeleryDaemonCommand,
     CLIContext,
     option,
+    set_log_format,
 )
 from pgtasks.utils.nodenames import default_nodename, host_format
 from pgtasks.worker.supervisor import Worker
@@ -100,6 +103,7 @@ on_beat = partial(option, heading="Embedded Beat Options")
 @on_worker("-D", "--detach", is_flag=True, help="Run in the background.")
 @on_worker("-S", "--statedb", type=click.Path(), help="Not needed: revoked tasks are in the database.")
 @on_worker("-l", "--loglevel", type=LOG_LEVEL, default="WARNING", show_default=True, help="What to log.")
+@on_worker("--log-format", type=click.Choice(LOG_FORMATS), help="Log lines of text, or a JSON object per line.")
 @on_worker(
     "-O",
     "--optimization",
@@ -178,7 +182,9 @@ def worker(ctx: click.Context, /, hostname: str, **options: Any) -> None:
     with ExitStack() as beside:
         if options["beat"]:
             beside.enter_context(_beat(obj.app, options))
-        worker = Worker(obj.app, hostname=hostname, no_color=obj.no_color or None, quiet=obj.quiet, **options)
+        # Among lines of JSON a banner would be in the way.
+        quiet = obj.quiet or obj.app.conf.worker_log_format == JSON
+        worker = Worker(obj.app, hostname=hostname, no_color=obj.no_color or None, quiet=quiet, **options)
         status = worker.start()
     ctx.exit(status)
 
@@ -198,6 +204,7 @@ _SETTINGS = {
 
 def _configure(ctx: click.Context, app: Any, options: dict[str, Any]) -> None:
     """Change the settings that options stand for, and those given like `-- worker.prefetch_multiplier=8`."""
+    set_log_format(app, options.pop("log_format"))
     for name, setting in _SETTINGS.items():
         if options[name] is not None:
             setattr(app.conf, setting, options[name])

@@ -232,8 +232,8 @@ def compose(tasks: Sequence[Any]) -> Any:
         composed = _grown(composed, task.clone() if is_copied else task)
     if type(composed) is _chain and any(map(is_chain, tasks)):
         # An errback that was an inner chain's is now that of several steps: each gets a copy, to be stamped once.
-        *before, last = composed.tasks
-        composed.tasks = [*(step.clone() for step in before), last]
+        steps = composed.tasks
+        composed.tasks = [*(step.clone() for step in steps[:-1]), *steps[-1:]]
     return composed
 
 

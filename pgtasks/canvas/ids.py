@@ -6,13 +6,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from uuid import UUID
+from itertools import count
+from uuid import UUID, uuid5
 
 from pgtasks._state import get_current_worker_task
-from pgtasks.message import id_of, new_id
+from pgtasks.message import SLOT_MASK, id_of, new_id, slot_of
 
 #: The id whose slot the canvas that is being frozen or planned has: of the task running here, or else its first.
 _anchor: ContextVar[list[UUID] | None] = ContextVar("pgtasks.canvas.anchor", default=None)
+#: Where ids come from while a canvas is planned whose ids must be the same each time.
+_derived: ContextVar[Iterator[UUID] | None] = ContextVar("pgtasks.canvas.derived", default=None)
+
+
+@contextmanager
+def derived_from(seed: UUID, root: UUID) -> Iterator[None]:
+    """Make the ids of the `with` block follow from `seed` and their order: planned again, a canvas is the same one."""
+    slot = slot_of(root)
+    token = _derived.set(UUID(int=uuid5(seed, str(n)).int & ~SLOT_MASK | slot) for n in count())
+    try:
+        yield
+    finally:
+        _derived.reset(token)
 
 
 @contextmanager
@@ -36,6 +50,9 @@ def fresh_id(root_id: str | None = None) -> str:
 
 def fresh_key(root_id: str | None = None) -> UUID:
     """`fresh_id`, as a UUID."""
+    derived = _derived.get()
+    if derived is not None:
+        return next(derived)
     anchor = _anchor.get()
     if root_id:
         return new_id(id_of(root_id))

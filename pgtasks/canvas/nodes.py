@@ -44,7 +44,9 @@ class Node:
     `args` lack the first argument, which is made of the results of `waits_for` when `inputs` is not "none":
     the one value, or their list, nested as `shape` says. `options` are those of `apply_async`, completed by
     the task's own, less what has a field here. `embed` is the third part of the message body. A chord's body
-    has as `entry` the first task of the header, if that waits for something before the chord.
+    has as `entry` the first task of the header, if that waits for something before the chord. A task that begins a
+    member of a group that comes after another task has in `begins` the ids of the group and of the member's result,
+    and the member's place.
     """
 
     id: UUID
@@ -59,6 +61,7 @@ class Node:
     shape: Shape | None = None
     role: Role = "first"
     entry: UUID | None = None
+    begins: tuple[str, str, int] | None = None
     root: UUID
     parent: UUID | None = None
     group_id: str | None = None
@@ -70,7 +73,7 @@ class Plan:
 
     `result` is what the caller gets and `trail` what the calling task remembers as its child, both result
     objects. `ends` are the tasks whose results are the canvas' own. `names` are the ids that are no UUIDs, by the keys
-    that stand for them.
+    that stand for them. `is_repeated` says that the same canvas was sent before, under the same ids.
     """
 
     nodes: tuple[Node, ...]
@@ -78,6 +81,7 @@ class Plan:
     trail: Any
     ends: tuple[UUID, ...]
     names: Mapping[UUID, str] = field(default_factory=dict)
+    is_repeated: bool = False
 
     @property
     def edges(self) -> Iterator[Edge]:

@@ -6,6 +6,7 @@ written. The values they speak in are in `pgtasks.canvas.nodes`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pgtasks._state import current_run, get_current_worker_task
@@ -54,6 +55,7 @@ def send(sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, add_to_pa
     planned, transaction = _planned(sig, args, kwargs, options)
     if planned.nodes:
         sig.app.enqueue_plan(planned, transaction)
+        sig._sent_as = planned.result.id
     return remembered(planned.result, planned.trail, add_to_parent)
 
 
@@ -65,18 +67,24 @@ async def asend(sig: Any, args: Any, kwargs: Any, options: dict[str, Any], *, ad
     planned, transaction = _planned(sig, args, kwargs, options)
     if planned.nodes:
         await sig.app.aenqueue_plan(planned, transaction)
+        sig._sent_as = planned.result.id
     return remembered(planned.result, planned.trail, add_to_parent)
 
 
 def _run_of(options: dict[str, Any]) -> Any:
     """The workflow's run whose code sends a canvas, unless in a transaction of its own."""
-    return None if options.get("conn") is not None or options.get("using") is not None else current_run.get()
+    return None if options.get("conn") is not None or options.get("using") else current_run.get()
 
 
 def _planned(sig: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Plan, Any]:
     options = dict(options)
     conn, using = options.pop("conn", None), options.pop("using", None)
-    return plan(sig, args, kwargs, options), using if conn is None else conn
+    planned = plan(sig, args, kwargs, options)
+    if planned.nodes:
+        # A frozen canvas has the same ids each time. That it is sent again on purpose only the object itself can tell:
+        # ids that are in the database already may as well be those of a sending that failed, as far as anybody knew.
+        planned = replace(planned, is_repeated=sig._sent_as == planned.result.id)
+    return planned, using if conn is None else conn
 
 
 def remembered(result: Any, trail: Any, add_to_parent: bool | None) -> Any:

@@ -141,6 +141,11 @@ class Planner:
                 return self._add_group(sig, args, kwargs, options, after, outermost)
         return self._add_task(sig, args, kwargs, options, after)
 
+    def stand(self, node: Node) -> None:
+        """Let a task that somebody else writes be one that others can wait for."""
+        self.nodes[node.id] = node
+        self._order.append(node.id)
+
     # -- one task
 
     def _add_task(self, sig: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After) -> Part:
@@ -176,11 +181,10 @@ class Planner:
             parent=self._parent_of(options, after),
             group_id=options.get("group_id"),
         )
-        self.nodes[node.id] = node
-        self._order.append(node.id)
+        self.stand(node)
         if undo is not None:
             self.undos[node.id] = self._checked_undo(undo)
-        self._add_callbacks(node, options.get("link"))
+        self.link(node, options.get("link"))
         result = (self.app if task is None else task).AsyncResult(task_id)
         return Part((node.id,), result, result)
 
@@ -258,7 +262,8 @@ class Planner:
         given = options.get("parent_id")
         return self._key_of(given) if given else self._parent
 
-    def _add_callbacks(self, node: Node, links: Any) -> None:
+    def link(self, node: Node, links: Any) -> None:
+        """Plan what is called with the result of a task."""
         after = After((node.id,), "value", None, "callback")
         for position, link in enumerate(maybe_list(links) or []):
             callback = as_signature(link, self.app, f"Callback {position} of {node.name!r}")
@@ -317,15 +322,26 @@ class Planner:
         parts = []
         for index, member in enumerate(members):
             place = {"group_id": group_id, "group_index": index}
+            since = len(self._order)
             part = self.add(member, args, kwargs, {**options, **place}, after)
-            if part is not None:
-                parts.append(part)
+            if part is None:
+                continue
+            parts.append(part)
+            if after.preds and after.role in ("step", "callback"):
+                self._begin_member(self._order[since:], after, (group_id, part.result.id, index))
         result = self.app.GroupResult(group_id, [part.result for part in parts])
         if outermost and len(parts) == 1 and parts[0].many:
             # As in Celery, a group of nothing but a chain that ends in a group shows itself as that group.
             result = parts[0].result
         ends, shape = _joined(parts)
         return Part(ends, result, result, many=True, shape=shape, entry=self._entry(begin))
+
+    def _begin_member(self, keys: Sequence[UUID], after: After, begins: tuple[str, str, int]) -> None:
+        """Note of what begins a member that it does: the task before the group has called the group, not its tasks."""
+        for key in keys:
+            node = self.nodes[key]
+            if node.waits_for == after.preds:
+                self.nodes[key] = replace(node, begins=begins)
 
     def _entry(self, begin: int) -> UUID | None:
         """The first task of a header, if it waits for what came before the chord."""
@@ -354,7 +370,8 @@ class Planner:
             chord.tasks if is_group(chord.tasks) else Signature.TYPES["group"](chord.tasks, app=chord._app),
             (*args, *chord.args) if args and not chord.immutable else chord.args,
             {**chord.kwargs.get("kwargs", {}), **kwargs},
-            {**options, "link": None, "link_error": None, "task_id": group_id},
+            # The callbacks are the body's. Members may have their own, which these must not take the place of.
+            {**{key: options[key] for key in options if key not in ("link", "link_error")}, "task_id": group_id},
             after,
             outermost=False,
         )

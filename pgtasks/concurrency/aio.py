@@ -16,6 +16,7 @@ from pgtasks.concurrency.thread import ThreadLimits
 from pgtasks.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from pgtasks.execution import Limits, Site, aexecute, execute
 from pgtasks.message import Claim, Outcome
+from pgtasks.store.records import CoroutineRecords
 
 is_signal_safe = False
 
@@ -58,7 +59,7 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
     """Run claims as coroutines until the line closes."""
     _state.set_default_app(site.app)
     site.app.set_current()
-    return asyncio.run(_serve(line, site.opened(Limits()), options))
+    return asyncio.run(_serve(line, site.opened(Limits(), CoroutineRecords(site.app.database)), options))
 
 
 async def _serve(line: Line, site: Site, options: ChildOptions) -> int:

@@ -15,7 +15,6 @@ A report says that a task ended, with its outcome; or that one with a hard time 
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import marshal
 import multiprocessing
@@ -24,22 +23,21 @@ import pickle
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from pgtasks import _state, signals
+from pgtasks.concurrency.forking import fork
 from pgtasks.message import Claim, Outcome
 
 _LENGTH = struct.Struct("!I")
 _TICKET = struct.Struct("!Q")
 _READ = 1 << 16
-_PR_SET_PDEATHSIG = 1
 
 # -- what crosses the line
 
@@ -101,7 +99,7 @@ def _pack_report(report: Report) -> tuple[Any, ...]:
         if (
             outcome.kind == "done"
             and outcome.state == "SUCCESS"
-            and not (outcome.content_type or outcome.children or outcome.follow_ups)
+            and not (outcome.content_type or outcome.children or outcome.follow_ups or outcome.is_limited)
         ):
             return (_PLAIN, report.number, report.ran_s, outcome.value, outcome.hidden)
         return (_FULL, report.number, report.ran_s, pickle.dumps(outcome))
@@ -260,7 +258,7 @@ class Child:
         self._frames = _Frames()
         self._sock, theirs = socket.socketpair()
         self._tickets, self._tickets_read = socket.socketpair()
-        self.pid = _fork(lambda: self._be_child(serve, site, theirs, close_in_child))
+        self.pid = fork(lambda: self._be_child(serve, site, theirs, close_in_child))
         theirs.close()
         self._sock.setblocking(False)
 
@@ -403,60 +401,3 @@ class Child:
         self._sock.close()
         self._tickets_read.close()
         return os.waitstatus_to_exitcode(status)
-
-
-def _fork(be_child: Callable[[], int]) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    parent = os.getpid()
-    # Signals that arrive before the child has its own handlers must not run the parent's.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-    pid = os.fork()
-    if pid:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        return pid
-    _become_child(parent, be_child)
-
-
-_HANDLED = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGCHLD,
-    signal.SIGALRM,
-)
-
-
-def _become_child(parent: int, be_child: Callable[[], int]) -> NoReturn:
-    status = 1
-    try:
-        # Wake-ups of the parent's loop are not the child's business.
-        signal.set_wakeup_fd(-1)
-        for signum in _HANDLED:
-            signal.signal(signum, signal.SIG_DFL)
-        # The parent alone decides when children stop; a Ctrl-C in the terminal reaches them as well.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        die_with_parent(parent)
-        status = be_child()
-    except SystemExit as exit:
-        status = exit.code if isinstance(exit.code, int) else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies (Linux: prctl(2)); elsewhere the closed line ends it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)

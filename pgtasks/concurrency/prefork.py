@@ -18,27 +18,36 @@ from pgtasks.concurrency.base import Begun, ChildOptions, Ended, Leaving, Line
 from pgtasks.exceptions import SoftTimeLimitExceeded
 from pgtasks.execution import Limits, Site, execute
 
+try:
+    from pgtasks.concurrency.weaving import Weaver
+except ImportError:  # without greenlet there is one run at a time
+    Weaver = None  # type: ignore[assignment, misc]
+
 is_signal_safe = True
 
 
 class AlarmLimits(Limits):
     """Time limits of a task in the main thread: an alarm for the soft one, a word to the parent for the hard one."""
 
-    def __init__(self, report: Callable[[float], None]) -> None:
+    def __init__(self, report: Callable[[Begun], None]) -> None:
         self._report = report
         self._is_armed = False
+        #: Of the claim that runs.
+        self.number = 0
         #: The exit status that the task's own code has asked for.
         self.status: int | None = None
 
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
+        self.is_counting = True
         if hard_s:
-            self._report(hard_s)
+            self._report(Begun(self.number, hard_s))
         if soft_s:
             signal.signal(signal.SIGALRM, _raise_soft)
             self._is_armed = True
             signal.setitimer(signal.ITIMER_REAL, soft_s)
 
     def disarm(self) -> None:
+        self.is_counting = False
         if self._is_armed:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._is_armed = False
@@ -58,16 +67,24 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
     # run() makes the app of the parent this process' own.
     site.app.set_current()
     _state.set_default_app(site.app)
-    number = 0
-    limits = AlarmLimits(lambda limit_s: line.report(Begun(number, limit_s)))
+    limits = AlarmLimits(line.report)
     site = site.opened(limits)
+    weaver = Weaver(line, site, limits) if Weaver is not None else None
     done = 0
-    while (taken := line.take()) is not None:
+    left: tuple[int, Any] | None = None
+    while (taken := left or line.take()) is not None:
         number, claim = taken
-        began_at = time.monotonic()
-        outcome = execute(site, claim)
-        line.report(Ended(number, outcome, time.monotonic() - began_at))
-        done += 1
+        if weaver is not None and weaver.takes(claim):
+            ran, left = weaver.run(number, claim, options.max_tasks and options.max_tasks - done)
+            done += ran
+        else:
+            left, limits.number = None, number
+            began_at = time.monotonic()
+            outcome = execute(site, claim)
+            line.report(Ended(number, outcome, time.monotonic() - began_at))
+            done += 1
+        if left is not None:
+            continue
         if limits.status is not None:
             line.report(Leaving(f"its task ended it with status {limits.status}"))
             return limits.status

@@ -16,6 +16,7 @@ from pgtasks import _state
 from pgtasks.concurrency.base import ChildOptions, Ended, Leaving, Line
 from pgtasks.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from pgtasks.execution import Limits, Site, execute
+from pgtasks.store.records import SharedRecords
 
 is_signal_safe = False
 
@@ -54,8 +55,9 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
     _state.set_default_app(site.app)
     leaving = threading.Event()
     count = _Count(options.max_tasks)
+    recorder = SharedRecords(site.app.database)
     threads = [
-        threading.Thread(target=_slot, args=(line, site, count, leaving), name=f"slot-{n}", daemon=True)
+        threading.Thread(target=_slot, args=(line, site, recorder, count, leaving), name=f"slot-{n}", daemon=True)
         for n in range(options.slots)
     ]
     for thread in threads:
@@ -77,10 +79,9 @@ class _Count:
             return self._limit is not None and self._done >= self._limit
 
 
-def _slot(line: Line, site: Site, count: _Count, leaving: threading.Event) -> None:
+def _slot(line: Line, site: Site, recorder: SharedRecords, count: _Count, leaving: threading.Event) -> None:
     site.app.set_current()
-    limits = ThreadLimits()
-    site = site.opened(limits)
+    site = site.opened(ThreadLimits(), recorder)
     while not leaving.is_set() and (taken := line.take()) is not None:
         number, claim = taken
         began_at = time.monotonic()

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pgtasks.concurrency.base import die_with_parent
+from pgtasks.concurrency.forking import die_with_parent
 
 _WARM_STOP_S = 10.0
 _GONE_WITHIN_S = 10.0

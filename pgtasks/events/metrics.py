@@ -18,12 +18,19 @@ __all__ = ("BUCKETS", "Counts", "render")
 #: Upper bounds of the histogram of run times, in seconds: those of Prometheus' own clients.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
+#: What the queue is called of a task that no event has named one for, as in Celery's exporters.
+DEFAULT_QUEUE = "celery"
+
+_Labels = tuple[tuple[str, str], ...]
+
 _KINDS = ("sent", "received", "started", "succeeded", "failed", "rejected", "revoked", "retried")
 
 #: What figures of the database are called, their label, and what they say.
 _FIGURES = {
     "queue_length": ("celery_queue_length", "queue_name", "Tasks that are ready."),
     "queue_consumers": ("celery_active_consumer_count", "queue_name", "Workers that consume the queue."),
+    "queue_workers": ("celery_active_worker_count", "queue_name", "Workers that consume the queue."),
+    "queue_slots": ("celery_active_process_count", "queue_name", "Tasks of the queue that can run at a time."),
     "worker_up": ("celery_worker_up", "hostname", "Does the worker's lease hold?"),
     "worker_tasks_active": ("celery_worker_tasks_active", "hostname", "Tasks in the worker's hands."),
     "worker_slots": ("pgtasks_worker_slots", "hostname", "Tasks that the worker can run at a time."),
@@ -46,10 +53,11 @@ class Counts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._names: dict[str, str] = {}
-        self._tasks: Counter[tuple[str, str, str]] = Counter()
-        self._sums: dict[tuple[str, str], float] = defaultdict(float)
-        self._buckets: dict[tuple[str, str], list[int]] = {}
+        #: Name and queue of tasks under way, by id: most events say neither.
+        self._known: dict[str, tuple[str, str]] = {}
+        self._tasks: dict[str, Counter[_Labels]] = {kind: Counter() for kind in _KINDS}
+        self._sums: dict[_Labels, float] = defaultdict(float)
+        self._buckets: dict[_Labels, list[int]] = {}
 
     def count(self, event: dict[str, Any]) -> None:
         group, _, kind = event["type"].partition("-")
@@ -57,22 +65,33 @@ class Counts:
             return
         with self._lock:
             uuid = event["uuid"]
-            name = self._name_of(uuid, event.get("name"))
+            name, queue = self._known_of(uuid, event)
+            labels = (("name", name), ("hostname", event["hostname"]), ("queue_name", queue))
             if kind in ("succeeded", "failed", "revoked", "rejected"):
-                self._names.pop(uuid, None)
-            self._tasks[kind, name, event["hostname"]] += 1
+                self._known.pop(uuid, None)
+            if kind != "sent":
+                self._show(labels)
+            cause = (("exception", _class_of(event.get("exception"))),) if kind == "failed" else ()
+            self._tasks[kind][*labels, *cause] += 1
             if kind == "succeeded":
-                self._observe(name, event["hostname"], float(event.get("runtime") or 0))
+                self._observe(labels, float(event.get("runtime") or 0))
 
-    def _name_of(self, uuid: str, name: str | None) -> str:
-        if name is not None:
-            self._names[uuid] = name
-            if len(self._names) > 100_000:  # those whose end was never told
-                del self._names[next(iter(self._names))]
-        return name or self._names.get(uuid, "")
+    def _known_of(self, uuid: str, event: dict[str, Any]) -> tuple[str, str]:
+        name, queue = self._known.get(uuid, ("", DEFAULT_QUEUE))
+        name, queue = event.get("name") or name, event.get("queue") or queue
+        if name:
+            self._known[uuid] = name, queue
+            if len(self._known) > 100_000:  # those whose end was never told
+                del self._known[next(iter(self._known))]
+        return name, queue
 
-    def _observe(self, name: str, hostname: str, runtime: float) -> None:
-        key = (name, hostname)
+    def _show(self, labels: _Labels) -> None:
+        """Begin all counters of a task at zero: an alarm on a rate needs to have seen the counter before the first failure."""
+        for kind in _KINDS[1:]:
+            cause = (("exception", ""),) if kind == "failed" else ()
+            self._tasks[kind][*labels, *cause] += 0
+
+    def _observe(self, key: _Labels, runtime: float) -> None:
         counts = self._buckets.setdefault(key, [0] * (len(BUCKETS) + 1))
         for at, bound in enumerate(BUCKETS):
             counts[at] += runtime <= bound
@@ -84,16 +103,14 @@ class Counts:
         with self._lock:
             for kind in _KINDS:
                 yield from _heading(f"celery_task_{kind}_total", f"Tasks {kind}.", "counter")
-                for (of, name, hostname), count in self._tasks.items():
-                    if of == kind:
-                        yield _line(f"celery_task_{kind}_total", count, name=name, hostname=hostname)
+                for labels, count in self._tasks[kind].items():
+                    yield _line(f"celery_task_{kind}_total", count, **dict(labels))
             yield from _heading("celery_task_runtime", "Seconds that tasks ran.", "histogram")
-            for (name, hostname), counts in self._buckets.items():
-                labels = {"name": name, "hostname": hostname}
+            for labels, counts in self._buckets.items():
                 for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
-                    yield _line("celery_task_runtime_bucket", count, **labels, le=bound)
-                yield _line("celery_task_runtime_sum", self._sums[name, hostname], **labels)
-                yield _line("celery_task_runtime_count", counts[-1], **labels)
+                    yield _line("celery_task_runtime_bucket", count, **dict(labels), le=bound)
+                yield _line("celery_task_runtime_sum", self._sums[labels], **dict(labels))
+                yield _line("celery_task_runtime_count", counts[-1], **dict(labels))
 
 
 def render(counts: Counts, figures: Iterable[Figure]) -> str:
@@ -106,6 +123,11 @@ def render(counts: Counts, figures: Iterable[Figure]) -> str:
         lines += _heading(name, text, "gauge")
         lines += [_line(name, each.value, **({label: each.label} if label else {})) for each in by_metric[metric]]
     return "\n".join([*lines, ""])
+
+
+def _class_of(exception: str | None) -> str:
+    """The class of an exception that an event shows as `ValueError('no')`."""
+    return (exception or "").partition("(")[0].rpartition(".")[2]
 
 
 def _heading(name: str, text: str, kind: str) -> list[str]:

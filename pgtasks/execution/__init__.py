@@ -19,6 +19,7 @@ from pgtasks.app import trace
 from pgtasks.exceptions import NotRegistered, Unwound
 from pgtasks.execution.committing import Committing
 from pgtasks.execution.ending import condemn, escape, fail, give_up, refuse
+from pgtasks.execution.gating import aenter, enter
 from pgtasks.execution.reading import Unreadable, read, time_limits
 from pgtasks.execution.resuming import hold, is_resumable, leave
 from pgtasks.execution.settling import Settling
@@ -34,6 +35,8 @@ def execute(site: Site, claim: Claim) -> Outcome:
     if isinstance(prepared, Outcome):
         return prepared
     task, request, effects = prepared
+    if effects.is_limited and (stopped := enter(site, claim, task, request)) is not None:
+        return stopped
     tracer = _tracer(site.app, task)
     try:
         attempt = tracer(request["id"], request["args"], request["kwargs"], request)
@@ -52,6 +55,8 @@ async def aexecute(site: Site, claim: Claim) -> Outcome:
     if isinstance(prepared, Outcome):
         return prepared
     task, request, effects = prepared
+    if effects.is_limited and (stopped := await aenter(site, claim, task, request)) is not None:
+        return stopped
     tracer = _tracer(site.app, task, awaits=True)
     try:
         attempt = await tracer(request["id"], request["args"], request["kwargs"], request)
@@ -103,6 +108,8 @@ def _prepare(
         request["hold"] = hold(site, claim, is_loop_shared)
     elif claim.fate != "live":
         return condemn(site, claim, task, request)
+    # One that was revoked runs only to be undone.
+    effects.is_limited = task.flow is not None and claim.fate == "live"
     _set_time_limits(site, task, request, effects)
     request["effects"] = effects
     request["resubmit"] = effects.resubmit

@@ -6,11 +6,11 @@ from typing import Any
 
 from pgtasks import states
 from pgtasks.app.context import Context, get_actual_ignore_result
-from pgtasks.app.publish import collecting
 from pgtasks.app.transactional import is_connection_lost
 from pgtasks.exceptions import RunInterrupted
 from pgtasks.execution.settling import Settling
 from pgtasks.store import borrow, tasks, workflows
+from pgtasks.store.sql import Query
 
 __all__ = ("Committing",)
 
@@ -20,20 +20,33 @@ class Committing(Settling):
 
     def prepare(self, request: dict[str, Any]) -> None:
         """Hand the task what it commits by."""
-        request["commit_within"] = self.commit_within
+        awaits = self.site.app.tasks[self.claim.name].is_coroutine
+        request["commit_within"] = self.acommit_within if awaits else self.commit_within
         request["was_committed"] = self.was_committed
 
     def commit_within(self, task: Any, request: Context, retval: Any, connection: Any) -> bool:
         """Store the task's success through a connection; false when the claim is gone, and all must be rolled back."""
-        with collecting() as batches:
-            super().succeeded(task, request, retval, not get_actual_ignore_result(task, request))
-        settle = tasks.settle(self.site.worker, self.site.hostname, [self.ended(states.SUCCESS)])
-        if not borrow.run(connection, settle):
-            return False
-        for messages, edges in batches:
-            borrow.run(connection, tasks.enqueue(messages, edges))
-        self.is_gone = True
-        return True
+        settle, *enqueues = self._success(task, request, retval)
+        self.is_gone = bool(borrow.run(connection, settle))
+        for enqueue in enqueues if self.is_gone else ():
+            borrow.run(connection, enqueue)
+        return self.is_gone
+
+    async def acommit_within(self, task: Any, request: Context, retval: Any, connection: Any) -> bool:
+        """`commit_within`, for coroutines."""
+        settle, *enqueues = self._success(task, request, retval)
+        self.is_gone = bool(await borrow.arun(connection, settle))
+        for enqueue in enqueues if self.is_gone else ():
+            await borrow.arun(connection, enqueue)
+        return self.is_gone
+
+    def _success(self, task: Any, request: Context, retval: Any) -> list[Query[Any]]:
+        """What stores the success; the first is the fence."""
+        super().succeeded(task, request, retval, not get_actual_ignore_result(task, request))
+        # Its place in a flow it gives up afterwards: that is to be counted anew, which a transaction of the user's may not do.
+        ended = self.ended(states.SUCCESS)._replace(is_limited=False)
+        enqueues = [tasks.enqueue(messages, edges, lets_in=False) for messages, edges in self.follow_ups]
+        return [tasks.settle(self.site.worker, self.site.hostname, [ended]), *enqueues]
 
     def was_committed(self, error: BaseException) -> bool:
         """Find out, after an error instead of an answer, whether the success is there; raises when it is to be tried again."""

@@ -52,6 +52,7 @@ def fail(
     context = Context(request, called_directly=False)
     einfo = ExceptionInfo((type(exc), exc, None))
     effects = Settling(site, claim)
+    effects.is_limited = task.flow is not None
     stored = not get_actual_ignore_result(task, context) or bool(task.store_errors_even_if_ignored)
     effects.is_hidden = not stored
     # Nothing of the task's own is on the stack: there is no traceback to keep.
@@ -172,6 +173,7 @@ def _retry(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], erro
     delay_s = task.default_retry_delay
     reason = Retry(exc=error, when=delay_s)
     effects = Settling(site, claim)
+    effects.is_limited = task.flow is not None
     stored = not get_actual_ignore_result(task, context) or bool(task.store_errors_even_if_ignored)
     effects.retried(task, context, reason, einfo, stored)
     task.push_request(**request)

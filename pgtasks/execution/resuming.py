@@ -9,6 +9,7 @@ from pgtasks.exceptions import RunCancelled, RunInterrupted, Unwound
 from pgtasks.execution.ending import condemn
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim, Outcome
+from pgtasks.store import flows
 from pgtasks.store.workflows import Hold
 
 __all__ = ("hold", "is_resumable", "leave")
@@ -32,7 +33,7 @@ def is_resumable(claim: Claim) -> bool:
 def hold(site: Site, claim: Claim, is_loop_shared: bool) -> Hold:
     """By what the worker holds the task."""
     is_cancelled = claim.fate.partition(":")[0] in _UNDOABLE
-    return Hold(claim.id, site.worker, claim.delivery, is_loop_shared, is_cancelled)
+    return Hold(claim.id, site.worker, claim.delivery, is_loop_shared, is_cancelled, site.recorder)
 
 
 def leave(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], unwound: Unwound) -> Outcome:
@@ -45,4 +46,6 @@ def leave(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], unwou
         return Outcome(
             id=claim.id, delivery=claim.delivery, kind="back", retries=claim.retries, losses=claim.losses, delay_s=1.0
         )
+    if task.flow is not None:
+        site.app.database.run(flows.leave([claim.id]))
     return Outcome(id=claim.id, delivery=claim.delivery, kind="gone")

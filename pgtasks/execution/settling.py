@@ -19,9 +19,10 @@ from uuid import UUID
 from pgtasks import states
 from pgtasks.app import trace
 from pgtasks.app.context import Context
-from pgtasks.app.linked import call_errbacks, publish_callbacks
+from pgtasks.app.linked import call_errbacks, publish_callbacks, waited_for
+from pgtasks.app.planned import compose_plan
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, collecting, compose, compose_plan, relatives
+from pgtasks.app.publish import Call, collecting, compose, relatives
 from pgtasks.canvas.calls import as_called, sends_plainly
 from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
@@ -31,7 +32,7 @@ from pgtasks.exceptions import EncodeError, ImproperlyConfigured, Retry, TaskRev
 from pgtasks.execution.site import Site
 from pgtasks.message import Batch, Casualty, Claim, Message, Outcome, new_id
 from pgtasks.serialization import decode, encode_exception
-from pgtasks.store import tasks
+from pgtasks.store import flows, graphs, tasks
 from pgtasks.store.sql import Query
 from pgtasks.store.tasks import StateRow
 from pgtasks.utils.functional import noop
@@ -47,6 +48,8 @@ class Settling(trace.Effects):
 
     row: StateRow | None = None
     is_hidden = False
+    #: The task has a flow, and so perhaps a place in it.
+    is_limited = False
     casualties: tuple[Casualty, ...] = ()
     follow_ups: tuple[Batch, ...] = ()
     again: tuple[Any, Message] | None = None
@@ -78,7 +81,7 @@ class Settling(trace.Effects):
     def succeeded(self, task: Any, request: Context, retval: Any, store: bool) -> None:
         self.site.limits.disarm()
         if request.callbacks or request.chain:
-            publish_callbacks(self.site.app, request, retval)
+            self._follow(request, retval)
         self.is_hidden = not store
         # What others wait for is kept for them, whether its caller wants it or not.
         if store or self.claim.has_successors:
@@ -90,6 +93,16 @@ class Settling(trace.Effects):
                     f"Task {task.name!r} returned a {type(retval).__name__} that cannot be written as"
                     f" {backend.serializer}: {error}. Return plain data, or set result_serializer."
                 ) from error
+
+    def _follow(self, request: Context, retval: Any) -> None:
+        """Send with the outcome what follows on a task that Celery itself has sent; of our own canvases it is there."""
+        with collecting() as batches:
+            publish_callbacks(self.site.app, request, retval)
+        waited = waited_for(request)
+        for messages, edges in batches:
+            # The edge to the body was written before its header; here it only says that somebody waits.
+            bound = tuple(Edge(message.id, self.claim.id, 0) for message in messages if message.id in waited)
+            self.follow_ups += ((messages, (*edges, *bound)),)
 
     def cancelled(self, cancelled: BaseException) -> Exception | None:
         return self.site.limits.translate()
@@ -180,7 +193,7 @@ class Settling(trace.Effects):
         site, claim = self.site, self.claim
         if not claim.has_successors:
             return ()
-        rows = site.app.database.run(tasks.successors(claim.id))
+        rows = site.app.database.run(graphs.successors(claim.id))
         successors = {row.id: row for row in rows}
         # One with a trigger of its own is told of the failure by the settle, and may yet run.
         waiting = (_waiting(row) for row in rows if row.trigger is None)
@@ -213,6 +226,8 @@ class Settling(trace.Effects):
         """Make the outcome of an attempt."""
         self.site.limits.disarm()
         if self.is_gone:
+            if self.is_limited:
+                self.site.app.database.run(flows.leave([self.claim.id]))
             return Outcome(id=self.claim.id, delivery=self.claim.delivery, kind="gone")
         state = attempt.state
         if state == states.REJECTED:
@@ -220,6 +235,7 @@ class Settling(trace.Effects):
                 id=self.claim.id,
                 delivery=self.claim.delivery,
                 kind="back",
+                state=state,
                 retries=self.claim.retries,
                 losses=self.claim.losses,
             )
@@ -251,6 +267,7 @@ class Settling(trace.Effects):
             has_successors=claim.has_successors,
             fails=self.casualties,
             follow_ups=self.follow_ups,
+            is_limited=self.is_limited,
         )
 
     def _retry(self, sig: Any, changes: Message) -> Outcome:
@@ -277,6 +294,7 @@ class Settling(trace.Effects):
             due=due,
             retries=retries,
             changes=changes,
+            is_limited=self.is_limited,
         )
 
 
@@ -308,7 +326,7 @@ def _another(claim: Claim, sig: Any, message: Message) -> Message:
     return replace(message, id=new_id(root), task_id=None, root=root, options=json.dumps(options).encode())
 
 
-def _waiting(successor: tasks.Successor) -> Waiting:
+def _waiting(successor: graphs.Successor) -> Waiting:
     options = json.loads(successor.options) if successor.options else {}
     entry = options.get("entry")
     return Waiting(
@@ -316,11 +334,11 @@ def _waiting(successor: tasks.Successor) -> Waiting:
     )
 
 
-def _public_id(successor: tasks.Successor) -> str:
+def _public_id(successor: graphs.Successor) -> str:
     return successor.task_id or str(successor.id)
 
 
-def _context_of(site: Site, successor: tasks.Successor) -> Context:
+def _context_of(site: Site, successor: graphs.Successor) -> Context:
     try:
         _, _, embed = decode(successor.payload, successor.content_type, successor.content_encoding, site.rules.accept)
     except Exception:

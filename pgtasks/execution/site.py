@@ -6,12 +6,16 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from pgtasks.serialization import accepted
+from pgtasks.store.workflows import Recorder
 
 __all__ = ("Limits", "Rules", "Site", "accepted_content")
 
 
 class Limits:
     """How a pool keeps the time limits of a running task; not at all, in this base class."""
+
+    #: A time limit of the running task is being counted.
+    is_counting = False
 
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
         """The task begins: count from now."""
@@ -49,10 +53,12 @@ class Site(NamedTuple):
     hostname: str
     limits: Limits = Limits()
     settled_rules: Rules | None = None
+    #: By what the steps of this process' runs share commits, where several are under way.
+    recorder: Recorder | None = None
 
-    def opened(self, limits: Limits) -> Site:
+    def opened(self, limits: Limits, recorder: Recorder | None = None) -> Site:
         """The site in the process that runs tasks; it keeps to the settings of this moment, as Celery's workers do."""
-        return self._replace(limits=limits, settled_rules=Rules.of(self.app.conf))
+        return self._replace(limits=limits, settled_rules=Rules.of(self.app.conf), recorder=recorder)
 
     @property
     def rules(self) -> Rules:

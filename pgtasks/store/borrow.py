@@ -1,13 +1,15 @@
 """Run a query inside the caller's own transaction, whatever holds it.
 
 Accepted as `conn=` or `using=`: a psycopg connection or cursor; a SQLAlchemy `Connection` or `Session` on psycopg; a
-Django connection, or the alias of one. The async forms of the first two are accepted by the async verbs.
+Django connection, or the alias of one. The async verbs accept the async forms of the first two, and Django's aliases: what
+they name belongs to the thread in which Django runs what is not asynchronous, and there the query is run.
 Nothing is retried here and nothing committed: the transaction is the caller's, and so are its errors.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
@@ -29,8 +31,18 @@ def run(source: Any, query: Query[T]) -> T:
     return query.read(cursor.fetchall() if cursor.description else ())
 
 
+def savepoint(source: Any) -> AbstractContextManager[Any]:
+    """A savepoint in the transaction that `source` holds; a transaction, if it holds none and commits by itself."""
+    return _driver_connection(source).transaction()
+
+
 async def arun(source: Any, query: Query[T]) -> T:
-    """As `run`, for async connections and sessions."""
+    """As `run`, for async connections and sessions, and for the aliases of Django's."""
+    if isinstance(source, str) or hasattr(source, "ensure_connection"):
+        from asgiref.sync import sync_to_async  # only Django has brought it along
+
+        alias = source if isinstance(source, str) else source.alias
+        return await sync_to_async(run)(alias, query)
     conn = await _async_driver_connection(source)
     cursor = AsyncCursor(conn, row_factory=tuple_row)
     arrays.register(cursor)
@@ -46,6 +58,7 @@ def _driver_connection(source: Any) -> Connection[Any]:
     if isinstance(source, str):
         source = _django_connection(source)
     if hasattr(source, "ensure_connection"):  # Django
+        source.validate_no_broken_transaction()
         source.ensure_connection()
         return _checked(source.connection, source)
     if hasattr(source, "get_bind") and hasattr(source, "connection"):  # SQLAlchemy Session

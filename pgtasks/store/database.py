@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any, TypeVar
@@ -94,6 +94,14 @@ class OwnConnection(Connection[Any]):
         # Not `cursor.description`, which makes an object per column.
         result = cursor.pgresult
         return query.read(cursor.fetchall() if result and result.nfields else ())
+
+    def run_at_once(self, queries: Sequence[Query[Any]]) -> list[Any]:
+        """Run a few queries in one transaction and one round trip; the first that fails undoes all."""
+        if self.is_pooled:
+            with self.transaction():
+                return [self._run_by_cursor(query) for query in queries]
+        found = self.wait(self._wire.exchange_all(queries))
+        return [query.read(rows) for query, rows in zip(queries, found, strict=True)]
 
     def run_all(self, queries: Iterable[Query[None]]) -> None:
         """Run queries in one transaction, each sent while the server still works on those before it."""
@@ -232,6 +240,22 @@ class Database:
 
         return self._insist(together)
 
+    def run_in_turn(self, query: Query[Any], *others: Callable[[Any], Query[Any]]) -> list[Any]:
+        """Run queries in one transaction, each made of the answer before it; when the first gives 0, no other."""
+
+        def in_turn(own: OwnConnection) -> list[Any]:
+            with own.transaction():
+                answers = [own.run(query)]
+                for make in others if answers[0] else ():
+                    answers.append(own.run(make(answers[-1])))
+            return answers
+
+        return self._insist(in_turn)
+
+    def run_at_once(self, *queries: Query[Any]) -> list[Any]:
+        """Run a few queries in one transaction and one round trip; the first that fails undoes all."""
+        return self._insist(lambda own: own.run_at_once(queries))
+
     def run_all(self, queries: Iterable[Query[None]]) -> None:
         """Run queries in one transaction, each while the next one is made; all or nothing, also when making one fails.
 
@@ -247,6 +271,10 @@ class Database:
                 yield query
 
         self._insist(lambda own: own.run_all(once_more()))
+
+    def connection(self) -> OwnConnection:
+        """The connection by which a caller that is the only one here runs its queries, until it is lost."""
+        return self._insist(lambda own: own)
 
     def ping(self) -> None:
         """Make sure that the database answers and its schema fits; raises if not."""
@@ -355,6 +383,13 @@ class AsyncDatabase:
         """Close the idle connections; the next call opens new ones."""
         while self._idle:
             await self._idle.pop().close()
+
+    def abandon(self) -> None:
+        """Close the idle connections of a loop that has ended; those of a parent process are its own to close."""
+        if self._owner is not None and self._owner[0] == os.getpid():
+            for conn in self._idle:
+                conn.pgconn.finish()
+        self._idle.clear()
 
     async def _once(self, query: Query[T]) -> T:
         conn = await self._take()

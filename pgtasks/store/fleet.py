@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pgtasks.message import Claim
 from pgtasks.store.sql import Query, Row, count, id_set, load, nothing, rows
+from pgtasks.store.tasks import Lane
 
 _SQL = load("fleet")
 
@@ -27,6 +28,8 @@ class Tick(NamedTuple):
     has_letters: bool
     has_dead: bool
     has_listeners: bool
+    has_held: bool
+    limited_queues: list[str]
 
 
 class Reaped(NamedTuple):
@@ -63,9 +66,33 @@ def enlist(
     return Query(_SQL["enlist"], values, nothing)
 
 
-def tick(worker: UUID, queues: Sequence[str], *, renew: bool, limit: int = 500) -> Query[Tick]:
-    """Renew the lease if asked to, move what is due, and look around."""
-    values = {"worker": worker, "queues": list(queues), "renew": renew, "limit": limit}
+def tick(
+    worker: UUID,
+    queues: Sequence[str],
+    *,
+    renew: bool,
+    limit: int = 500,
+    lanes: Sequence[Lane] | None = None,
+    back_s: float | None = None,
+) -> Query[Tick]:
+    """Renew the lease if asked to, move what is due, and look around.
+
+    Looks for ready tasks in all of the queues, or in these lanes of them, and for what is due at any time, or was or will be
+    within `back_s` seconds.
+    """
+    if lanes is None:
+        lanes = [Lane(queue) for queue in queues]
+    values = {
+        "worker": worker,
+        "queues": list(queues),
+        "lane_queues": [lane.queue for lane in lanes],
+        "los": [lane.rank for lane in lanes],
+        "seqs": [lane.seq for lane in lanes],
+        "his": [lane.last_rank for lane in lanes],
+        "back": back_s,
+        "renew": renew,
+        "limit": limit,
+    }
     return Query(_SQL["tick"], values, _tick)
 
 

@@ -9,15 +9,22 @@ VALUES (%(id)s, %(hostname)s, %(machine)s, %(pid)s, %(pool)s, %(concurrency)s, %
 -- name: tick
 -- What a worker does about once a second, in one statement: renew its lease when asked to, move tasks that are due to the
 -- ready queue, and look around. Any worker moves any queue's tasks. An idle tick writes nothing.
--- Relies on scheduled_due, claim_revoked. Locks: worker row, then scheduled by due time.
--- In: worker, its queues, renew, limit. Out: is this worker still registered; how many were moved; seconds to the next
--- due task or NULL; is anything ready; ids and signals of its claims that were revoked; is there a letter for it; is any worker dead;
--- does anybody listen to events.
+-- While an old snapshot holds vacuum back, whoever looks from the start of a queue, or of what is scheduled, walks over all
+-- that is dead there: 0.4 s after a million tasks. So the lanes may begin at cursors (see `claim`), and `back` says how far in
+-- the past, and ahead, a due time is looked for.
+-- Relies on scheduled_due, claim_revoked, ready_pkey. Locks: worker row, then scheduled by due time.
+-- In: worker, its queues, lanes as arrays, back in seconds or NULL, renew, limit. Out: is this worker still registered; how
+-- many were moved; seconds to the next due task, or to when a rate lets in what is held, or NULL; is anything ready; ids and
+-- signals of its claims that were revoked; is there a letter for it; is any worker dead; does anybody listen to events; is
+-- anything held; which of the queues are limited.
 WITH renewed AS (
   UPDATE pgtasks.worker SET heartbeat_at = pgtasks.clock() WHERE id = %(worker)s AND %(renew)s RETURNING id
 ),
 due AS MATERIALIZED (
-  SELECT id FROM pgtasks.scheduled WHERE due <= pgtasks.clock() ORDER BY due LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+  SELECT id FROM pgtasks.scheduled
+  WHERE due <= pgtasks.clock()
+    AND due >= coalesce(pgtasks.clock() - %(back)s::float8 * interval '1 second', '-infinity')
+  ORDER BY due LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ),
 moved AS (
   DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM due))
@@ -26,17 +33,30 @@ moved AS (
 promoted AS (
   INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
   SELECT id, queue, rank, delivery, retries, losses FROM moved ORDER BY due
+),
+unwanted AS MATERIALIZED (
+  SELECT id, revoke_signal FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL
 )
 SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pgtasks.worker WHERE id = %(worker)s)),
        (SELECT count(*) FROM moved),
-       (SELECT extract(epoch FROM min(due) - pgtasks.clock())::float8 FROM pgtasks.scheduled WHERE due > pgtasks.clock()),
-       EXISTS (SELECT FROM unnest(%(queues)b::text[]) AS q(queue)
-               WHERE EXISTS (SELECT FROM pgtasks.ready r WHERE r.queue = q.queue)),
-       ARRAY(SELECT id FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id),
-       ARRAY(SELECT revoke_signal FROM pgtasks.claim WHERE worker = %(worker)s AND revoke_signal IS NOT NULL ORDER BY id),
+       (SELECT extract(epoch FROM least(
+          (SELECT min(due) FROM pgtasks.scheduled
+           WHERE due > pgtasks.clock()
+             AND due < coalesce(pgtasks.clock() + %(back)s::float8 * interval '1 second', 'infinity')),
+          (SELECT min(opens_at) FROM pgtasks.lane WHERE opens_at > pgtasks.clock()),
+          (SELECT min(opens_at) FROM pgtasks.flow WHERE opens_at > pgtasks.clock())) - pgtasks.clock())::float8),
+       EXISTS (SELECT FROM unnest(%(lane_queues)b::text[], %(los)b::smallint[], %(seqs)b::bigint[], %(his)b::smallint[])
+                           AS l(queue, lo, seq, hi)
+               WHERE EXISTS (
+                 SELECT FROM pgtasks.ready r
+                 WHERE r.queue = l.queue AND (r.rank, r.seq) >= (l.lo, l.seq) AND r.rank <= l.hi OFFSET 0)),
+       ARRAY(SELECT id FROM unwanted ORDER BY id),
+       ARRAY(SELECT revoke_signal FROM unwanted ORDER BY id),
        EXISTS (SELECT FROM pgtasks.letter WHERE worker = %(worker)s),
        EXISTS (SELECT FROM pgtasks.worker WHERE heartbeat_at < pgtasks.clock() - lease),
-       EXISTS (SELECT FROM pgtasks.listener WHERE seen_at > pgtasks.clock() - interval '15 seconds')
+       EXISTS (SELECT FROM pgtasks.listener WHERE seen_at > pgtasks.clock() - interval '15 seconds'),
+       EXISTS (SELECT FROM pgtasks.held),
+       ARRAY(SELECT queue FROM pgtasks.queue_limit WHERE queue = ANY (%(queues)b::text[]) ORDER BY queue)
 
 -- name: reap
 -- Take the claims of dead workers back to their queues, up to `limit` a call, so that any live worker can go on with them.
@@ -188,5 +208,6 @@ WHERE s.queue = ANY (%(queues)b::text[])
   AND (%(ids)b::uuid[] IS NULL OR s.id = ANY (%(ids)b::uuid[]))
   AND NOT EXISTS (
     SELECT FROM pgtasks.worker w
-    WHERE w.id < %(worker)s AND s.queue = ANY (w.queues) AND w.heartbeat_at + w.lease > pgtasks.clock())
+    WHERE w.id < %(worker)s AND s.queue = ANY (w.queues) AND w.heartbeat_at + w.lease > pgtasks.clock()
+      AND w.pool <> 'kombu')
 ORDER BY s.due LIMIT %(limit)s

@@ -99,3 +99,28 @@ _MESSAGE_COLUMNS = (
 
 def _messages(found: Sequence[Row]) -> list[Message]:
     return [Message(**dict(zip(_MESSAGE_COLUMNS, row, strict=True))) for row in found]
+
+
+class Successor(NamedTuple):
+    """A task that waits, directly or not, for another one."""
+
+    id: UUID
+    pred: UUID
+    task_id: str | None
+    name: str
+    inputs: str | None
+    trigger: str | None
+    content_type: str | None
+    content_encoding: str | None
+    payload: bytes
+    options: bytes | None
+    depth: int
+
+
+def successors(task_id: UUID) -> Query[list[Successor]]:
+    """Every task that waits for this one, directly or not, the nearest first."""
+    return Query(_SQL["successors"], {"id": task_id}, _successors)
+
+
+def _successors(found: Sequence[Row]) -> list[Successor]:
+    return [Successor._make(row) for row in found]

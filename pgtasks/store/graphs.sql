@@ -90,3 +90,17 @@ ORDER BY p.done_at DESC, p.position DESC
 SELECT id, name, payload, content_type, content_encoding, queue, priority, due, expires, root, parent, group_id, options,
        max_deliveries, inputs, trigger
 FROM pgtasks.message WHERE id = ANY (%(ids)b::uuid[])
+
+-- name: successors
+-- Every task that directly or indirectly waits for one task, the nearest first, with what its error handlers need.
+-- In: id. Out: `Successor`.
+WITH RECURSIVE below AS (
+  SELECT e.succ AS id, e.pred, 1 AS depth FROM pgtasks.edge e WHERE e.pred = %(id)s
+  UNION
+  SELECT e.succ, e.pred, b.depth + 1 FROM below b JOIN pgtasks.edge e ON e.pred = b.id
+)
+SELECT DISTINCT ON (b.depth, m.id) m.id, b.pred, m.task_id, m.name, m.inputs, m.trigger, m.content_type, m.content_encoding,
+       m.payload, m.options, b.depth
+FROM below b JOIN pgtasks.message m ON m.id = b.id
+WHERE NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = m.id)
+ORDER BY b.depth, m.id

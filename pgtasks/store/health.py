@@ -1,13 +1,21 @@
-"""The verb for monitoring systems; the statement is in `health.sql`."""
+"""Verbs for those who look on from outside; the statements are in `health.sql`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
-from pgtasks.store.sql import Query, Row, load
+from pgtasks.store.sql import Query, Row, load, nothing
 
 _SQL = load("health")
+
+
+class Place(NamedTuple):
+    """Which database it is, of which server: the same for every connection to it, whatever way it goes."""
+
+    database: int
+    server_started_at: datetime
 
 
 class Figure(NamedTuple):
@@ -16,6 +24,21 @@ class Figure(NamedTuple):
     metric: str
     label: str
     value: float
+
+
+def place() -> Query[Place]:
+    """Which database is this?"""
+    return Query(_SQL["place"], {}, lambda found: Place._make(found[0]))
+
+
+def set_clock(now: datetime | None) -> Query[None]:
+    """Set the clock of a session; None sets it going again."""
+    return Query(_SQL["set_clock"], {"now": now}, nothing)
+
+
+def clock() -> Query[datetime]:
+    """What time is it?"""
+    return Query(_SQL["clock"], {}, lambda found: found[0][0])
 
 
 def figures() -> Query[list[Figure]]:

@@ -17,7 +17,10 @@ _SQL = load("letters")
 
 
 class Letter(NamedTuple):
-    """A command to a worker; `ticket` names the reply that is wanted, if one is."""
+    """A command to a worker; `ticket` names the reply that is wanted, if one is.
+
+    One from a program of Celery says in which mailbox, and for which ticket of its own, the reply is wanted.
+    """
 
     ticket: UUID | None
     clock: int
@@ -25,6 +28,8 @@ class Letter(NamedTuple):
     content_type: str | None
     content_encoding: str | None
     arguments: bytes
+    reply_mailbox: str | None = None
+    reply_ticket: str | None = None
 
 
 class Reply(NamedTuple):

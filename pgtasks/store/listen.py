@@ -30,13 +30,17 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.05, 1.0
 
 
 class Doorbell:
-    """A connection that only listens, on one channel; raises what psycopg raises when it breaks."""
+    """A connection that only listens, on one channel or more; raises what psycopg raises when it breaks."""
 
     def __init__(self, url: str, channel: str) -> None:
         self._conn = connect(url)
         if self._conn.is_pooled:
             self._conn.close()
             raise psycopg.NotSupportedError("a connection pooler stands between, and does not pass them on")
+        self.listen(channel)
+
+    def listen(self, channel: str) -> None:
+        """Hear this channel as well."""
         self._conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
     def fileno(self) -> int:
@@ -54,8 +58,50 @@ class Doorbell:
             payloads.append(notification.extra.decode())
         return payloads
 
+    @property
+    def is_broken(self) -> bool:
+        return self._conn.closed
+
+    @property
+    def has_heard(self) -> bool:
+        """Has something been heard that `heard` has not given yet, though the socket is quiet?"""
+        return False
+
     def close(self) -> None:
         self._conn.close()
+
+
+class SharedDoorbell(Doorbell):
+    """Listens on the connection by which the one thread that has a database runs its queries, which saves another one.
+
+    Notifications also come with the answers to queries: look at `has_heard` before you sleep. When that connection is lost, so
+    is this.
+    """
+
+    def __init__(self, database: Database, channel: str) -> None:
+        self._conn = database.connection()
+        if self._conn.is_pooled:
+            raise psycopg.NotSupportedError("a connection pooler stands between, and does not pass them on")
+        self._payloads: list[str] = []
+        self._conn.add_notify_handler(self._note)
+        self.listen(channel)
+
+    def _note(self, notification: psycopg.Notify) -> None:
+        self._payloads.append(notification.payload)
+
+    def heard(self) -> list[str]:
+        came, self._payloads = self._payloads, []
+        return came + super().heard()
+
+    @property
+    def has_heard(self) -> bool:
+        return bool(self._payloads)
+
+    def close(self) -> None:
+        """Hear no more; the connection is the database's to close."""
+        self._conn.remove_notify_handler(self._note)
+        with suppress(psycopg.Error):
+            self._conn.execute("UNLISTEN *")
 
 
 class _Wait:
@@ -140,6 +186,16 @@ class Waiter:
         self._changed = threading.Condition()
         self._waits: set[_Wait] = set()
         self._declared = _Declared()
+
+    def close(self) -> None:
+        """Stop listening, unless somebody waits; the next wait listens again."""
+        if self._pid == os.getpid() and self._reading.acquire(blocking=False):
+            try:
+                if self._bell is not None:
+                    self._bell.close()
+                    self._bell = None
+            finally:
+                self._reading.release()
 
     @contextmanager
     def holding(self, ids: Collection[UUID]) -> Iterator[set[UUID] | None]:

@@ -1,10 +1,11 @@
-"""The verb for people who look on; the statement is in `overview.sql`."""
+"""The verbs for people who look on; the statements are in `overview.sql`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from pgtasks.store.sql import Query, Row, load
 
@@ -30,6 +31,39 @@ class Overview(NamedTuple):
     latest: list[tuple[Any, ...]]
 
 
+class Stand(NamedTuple):
+    """Where one task stands; the payload is text where it is JSON, and None otherwise."""
+
+    name: str
+    state: str
+    queue: str
+    priority: int
+    due: datetime | None
+    claimed_at: datetime | None
+    done_at: datetime | None
+    retries: int
+    worker: str | None
+    payload: str | None
+    traceback: str | None
+
+
+class Unended(NamedTuple):
+    """A task that has not ended, as it was sent."""
+
+    id: UUID
+    public_id: str
+    name: str
+    queue: str
+    priority: int
+    due: datetime | None
+    state: str
+    group_id: str | None
+    payload: bytes
+    content_type: str | None
+    content_encoding: str | None
+    options: bytes | None
+
+
 #: Where the duration is in a row of each list.
 _DURATIONS = (3, 4, 3, 3)
 
@@ -37,6 +71,16 @@ _DURATIONS = (3, 4, 3, 3)
 def look(limit: int = 20) -> Query[Overview]:
     """Look at everything: up to `limit` queues, workers, tasks that run and tasks that ended last."""
     return Query(_SQL["look"], {"limit": limit}, _overview)
+
+
+def stand(task_id: UUID) -> Query[Stand | None]:
+    """Where a task stands; None when it is not known."""
+    return Query(_SQL["stand"], {"id": task_id}, lambda found: Stand._make(found[0]) if found else None)
+
+
+def unended() -> Query[list[Unended]]:
+    """The tasks that have not ended, the oldest first."""
+    return Query(_SQL["unended"], {}, lambda found: [Unended._make(row) for row in found])
 
 
 def _overview(found: Sequence[Row]) -> Overview:

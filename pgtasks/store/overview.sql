@@ -31,3 +31,16 @@ SELECT pgtasks.clock(),
        (SELECT json_agg(json_build_array(hostname, pool, concurrency, claimed, extract(epoch FROM up), queues)) FROM working),
        (SELECT json_agg(json_build_array(id, name, hostname, extract(epoch FROM "for"))) FROM running),
        (SELECT json_agg(json_build_array(id, name, state, extract(epoch FROM took))) FROM latest)
+
+-- name: stand
+-- Where one task stands, as the view shows it, with its payload as text. Relies on the keys by id. In: id.
+SELECT name, state, queue, priority, due, claimed_at, done_at, retries, worker, payload, traceback
+FROM pgtasks.tasks WHERE id = %(id)s
+
+-- name: unended
+-- The tasks that have not ended, in the order in which they were made: for tests, which have few. Reads all messages.
+-- Out: id, the id their caller knows, name, queue, priority, due, state, group, payload with its type and encoding, options.
+SELECT t.id, coalesce(t.task_id, t.id::text), t.name, t.queue, t.priority::int, t.due, t.state, t.group_id,
+       m.payload, m.content_type, m.content_encoding, m.options
+FROM pgtasks.tasks t JOIN pgtasks.message m ON m.id = t.id
+WHERE t.done_at IS NULL ORDER BY t.created_at, t.id

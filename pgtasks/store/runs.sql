@@ -1,19 +1,31 @@
 -- Statements on workflow runs for those who look after them: find, show, run again, copy. See migrations/0005_workflows.sql.
 
 -- name: find
--- Runs by name, state and age, the newest first. Ended ones are found by the time at which they ended (result_done_at), others
--- by where they are: suspended, claimed, and ready ones among the tables that hold only what has not ended.
+-- Runs by name, state and age, the newest first. Ended ones are found by the time at which they ended (result_failed,
+-- result_done_at), others by where they are: suspended ones (scheduled_suspended), claimed and ready ones among the tables that
+-- hold only what has not ended. A table that can have none of the states that are asked for is not read.
 -- In: names, states or NULL, since or NULL, limit. Out: `Found`.
 WITH place AS (
   SELECT r.id, r.state, r.done_at AS at FROM pgtasks.result r
-  WHERE r.done_at >= coalesce(%(since)s::timestamptz, '-infinity')
-    AND (%(states)s::text[] IS NULL OR r.state = ANY (%(states)s::text[]))
+  WHERE r.done_at >= coalesce(%(since)s::timestamptz, '-infinity') AND r.state <> 'FAILURE'
+    AND (%(states)s::text[] IS NULL OR r.state = ANY (%(states)s::text[])) AND %(states)s::text[] IS DISTINCT FROM '{FAILURE}'
+  UNION ALL
+  SELECT r.id, 'FAILURE', r.done_at FROM pgtasks.result r
+  WHERE r.done_at >= coalesce(%(since)s::timestamptz, '-infinity') AND r.state = 'FAILURE'
+    AND (%(states)s::text[] IS NULL OR 'FAILURE' = ANY (%(states)s::text[]))
   UNION ALL
   SELECT c.id, 'STARTED', c.claimed_at FROM pgtasks.claim c
+  WHERE %(states)s::text[] IS NULL OR 'STARTED' = ANY (%(states)s::text[])
   UNION ALL
-  SELECT s.id, CASE WHEN s.is_suspended THEN 'SUSPENDED' ELSE 'SCHEDULED' END, NULL FROM pgtasks.scheduled s
+  SELECT s.id, 'SUSPENDED', NULL FROM pgtasks.scheduled s
+  WHERE s.is_suspended AND (%(states)s::text[] IS NULL OR 'SUSPENDED' = ANY (%(states)s::text[]))
   UNION ALL
-  SELECT y.id, 'READY', NULL FROM pgtasks.ready y WHERE NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = y.id)
+  SELECT s.id, 'SCHEDULED', NULL FROM pgtasks.scheduled s
+  WHERE NOT s.is_suspended AND (%(states)s::text[] IS NULL OR 'SCHEDULED' = ANY (%(states)s::text[]))
+  UNION ALL
+  SELECT y.id, 'READY', NULL FROM pgtasks.ready y
+  WHERE (%(states)s::text[] IS NULL OR 'READY' = ANY (%(states)s::text[]))
+    AND NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = y.id)
 )
 SELECT m.id, m.task_id, m.name, m.queue, p.state, m.created_at, p.at,
        ARRAY(SELECT coalesce(s.source, s.name) FROM pgtasks.step s

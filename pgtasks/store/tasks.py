@@ -52,24 +52,11 @@ class Stored(NamedTuple):
     payload_encoding: str | None
     payload: bytes | None
     options: bytes | None
-    #: Tasks that this one released, other than the body of its chord.
-    released: list[str]
-
-
-class Successor(NamedTuple):
-    """A task that waits, directly or not, for another one."""
-
-    id: UUID
-    pred: UUID
-    task_id: str | None
-    name: str
-    inputs: str | None
-    trigger: str | None
-    content_type: str | None
-    content_encoding: str | None
-    payload: bytes
-    options: bytes | None
-    depth: int
+    #: Tasks that this one released, but for the body of its chord, their groups, and what their messages say; None where
+    #: there are none.
+    released: list[str] | None
+    released_groups: list[str | None] | None
+    released_options: list[bytes | None] | None
 
 
 class Edge(Protocol):
@@ -83,19 +70,27 @@ class Edge(Protocol):
     def position(self) -> int: ...
 
 
-def enqueue(messages: Sequence[Message], edges: Iterable[Edge] = (), *, running: Iterable[UUID] = ()) -> Query[None]:
+def enqueue(
+    messages: Sequence[Message], edges: Iterable[Edge] = (), *, running: Iterable[UUID] = (), lets_in: bool = True
+) -> Query[None]:
     """Add tasks, all or nothing; an id that is there already is left as it is.
 
-    Predecessors from outside of this call are taken to have ended, but for those that are `running`.
+    Predecessors from outside of this call are taken to have ended, but for those that are `running`. Limited tasks are held,
+    and let in at once where there is room; not so in a transaction that may last, which must not lock a flow: `lets_in`.
     """
     edges = tuple(edges)
     if len(messages) == 1 and not edges and messages[0].is_plain:
         return Query(_SQL["enqueue_one"], _one(messages[0]), nothing)
-    values = {name: [read(message) for message in messages] for name, read in _COLUMNS.items()}
+    values: dict[str, Any] = {name: [read(message) for message in messages] for name, read in _COLUMNS.items()}
     values["running"] = list(running)
     values["succs"] = [edge.succ for edge in edges]
     values["preds"] = [edge.pred for edge in edges]
     values["positions"] = [edge.position for edge in edges]
+    limited = [message for message in messages if message.flow is not None]
+    values["limited"] = [message.id for message in limited]
+    values["flows"] = [message.flow[0] for message in limited if message.flow]
+    values["flow_keys"] = [message.flow[1] for message in limited if message.flow]
+    values["lets_in"] = lets_in
     return Query(_SQL["enqueue"], values, nothing)
 
 
@@ -209,6 +204,7 @@ def is_plain_success(outcome: Outcome) -> bool:
         and outcome.content_type is None
         and outcome.children is None
         and not outcome.follow_ups
+        and not outcome.is_limited
     )
 
 
@@ -252,6 +248,8 @@ def settle(
             "dead_tracebacks": [casualty.traceback for casualty, _ in dead],
             "queues": list(queues),
             "room": room,
+            # What goes back as it was keeps its place.
+            "limited": [o.id for o in outcomes if o.is_limited and o.kind != "back"],
         },
         _settled,
     )
@@ -260,7 +258,11 @@ def settle(
 def is_release(outcome: Outcome) -> bool:
     """True for a success that others wait for, with nothing else to store: what `release` can settle."""
     return (
-        outcome.has_successors and outcome.state == "SUCCESS" and outcome.kind == "done" and not outcome.follow_ups
+        outcome.has_successors
+        and outcome.state == "SUCCESS"
+        and outcome.kind == "done"
+        and not outcome.follow_ups
+        and not outcome.is_limited
     )
 
 
@@ -378,6 +380,18 @@ def store(task_id: UUID, state: str, **row: Unpack[StateRow]) -> Query[int]:
     return Query(_SQL["store"], _row(task_id, state, row), count)
 
 
+def describe(message: Message) -> Query[None]:
+    """Write down how a task was called that was never sent; what was sent is left as it is."""
+    values = _one(message)
+    return Query(_SQL["describe"], {name: values[name] for name in _DESCRIBED}, nothing)
+
+
+_DESCRIBED = (
+    *("id", "root", "parent", "name", "queue", "task_id", "group_id"),
+    *("content_type", "content_encoding", "options", "payload"),
+)
+
+
 def fetch(ids: Iterable[UUID], *, with_payload: bool = False) -> Query[dict[UUID, Stored]]:
     """Read what is known of some tasks; unknown ids are not in the answer."""
     return Query(_SQL["fetch"], {"ids": list(ids), "with_payload": with_payload}, _stored)
@@ -407,6 +421,11 @@ def revoke(ids: Iterable[UUID], value: bytes, signal: str = "") -> Query[list[UU
     return Query(_SQL["revoke"], {"ids": list(ids), "value": value, "signal": signal}, column)
 
 
+def revoke_at_commit(ids: Iterable[UUID], signal: str = "") -> Query[None]:
+    """`revoke` for the caller's own transaction: done when that commits, workers and waiters told with it."""
+    return Query(_SQL["revoke_at_commit"], {"ids": list(ids), "signal": signal}, nothing)
+
+
 def fell(pred: UUID, ids: Iterable[UUID]) -> Query[list[UUID]]:
     """Note that `pred` has failed; gives those tasks of which no other predecessor failed before it."""
     return Query(_SQL["fell"], {"pred": pred, "ids": list(ids)}, column)
@@ -420,34 +439,6 @@ def sweep_revoked() -> Query[None]:
 def purge(queues: Sequence[str], value: bytes, limit: int = 10_000) -> Query[int]:
     """Take up to `limit` waiting tasks out of some queues; repeat until it gives 0."""
     return Query(_SQL["purge"], {"queues": list(queues), "value": value, "limit": limit}, count)
-
-
-def successors(task_id: UUID) -> Query[list[Successor]]:
-    """Every task that waits for this one, directly or not, the nearest first."""
-    return Query(_SQL["successors"], {"id": task_id}, _successors)
-
-
-def _successors(found: Sequence[Row]) -> list[Successor]:
-    return [Successor._make(row) for row in found]
-
-
-def save_group(group_id: str, members: bytes) -> Query[None]:
-    """Remember the members of a group result."""
-    return Query(_SQL["save_group"], {"id": group_id, "members": members}, nothing)
-
-
-def restore_group(group_id: str) -> Query[bytes | None]:
-    """Read the members of a saved group result, or None."""
-    return Query(_SQL["restore_group"], {"id": group_id}, _first)
-
-
-def _first(found: Sequence[Row]) -> Any:
-    return found[0][0] if found else None
-
-
-def delete_group(group_id: str) -> Query[None]:
-    """Forget a saved group result."""
-    return Query(_SQL["delete_group"], {"id": group_id}, nothing)
 
 
 def lengths(queues: Sequence[str]) -> Query[Sequence[Row]]:

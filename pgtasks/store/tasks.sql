@@ -1,4 +1,8 @@
 -- Statements on tasks: from the enqueue to the result. See migrations/0001_queue.sql for the tables.
+--
+-- A plan is made once per connection, perhaps while the tables are empty and known to be, and must serve them when they are
+-- full. So rows of large tables are looked up, by = ANY or by LATERAL (... OFFSET 0), which the planner cannot turn into a
+-- join: of a join with an empty table it makes one that reads all of it, up to a thousand times per statement.
 
 -- name: enqueue_one
 -- Add one task that may run at once: the statement behind a plain `.delay()`.
@@ -37,7 +41,9 @@ WHERE pg_notification_queue_usage() < 0.5
 -- task at most.
 -- All of it may have been sent before, and then nothing changes. An edge between a task that was and one that was not would
 -- never be counted down: it breaks waiting_pending_not_negative, and nothing is sent.
--- In: one array per column; edges as three arrays. Out: nothing.
+-- Limited tasks that could run at once are held, and then let in as far as their flows allow; without `lets_in` by somebody
+-- else, who finds what knocks: then no lock of a flow is taken.
+-- In: one array per column; edges as three arrays; limited tasks with their flows and keys. Out: nothing.
 WITH item AS (
   SELECT *
   FROM unnest(%(ids)b::uuid[], %(names)b::text[], %(queues)b::text[], %(priorities)b::smallint[], %(payloads)b::bytea[],
@@ -99,9 +105,26 @@ now AS (
   -- An id that is twice in one call is one task.
   FROM added a JOIN (SELECT id, min(place) AS place FROM item GROUP BY id) i ON i.id = a.id
   WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM bound)
+    AND a.id NOT IN (SELECT unnest(%(limited)b::uuid[]))
   ORDER BY i.place
+),
+limited AS (
+  INSERT INTO pgtasks.held (id, flow, key, rank, queue)
+  SELECT a.id, l.flow, l.key, -a.priority, a.queue
+  FROM added a
+  JOIN unnest(%(limited)b::uuid[], %(flows)b::text[], %(flow_keys)b::text[]) WITH ORDINALITY AS l(id, flow, key, place)
+    ON l.id = a.id
+  WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM bound)
+  ORDER BY l.place
+  RETURNING flow, key, seq
+),
+knocked AS (
+  INSERT INTO pgtasks.knock (flow, key) SELECT flow, key FROM limited GROUP BY flow, key ORDER BY min(seq) RETURNING flow
 )
-SELECT pg_notify('pgtasks_worker_' || i.worker, CASE WHEN EXISTS (SELECT FROM later) THEN '' ELSE 'ready' END)
+SELECT pgtasks.let_in(flow)::text FROM (SELECT DISTINCT flow FROM knocked ORDER BY flow) k WHERE %(lets_in)s
+UNION ALL
+SELECT pg_notify('pgtasks_worker_' || i.worker,
+                 CASE WHEN EXISTS (SELECT FROM later) OR EXISTS (SELECT FROM knocked) THEN '' ELSE 'ready' END)::text
 FROM (
   SELECT worker FROM pgtasks.idle WHERE queue = ANY (%(queues)b)
   GROUP BY worker
@@ -211,7 +234,7 @@ found AS MATERIALIZED (
          END AS fate,
          m.name, m.queue, m.content_type, m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id,
          m.task_id, m.due, m.expires, m.inputs, m.trigger, m.has_successors
-  FROM taken t JOIN pgtasks.message m ON m.id = t.id
+  FROM taken t CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = t.id OFFSET 0) m
 ),
 leased AS (
   -- The mark of a revoked task goes on in its claim, so that it comes back with the task should this worker die.
@@ -235,7 +258,7 @@ LEFT JOIN LATERAL (
          array_agg(r.content_type ORDER BY e.position) AS types,
          array_agg(r.content_encoding ORDER BY e.position) AS encodings,
          array_agg(r.value ORDER BY e.position) AS vals
-  FROM pgtasks.edge e JOIN pgtasks.result r ON r.id = e.pred
+  FROM pgtasks.edge e CROSS JOIN LATERAL (SELECT * FROM pgtasks.result WHERE id = e.pred OFFSET 0) r
   -- Asked here and not in the join: most tasks have no inputs, and need not look for edges.
   WHERE e.succ = f.id AND f.inputs IN ('value', 'list')
 ) i ON true
@@ -251,7 +274,8 @@ ORDER BY f.rank, f.seq
 -- A success that comes too late, since the task was revoked or failed from outside while it ran, releases nobody: the task
 -- goes back, marked as revoked, for a worker to fail what waits for it. So does a task that was revoked and is not over.
 -- A worker with nothing else to do (`room`) takes tasks that it alone releases, which saves a chain a round trip per link.
--- Locks: claim by id, then waiting by id. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
+-- Limited tasks give up their places, to those who wait for them.
+-- Locks: claim by id, then waiting by id, then flows by name. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
 -- In: worker, hostname, arrays of outcomes and of dead tasks, the worker's queues and room. Out: one row per task taken, each
 -- with the ids that were really ended; one row of NULLs and those ids when none was taken.
 WITH outcome AS (
@@ -301,7 +325,8 @@ place AS MATERIALIZED (
   SELECT e.id, e.next_retries AS retries, e.next_losses AS losses, e.delivery, coalesce(c.queue, m.queue) AS queue,
          -coalesce(c.priority, m.priority) AS rank,
          coalesce(e.due, pgtasks.clock() + e.delay * interval '1 second') AS due
-  FROM ended e JOIN pgtasks.message m ON m.id = e.id LEFT JOIN changed c ON c.id = e.id
+  FROM ended e CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = e.id OFFSET 0) m
+  LEFT JOIN changed c ON c.id = e.id
   WHERE e.kind <> 'done'
 ),
 again AS (
@@ -322,7 +347,7 @@ doomed AS MATERIALIZED (
   WHERE d.pred IN (SELECT id FROM ended)
 ),
 dead AS (
-  DELETE FROM pgtasks.waiting WHERE id IN (SELECT id FROM doomed) RETURNING id
+  DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM doomed)) RETURNING id
 ),
 failed AS (
   INSERT INTO pgtasks.result (id, state, hidden, worker, value, traceback)
@@ -361,25 +386,26 @@ over AS MATERIALIZED (
 ),
 counted AS MATERIALIZED (
   SELECT e.succ AS id, count(*)::int AS n, coalesce(m.trigger, '') = 'any' AND bool_or(o.is_success) AS is_enough
-  FROM over o JOIN pgtasks.edge e ON e.pred = o.id JOIN pgtasks.message m ON m.id = e.succ
+  FROM over o CROSS JOIN LATERAL (SELECT * FROM pgtasks.edge WHERE pred = o.id OFFSET 0) e
+  CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = e.succ OFFSET 0) m
   -- One statement can change a row once: what fails here is not released here.
   WHERE (o.is_success OR m.trigger IS NOT NULL) AND e.succ NOT IN (SELECT id FROM doomed)
   GROUP BY e.succ, m.trigger
 ),
 locked AS MATERIALIZED (
   SELECT w.id, c.n, c.is_enough FROM pgtasks.waiting w JOIN counted c ON c.id = w.id
-  WHERE w.pending > 0
+  WHERE w.id = ANY (ARRAY(SELECT id FROM counted)) AND w.pending > 0
   ORDER BY w.id FOR UPDATE OF w
 ),
 lowered AS (
   UPDATE pgtasks.waiting w SET pending = CASE WHEN l.is_enough THEN 0 ELSE w.pending - l.n END
-  FROM locked l WHERE w.id = l.id
+  FROM locked l WHERE w.id = l.id AND w.id = ANY (ARRAY(SELECT id FROM locked))
   RETURNING w.id, w.pending, w.delivery, l.n
 ),
 freed AS MATERIALIZED (
   SELECT m.id, m.queue, m.priority, m.trigger, l.n, l.delivery,
          coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due
-  FROM lowered l JOIN pgtasks.message m ON m.id = l.id
+  FROM lowered l CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = l.id OFFSET 0) m
   WHERE l.pending = 0
 ),
 mine AS MATERIALIZED (
@@ -399,7 +425,7 @@ taken AS MATERIALIZED (
          CASE WHEN m.expires <= pgtasks.clock() THEN 'expired' ELSE 'live' END AS fate,
          m.name, m.queue, m.content_type, m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id,
          m.task_id, m.due, m.expires, m.inputs, m.trigger, m.has_successors
-  FROM mine JOIN pgtasks.message m ON m.id = mine.id
+  FROM mine CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = mine.id OFFSET 0) m
 ),
 later AS (
   INSERT INTO pgtasks.scheduled (id, due, rank, delivery, queue)
@@ -412,7 +438,8 @@ returned AS (
   SELECT id, queue, -priority, delivery, 0, 0 FROM freed
   WHERE (due IS NULL OR due <= pgtasks.clock()) AND id NOT IN (SELECT id FROM mine)
   UNION ALL
-  SELECT o.id, m.queue, -m.priority, o.delivery, o.retries, 0 FROM overruled o JOIN pgtasks.message m ON m.id = o.id
+  SELECT o.id, m.queue, -m.priority, o.delivery, o.retries, 0
+  FROM overruled o CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = o.id OFFSET 0) m
 ),
 waiters AS (
   DELETE FROM pgtasks.waiter
@@ -433,6 +460,10 @@ roused AS (
     GROUP BY run ORDER BY run
   ) a
 ),
+departed AS (
+  SELECT pgtasks.leave_flow(ARRAY(SELECT id FROM ended WHERE id = ANY (%(limited)b::uuid[])))
+  WHERE cardinality(%(limited)b::uuid[]) > 0
+),
 woken AS (
   SELECT pg_notify('pgtasks_worker_' || i.worker, '')
   FROM (
@@ -445,7 +476,7 @@ woken AS (
 SELECT t.*, i.states, i.types, i.encodings, i.vals, one.told, one.woken, one.ended
 FROM (
   SELECT ARRAY(SELECT id FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
-         (SELECT count(*) FROM woken) + (SELECT count(*) FROM roused) AS woken
+         (SELECT count(*) FROM woken) + (SELECT count(*) FROM roused) + (SELECT count(*) FROM departed) AS woken
 ) one
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
@@ -496,18 +527,18 @@ stored AS (
 ),
 counted AS (
   SELECT e.succ AS id, count(*)::int AS n
-  FROM pgtasks.edge e WHERE e.pred = ANY (ARRAY(SELECT id FROM stored))
+  FROM stored s CROSS JOIN LATERAL (SELECT succ FROM pgtasks.edge WHERE pred = s.id OFFSET 0) e
   GROUP BY e.succ
 ),
 locked AS MATERIALIZED (
   SELECT w.id, c.n FROM pgtasks.waiting w JOIN counted c ON c.id = w.id
-  WHERE w.pending > 0
+  WHERE w.id = ANY (ARRAY(SELECT id FROM counted)) AND w.pending > 0
   ORDER BY w.id FOR UPDATE OF w
 ),
 lowered AS (
   UPDATE pgtasks.waiting w
   SET pending = CASE WHEN (SELECT m.trigger FROM pgtasks.message m WHERE m.id = w.id) = 'any' THEN 0 ELSE w.pending - l.n END
-  FROM locked l WHERE w.id = l.id
+  FROM locked l WHERE w.id = l.id AND w.id = ANY (ARRAY(SELECT id FROM locked))
   RETURNING w.id, w.pending, w.delivery, l.n
 ),
 freed AS MATERIALIZED (
@@ -515,7 +546,7 @@ freed AS MATERIALIZED (
          coalesce(m.due, pgtasks.clock() + m.countdown * interval '1 second') AS due, m.trigger, m.name, m.content_type,
          m.content_encoding, m.payload, m.options, m.root, m.parent, m.group_id, m.task_id, m.due AS own_due, m.expires,
          m.inputs, m.has_successors
-  FROM lowered l JOIN pgtasks.message m ON m.id = l.id
+  FROM lowered l CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = l.id OFFSET 0) m
   WHERE l.pending = 0
 ),
 mine AS MATERIALIZED (
@@ -672,7 +703,7 @@ SELECT count(*) FROM raised
 -- In: worker, ids, deliveries. Out: the ids that may begin.
 UPDATE pgtasks.claim c SET acked = true
 FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]) AS a(id, delivery)
-WHERE c.id = a.id AND c.worker = %(worker)s AND c.delivery = a.delivery
+WHERE c.id = ANY (%(ids)b::uuid[]) AND c.id = a.id AND c.worker = %(worker)s AND c.delivery = a.delivery
 RETURNING c.id
 
 -- name: charge
@@ -681,7 +712,7 @@ RETURNING c.id
 -- In: worker, ids, deliveries, what they have lost with this time. Out: the ids that may begin.
 UPDATE pgtasks.claim c SET losses = a.losses
 FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[], %(losses)b::smallint[]) AS a(id, delivery, losses)
-WHERE c.id = a.id AND c.worker = %(worker)s AND c.delivery = a.delivery
+WHERE c.id = ANY (%(ids)b::uuid[]) AND c.id = a.id AND c.worker = %(worker)s AND c.delivery = a.delivery
 RETURNING c.id
 
 -- name: mark
@@ -713,6 +744,15 @@ WITH stored AS (
 )
 SELECT count(*) FROM stored
 
+-- name: describe
+-- Write down how a task was called that was never sent, as an eager one: whoever reads its result may ask. It is in no
+-- queue, and nothing waits for it. Of a task that was sent nothing changes.
+-- In: the call. Out: nothing.
+INSERT INTO pgtasks.message (id, root, parent, name, queue, task_id, group_id, content_type, content_encoding, options, payload)
+VALUES (%(id)s, %(root)s, %(parent)s, %(name)s, %(queue)s, %(task_id)s, %(group_id)s, %(content_type)s, %(content_encoding)s,
+        %(options)s, %(payload)s)
+ON CONFLICT (id) DO NOTHING
+
 -- name: fetch
 -- Read what is known of some tasks: the result, else the newest progress, else just the message. Unknown ids give no row.
 -- In: ids. Out: `Stored`.
@@ -725,14 +765,17 @@ SELECT a.id, m.task_id, m.name, coalesce(r.state, p.state) AS state,
        m.group_id, m.parent, coalesce(r.retries, 0), coalesce(r.worker, p.worker), m.queue, coalesce(r.done_at, p.at),
        r.id IS NOT NULL AS is_ended, m.content_type, m.content_encoding,
        CASE WHEN %(with_payload)s THEN m.payload END, CASE WHEN %(with_payload)s THEN m.options END,
-       CASE WHEN m.has_successors AND r.state = 'SUCCESS' THEN ARRAY(
-         SELECT coalesce(s.task_id, s.id::text) FROM pgtasks.edge e JOIN pgtasks.message s ON s.id = e.succ
-         WHERE e.pred = m.id AND s.inputs <> 'list' AND s.name <> 'celery.undo' ORDER BY s.id)
-       ELSE '{}' END
+       next.ids, next.group_ids, next.options
 FROM unnest(%(ids)b::uuid[]) AS a(id)
-LEFT JOIN pgtasks.message m ON m.id = a.id
-LEFT JOIN pgtasks.result r ON r.id = a.id AND NOT r.hidden
-LEFT JOIN pgtasks.progress p ON p.id = a.id
+LEFT JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = a.id OFFSET 0) m ON true
+LEFT JOIN LATERAL (SELECT * FROM pgtasks.result WHERE id = a.id AND NOT hidden OFFSET 0) r ON true
+LEFT JOIN LATERAL (SELECT * FROM pgtasks.progress WHERE id = a.id OFFSET 0) p ON true
+LEFT JOIN LATERAL (
+  SELECT array_agg(coalesce(s.task_id, s.id::text) ORDER BY s.id) AS ids, array_agg(s.group_id ORDER BY s.id) AS group_ids,
+         array_agg(s.options ORDER BY s.id) AS options
+  FROM pgtasks.edge e CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = e.succ OFFSET 0) s
+  WHERE e.pred = m.id AND s.inputs <> 'list' AND s.name <> 'celery.undo'
+) next ON m.has_successors AND r.state = 'SUCCESS'
 WHERE m.id IS NOT NULL OR r.id IS NOT NULL OR p.id IS NOT NULL
 
 -- name: ended
@@ -772,52 +815,15 @@ emptied AS (
 SELECT count(*) FROM (SELECT id FROM noted UNION SELECT id FROM emptied) f
 
 -- name: revoke
--- Revoke tasks. What nobody runs ends REVOKED now; its ready row stays, marked, for a worker to drop and to settle what
--- waits for it. A claimed task is marked for its worker, which drops it if unstarted and kills it if `signal` names one.
--- Of an id that nobody has seen yet, the mark waits for its task; one that somebody stored a state for is left to them.
--- Locks: claim by id, then scheduled, waiting. In: ids, the encoded TaskRevokedError. Out: workers to tell.
-WITH open AS MATERIALIZED (
-  SELECT m.id, m.queue, m.priority FROM pgtasks.message m
-  WHERE m.id = ANY (%(ids)b) AND NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = m.id)
-),
-told AS (
-  UPDATE pgtasks.claim SET revoke_signal = %(signal)s WHERE id = ANY (%(ids)b) RETURNING id, worker
-),
-unseen AS (
-  SELECT i.id FROM unnest(%(ids)b::uuid[]) AS i(id)
-  WHERE NOT EXISTS (SELECT FROM pgtasks.message m WHERE m.id = i.id)
-    AND NOT EXISTS (SELECT FROM pgtasks.progress p WHERE p.id = i.id)
-),
-ended AS (
-  INSERT INTO pgtasks.result (id, state, value)
-  SELECT id, 'REVOKED', %(value)s::bytea FROM open WHERE id NOT IN (SELECT id FROM told)
-  UNION
-  SELECT id, 'REVOKED', %(value)s::bytea FROM unseen
-  ON CONFLICT (id) DO NOTHING
-  RETURNING id
-),
-marked AS (
-  INSERT INTO pgtasks.revoked (id) SELECT id FROM ended ON CONFLICT (id) DO NOTHING
-),
-unscheduled AS (
-  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND NOT is_suspended
-  RETURNING id, delivery, retries, losses
-),
-unheld AS (
-  DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND pending > 0 RETURNING id, delivery
-),
-moved AS (
-  INSERT INTO pgtasks.ready (id, queue, rank, delivery, retries, losses)
-  SELECT o.id, o.queue, -o.priority, u.delivery, u.retries, u.losses
-  FROM open o JOIN (SELECT * FROM unscheduled UNION ALL SELECT id, delivery, 0, 0 FROM unheld) u ON u.id = o.id
-),
-roused AS (
-  -- Suspended runs, for a worker to undo. One that is suspended at this very moment is seen in there, and not from here.
-  SELECT pgtasks.wake(id) FROM ended
-)
-SELECT DISTINCT worker
-FROM (SELECT worker FROM told UNION ALL SELECT CASE WHEN count(*) < 0 THEN gen_random_uuid() END FROM roused) t
-WHERE worker IS NOT NULL
+-- Revoke tasks; `pgtasks.revoke` in the migration 0008 says how. In: ids, the encoded TaskRevokedError, a signal's name or
+-- nothing. Out: workers to tell.
+SELECT pgtasks.revoke(%(ids)b::uuid[], %(value)s::bytea, %(signal)s::text)
+
+-- name: revoke_at_commit
+-- Revoke tasks when the caller's transaction commits: until then it holds no lock that a worker could want.
+-- In: ids, a signal's name or nothing. Out: nothing.
+INSERT INTO pgtasks.cancelling (id, signal) SELECT DISTINCT i, %(signal)s::text FROM unnest(%(ids)b::uuid[]) AS i
+ON CONFLICT (id) DO NOTHING
 
 -- name: fell
 -- Note that of all tasks that some others wait for, this one was the first to fail. A task that fails again, since its
@@ -829,7 +835,7 @@ WITH felled AS MATERIALIZED (
 UPDATE pgtasks.waiting SET felled_by = %(pred)s
 WHERE id = ANY (ARRAY(SELECT id FROM felled))
   AND (coalesce(felled_by, %(pred)s) = %(pred)s
-       OR EXISTS (SELECT FROM pgtasks.result r WHERE r.id = felled_by AND r.state = 'SUCCESS'))
+       OR EXISTS (SELECT FROM pgtasks.result r WHERE r.id = felled_by AND r.state = 'SUCCESS' OFFSET 0))
 RETURNING id
 
 -- name: sweep_revoked
@@ -858,9 +864,16 @@ unscheduled AS (
   DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM due))
   RETURNING id, queue, rank, delivery, retries, losses
 ),
+limited AS MATERIALIZED (
+  SELECT id FROM pgtasks.held WHERE queue = ANY (%(queues)b) LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+),
+unlimited AS (
+  DELETE FROM pgtasks.held WHERE id = ANY (ARRAY(SELECT id FROM limited))
+  RETURNING id, queue, rank, delivery, retries, losses
+),
 gone AS MATERIALIZED (
   SELECT g.*, m.has_successors
-  FROM (SELECT * FROM unready UNION ALL SELECT * FROM unscheduled) g JOIN pgtasks.message m ON m.id = g.id
+  FROM (SELECT * FROM unready UNION ALL SELECT * FROM unscheduled UNION ALL SELECT * FROM unlimited) g JOIN pgtasks.message m ON m.id = g.id
 ),
 ended AS (
   INSERT INTO pgtasks.result (id, state, value) SELECT id, 'REVOKED', %(value)s::bytea FROM gone
@@ -874,33 +887,6 @@ kept AS (
   SELECT id, queue, rank, delivery, retries, losses FROM gone WHERE has_successors
 )
 SELECT count(*) FROM gone
-
--- name: successors
--- Every task that directly or indirectly waits for one task, the nearest first, with what its error handlers need.
--- In: id. Out: `Successor`.
-WITH RECURSIVE below AS (
-  SELECT e.succ AS id, e.pred, 1 AS depth FROM pgtasks.edge e WHERE e.pred = %(id)s
-  UNION
-  SELECT e.succ, e.pred, b.depth + 1 FROM below b JOIN pgtasks.edge e ON e.pred = b.id
-)
-SELECT DISTINCT ON (b.depth, m.id) m.id, b.pred, m.task_id, m.name, m.inputs, m.trigger, m.content_type, m.content_encoding,
-       m.payload, m.options, b.depth
-FROM below b JOIN pgtasks.message m ON m.id = b.id
-WHERE NOT EXISTS (SELECT FROM pgtasks.result r WHERE r.id = m.id)
-ORDER BY b.depth, m.id
-
--- name: save_group
--- Remember the members of a group result under its id.
-INSERT INTO pgtasks.saved_group (id, members) VALUES (%(id)s, %(members)s)
-ON CONFLICT (id) DO UPDATE SET members = excluded.members, saved_at = pgtasks.clock()
-
--- name: restore_group
--- Read the members of a saved group result.
-SELECT members FROM pgtasks.saved_group WHERE id = %(id)s
-
--- name: delete_group
--- Forget a saved group result.
-DELETE FROM pgtasks.saved_group WHERE id = %(id)s
 
 -- name: lengths
 -- How many tasks wait in some queues, ready and scheduled.

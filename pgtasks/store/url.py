@@ -3,6 +3,7 @@
     PGTASKS_DATABASE_URL    always wins, so that a project's redis:// settings need not be edited
     broker_url, then        where they name Postgres; memory:// and cache+memory:// mean a throw-away database
       result_backend
+    (an integration)        the database of a Django project, if that is Postgres
     DATABASE_URL            what hosting platforms set
     (nothing)               a private server, started when needed
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from pgtasks.exceptions import ImproperlyConfigured
@@ -32,21 +33,27 @@ _THROW_AWAY = {"memory", "cache+memory"}
 
 
 def database_url(
-    broker_url: object = None, result_backend: object = None, environ: Mapping[str, str] = os.environ
+    broker_url: object = None,
+    result_backend: object = None,
+    environ: Mapping[str, str] = os.environ,
+    default: Callable[[], str | None] | None = None,
 ) -> str:
     """Return a libpq URL or keyword string for these settings; may start a private server.
 
     Raises ImproperlyConfigured for a broker or a result backend that is not Postgres, unless
     PGTASKS_DATABASE_URL is set.
     """
-    url = configured_url(broker_url, result_backend, environ)
+    url = configured_url(broker_url, result_backend, environ, default)
     if url is None:
         return embedded.ensure_running()
     return _throw_away_url() if url == THROW_AWAY else url
 
 
 def configured_url(
-    broker_url: object = None, result_backend: object = None, environ: Mapping[str, str] = os.environ
+    broker_url: object = None,
+    result_backend: object = None,
+    environ: Mapping[str, str] = os.environ,
+    default: Callable[[], str | None] | None = None,
 ) -> str | None:
     """Return what the settings say, and start nothing: None means a private server, THROW_AWAY a new one."""
     if url := environ.get("PGTASKS_DATABASE_URL"):
@@ -59,6 +66,8 @@ def configured_url(
             _refuse(name, url)
     if any(_scheme(url) in _THROW_AWAY for url in settings.values()):
         return THROW_AWAY
+    if default is not None and (url := default()):
+        return url
     return as_conninfo(environ.get("DATABASE_URL", ""))  # None for one that is not Postgres: not meant for us
 
 

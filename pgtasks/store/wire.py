@@ -125,6 +125,38 @@ class Wire:
             prepared = self._prepared[statement.numbered] = yield from self._prepare(statement)
         pgconn.send_query_prepared(prepared.name, _written(prepared, query), prepared.formats, result_format=_BINARY)
         result = yield from _answer(pgconn)
+        return self._rows_of(result)
+
+    def exchange_all(self, queries: Sequence[Query[Any]]) -> PQGen[list[Sequence[Row]]]:
+        """Run queries in one transaction and one round trip; the first that fails undoes all.
+
+        In libpq's pipeline mode what lies before a sync is one transaction, without a BEGIN. The queries must be few and their
+        answers small: nothing is read until everything is written.
+        """
+        pgconn = self._pgconn
+        for statement in [query.statement for query in queries]:
+            if statement.numbered not in self._prepared:
+                self._prepared[statement.numbered] = yield from self._prepare(statement)
+        pgconn.enter_pipeline_mode()
+        try:
+            for query in queries:
+                prepared = self._prepared[query.statement.numbered]
+                values = _written(prepared, query)
+                pgconn.send_query_prepared(prepared.name, values, prepared.formats, result_format=_BINARY)
+            pgconn.pipeline_sync()
+            yield from generators.send(pgconn)
+            answers: list[list[pq.abc.PGresult]] = []
+            while len(answers) <= len(queries):  # one for each query, and one for the sync
+                answers.append((yield from generators.fetch_many(pgconn)))
+        finally:
+            if pgconn.status == pq.ConnStatus.OK:
+                _leave_pipeline(pgconn)
+        for (result, *_) in answers:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise errors.error_from_result(result)
+        return [self._rows_of(result) for (result, *_), _ in zip(answers, queries, strict=False)]
+
+    def _rows_of(self, result: pq.abc.PGresult) -> Sequence[Row]:
         if not result.nfields:
             return ()
         self._transformer.set_pgresult(result)
@@ -148,6 +180,14 @@ def _written(prepared: Prepared, query: Query[Any]) -> list[bytes | None]:
         raise psycopg.DataError(
             f"A value of the statement {query.statement.name!r} has no binary form: {error}"
         ) from error
+
+
+def _leave_pipeline(pgconn: pq.abc.PGconn) -> None:
+    """Leave pipeline mode; a connection on which that cannot be done, since answers are owed, is of no more use."""
+    try:
+        pgconn.exit_pipeline_mode()
+    except psycopg.Error:
+        pgconn.finish()
 
 
 def _answer(pgconn: pq.abc.PGconn) -> PQGen[pq.abc.PGresult]:

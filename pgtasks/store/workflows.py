@@ -10,12 +10,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
+
+from psycopg import errors
 
 from pgtasks.store.sql import Query, Row, count, load, nothing
 
 _SQL = load("workflows")
+
+
+class Recorder(Protocol):
+    """Records steps of runs, those of several in one statement where it can."""
+
+    def record(self, query: Query[bool | None]) -> bool | None:
+        """Carry out a `remember` that `may_share`."""
 
 
 class Hold(NamedTuple):
@@ -28,6 +37,8 @@ class Hold(NamedTuple):
     is_loop_shared: bool = False
     #: The run was revoked while nobody held it: it is replayed only to be undone.
     is_cancelled: bool = False
+    #: By what its steps are recorded together with those of other runs; None for each by itself.
+    recorder: Recorder | None = None
 
 
 class Place(NamedTuple):
@@ -128,6 +139,34 @@ def remember_within(hold: Hold, step: Step) -> Query[bool | None]:
     return Query(_SQL["remember_within"], _values(hold, step), _first)
 
 
+def may_share(query: Query[Any]) -> bool:
+    """Whether this is the record of a step that can go in one statement with those of other runs."""
+    values = query.values
+    return (
+        query.statement is _REMEMBER
+        and values["state"] == "SUCCESS"
+        and values["attempts"] == 1
+        and values["content_type"] is values["content_encoding"] is values["source"] is None
+    )
+
+
+def remember_all(records: Sequence[Query[bool | None]]) -> Query[dict[UUID, bool]]:
+    """Record steps of several runs of one worker at once; gives, of those that it still holds, whether they were cancelled.
+
+    Fails with a unique violation, and records nothing, when one of them is there already.
+    """
+    values = [record.values for record in records]
+    columns = {plural: [each[name] for each in values] for plural, name in _COLUMNS}
+    return Query(_SQL["remember_all"], {**columns, "worker": values[0]["worker"]}, dict)
+
+
+_REMEMBER = _SQL["remember"]
+_COLUMNS = (
+    ("runs", "run"), ("deliveries", "delivery"), ("ordinals", "ordinal"), ("seqs", "seq"), ("tooks", "took"),
+    ("kinds", "kind"), ("names", "name"), ("values", "value"),
+)  # fmt: skip
+
+
 def _values(hold: Hold, step: Step) -> dict[str, Any]:
     name, ordinal, seq = step.place
     return {
@@ -165,9 +204,14 @@ def _amended(found: Sequence[Row]) -> Amended | None:
 
 
 def adopt(hold: Hold, place: Place, value: bytes, source: str | None, tasks: Sequence[UUID]) -> Query[int]:
-    """Record that a run makes tasks; run it together with their `enqueue`."""
+    """Record that a run makes tasks; run it at once with their `enqueue`. Fails when the claim is gone: `is_lost`."""
     values = {**hold._asdict(), **place._asdict(), "value": value, "source": source, "tasks": list(tasks)}
     return Query(_SQL["adopt"], values, count)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Does an `adopt` say that the claim is gone?"""
+    return any(isinstance(each, errors.ObjectNotInPrerequisiteState) for each in (error, error.__cause__))
 
 
 class Came(NamedTuple):

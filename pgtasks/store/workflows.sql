@@ -31,6 +31,24 @@ noted AS (
 )
 SELECT is_cancelled FROM fence
 
+-- name: remember_all
+-- `remember` for steps of several runs that one worker holds, in one statement and one commit. One of them that is there
+-- already makes all fail: then each is sent by itself. Relies on claim_pkey, step_pkey.
+-- In: the worker, and arrays of what differs; a first try each, that gave a value in JSON. Out: per run whose claim holds, its
+-- id and whether it has been cancelled.
+WITH held AS MATERIALIZED (
+  SELECT g.*, c.revoke_signal IS NOT NULL AS is_cancelled
+  FROM unnest(%(runs)b::uuid[], %(deliveries)b::int[], %(ordinals)b::int[], %(seqs)b::int[], %(tooks)b::real[],
+              %(kinds)b::text[], %(names)b::text[], %(values)b::bytea[])
+       AS g(run, delivery, ordinal, seq, took, kind, name, value)
+  JOIN pgtasks.claim c ON c.id = g.run AND c.worker = %(worker)s AND c.delivery = g.delivery
+),
+noted AS (
+  INSERT INTO pgtasks.step (run, took, ordinal, seq, delivery, kind, name, state, value)
+  SELECT run, took, ordinal, seq, delivery, kind, name, 'SUCCESS', value FROM held
+)
+SELECT run, is_cancelled FROM held
+
 -- name: remember_within
 -- As `remember`, in the transaction in which the step has written: the claim is locked until that commits, so a takeover
 -- comes before all of it or after. Locks: claim.
@@ -71,8 +89,9 @@ noted AS (
 SELECT is_cancelled, EXISTS (SELECT FROM noted) FROM fence
 
 -- name: adopt
--- Record that a run makes tasks, which are enqueued in the same transaction. The claim is the fence, locked until that
--- commits. Locks: claim. In: a step as for `remember`, the ids of the tasks. Out: 1 if the claim holds.
+-- Record that a run makes tasks, which are enqueued in the same transaction and round trip. The claim is the fence, locked
+-- until that commits; if it is gone, this fails, and undoes the rest. Locks: claim. In: a step as for `remember`, the ids of
+-- the tasks. Out: 1.
 WITH fence AS MATERIALIZED (
   SELECT id FROM pgtasks.claim
   WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s FOR KEY SHARE
@@ -85,7 +104,7 @@ listed AS (
   INSERT INTO pgtasks.awaited (run, task) SELECT %(run)s, t FROM fence CROSS JOIN unnest(%(tasks)b::uuid[]) AS t
   ON CONFLICT (run, task) DO NOTHING
 )
-SELECT count(*) FROM fence
+SELECT CASE WHEN EXISTS (SELECT FROM fence) THEN 1 ELSE pgtasks.refuse_lost(%(run)s) END
 
 -- name: collect
 -- Record the results of those of some tasks that have ended, each as a step of its own.

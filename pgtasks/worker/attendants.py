@@ -15,7 +15,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from pgtasks.app.flows import declared_flows
 from pgtasks.bootsteps import in_order
+from pgtasks.store import flows
 from pgtasks.utils.log import get_logger
 from pgtasks.worker.autoscale import Autoscaler
 from pgtasks.worker.reporter import HEARTBEAT_S, Reporter
@@ -45,6 +47,8 @@ class Attendants:
     def start(self) -> None:
         worker, consumer = self._worker, self._worker.consumer
         self.reporter.start()
+        for name, flow in declared_flows(worker.app).items():
+            consumer.database.run(flows.declare(name, flow.limits()))
         worker.steps, consumer.steps = [], []
         for blueprint, parent in (("worker", worker), ("consumer", consumer)):
             for cls in in_order(worker.app.steps[blueprint]):
@@ -56,6 +60,8 @@ class Attendants:
 
     def looked(self, tick: Any) -> None:
         self.reporter.listened(tick.has_listeners)
+        if tick.has_held:
+            self._worker.consumer.let_in()
         if self.autoscaler is not None:
             self.autoscaler.looked(tick.has_ready)
 

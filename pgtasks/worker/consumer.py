@@ -26,10 +26,12 @@ import psycopg
 from pgtasks.exceptions import EncodeError, OperationalError, TaskSentBefore
 from pgtasks.message import Casualty, Claim, Outcome
 from pgtasks.serialization import encode, encode_exception
-from pgtasks.store import fleet, tasks
+from pgtasks.store import fleet, flows, graphs, tasks
 from pgtasks.store.database import Database
-from pgtasks.store.listen import Doorbell
+from pgtasks.store.listen import Doorbell, SharedDoorbell
 from pgtasks.utils.log import get_logger
+from pgtasks.worker.limits import claim_limited
+from pgtasks.worker.lookout import Lookout
 
 logger = get_logger("celery.worker.consumer")
 
@@ -58,6 +60,9 @@ class Consumer:
     controller: Any = None
     event_dispatcher: Any = None
 
+    #: Has the doorbell a connection of its own? For who cannot ask whether it `has_heard` before each sleep.
+    listens_apart = False
+
     def __init__(self, database: Database, description: dict[str, Any], *, lease_s: float, max_deliveries: int) -> None:
         self.database = database
         self.lease_s = lease_s
@@ -76,10 +81,13 @@ class Consumer:
         now = time.monotonic()
         self._swept_at = self._reaped_at = -math.inf
         self._sweep_cost_s = 0.0
+        self._lookout = Lookout()
         self.renewed_at = now
         self._ticked_at = -math.inf
         self._next_due_at: float | None = None
         self._look_again_at: list[float] = []
+        #: Queues that are claimed from one by one, under their limits.
+        self._limited: list[str] = []
 
     @property
     def queues(self) -> list[str]:
@@ -97,6 +105,7 @@ class Consumer:
         self._is_idle = self._is_unsure = False
         self._connects = self.database.connects
         self._cursors.clear()
+        self._limit([each.queue for each in self.database.run(flows.queue_limits(self.queues))])
         self._listen()
 
     def subscribe(self, queues: list[str]) -> None:
@@ -104,7 +113,13 @@ class Consumer:
         self.database.run(fleet.subscribe(self.worker, queues))
         self._description["queues"] = queues
         self._is_idle = False
-        self._cursors = {lane: seq for lane, seq in self._cursors.items() if lane[0] in queues}
+        self._limit([each.queue for each in self.database.run(flows.queue_limits(queues))])
+
+    def _limit(self, limited: list[str]) -> None:
+        """Claim from these of the queues under their limits, and as one likes from the others."""
+        self._limited = limited
+        self._free = [queue for queue in self.queues if queue not in limited]
+        self._cursors = {lane: seq for lane, seq in self._cursors.items() if lane[0] in self._free}
 
     def discharge(self) -> int:
         """Sign off; gives how many claims went back to their queues with it."""
@@ -130,18 +145,24 @@ class Consumer:
         if self._bell is not None:
             self._bell.close()
             self._bell = None
+        channel, database = f"pgtasks_worker_{self.worker}", self.database
         try:
-            self._bell = Doorbell(self.database.url, f"pgtasks_worker_{self.worker}")
-        except psycopg.Error as error:
+            self._bell = Doorbell(database.url, channel) if self.listens_apart else SharedDoorbell(database, channel)
+        except (psycopg.Error, OperationalError) as error:
             logger.warning("Cannot listen for notifications, looking once a second instead: %s", error)
 
     @property
     def bell(self) -> Doorbell | None:
-        return self._bell
+        return None if self._bell is None or self._bell.is_broken else self._bell
+
+    @property
+    def has_heard(self) -> bool:
+        """Is there something to `hear` of which the socket says nothing any more?"""
+        return self._bell is not None and self._bell.has_heard
 
     def descriptors(self) -> list[int]:
         """Sockets that children must not inherit."""
-        return [*self.database.descriptors(), *([self._bell.fileno()] if self._bell else [])]
+        return list({*self.database.descriptors(), *([self.bell.fileno()] if self.bell else [])})
 
     def hear(self) -> list[str]:
         """Take in notifications, and give what they say; a doorbell that broke is replaced by the next tick."""
@@ -179,6 +200,10 @@ class Consumer:
             plain = plain[MOST_PLAIN:]
         # What it released itself is enough for now if it would be woken for anything else.
         claims = taken if taken and self._is_idle and not plain else [*taken, *self._look(plain, room - len(taken))]
+        if self._limited:
+            # No more than can begin at once: what waits behind others would be counted as running.
+            free = self._description["concurrency"] - len(known) - len(claims)
+            claims += self._claim_limited(min(free, room - len(claims)))
         self._is_unsure = False
         return claims
 
@@ -196,7 +221,7 @@ class Consumer:
             settled = self.database.run(
                 tasks.release(
                     self.worker, self.hostname, outcomes,
-                    queues=self.queues, room=room if self._is_drained else 0, may_lag=not self.database.is_pooled,
+                    queues=self._free, room=room if self._is_drained else 0, may_lag=not self.database.is_pooled,
                 )
             )  # fmt: skip
         except OperationalError:
@@ -212,7 +237,7 @@ class Consumer:
         try:
             settled = self.database.run(
                 tasks.settle(
-                    self.worker, self.hostname, outcomes, queues=self.queues, room=room if self._is_drained else 0
+                    self.worker, self.hostname, outcomes, queues=self._free, room=room if self._is_drained else 0
                 )
             )
         except OperationalError:
@@ -239,7 +264,7 @@ class Consumer:
             value = encode(
                 encode_exception(EncodeError(f"The outcome {outcome.state!r} cannot be stored: {error}"))
             ).body
-            successors = self.database.run(tasks.successors(outcome.id)) if outcome.has_successors else []
+            successors = self.database.run(graphs.successors(outcome.id)) if outcome.has_successors else []
             failure = Outcome(
                 id=outcome.id,
                 delivery=outcome.delivery,
@@ -252,7 +277,7 @@ class Consumer:
 
     def _settle_with_follow_ups(self, outcome: Outcome) -> None:
         """Settle one outcome and enqueue what comes with it, in one transaction."""
-        enqueues = [tasks.enqueue(messages, edges) for messages, edges in outcome.follow_ups]
+        enqueues = [tasks.enqueue(messages, edges, lets_in=False) for messages, edges in outcome.follow_ups]
         settle = tasks.settle(self.worker, self.hostname, [outcome])
         try:
             settled, *_ = self.database.run_together(settle, *enqueues)
@@ -293,9 +318,9 @@ class Consumer:
     def _sweep(self) -> list[tasks.Lane]:
         """Every queue from its start, queues taking turns."""
         self._turn += 1
-        at = self._turn % max(1, len(self.queues))
+        at = self._turn % max(1, len(self._free))
         self._swept_at = time.monotonic()
-        return [tasks.Lane(queue) for queue in (*self.queues[at:], *self.queues[:at])]
+        return [tasks.Lane(queue) for queue in (*self._free[at:], *self._free[:at])]
 
     def _claim(self, plain: Sequence[Outcome], lanes: Sequence[tasks.Lane], room: int) -> list[Claim]:
         sent_at = time.monotonic()
@@ -310,6 +335,15 @@ class Consumer:
             lane = claim.queue, claim.rank
             self._cursors[lane] = max(self._cursors.get(lane, 0), claim.seq)
         return answer.claims
+
+    def _claim_limited(self, room: int) -> list[Claim]:
+        """Claim from the limited queues, by turns, what their limits leave; the others' claims wait that long for the lock."""
+        claims: list[Claim] = []
+        self._limited = [*self._limited[1:], *self._limited[:1]]
+        for queue in self._limited:
+            if (wanted := room - len(claims)) > 0:
+                claims += claim_limited(self.database, self.worker, queue, wanted, self._max_deliveries)
+        return claims
 
     def _check(self, sent: int, settled: int) -> None:
         if settled < sent:
@@ -348,14 +382,24 @@ class Consumer:
         sent_at = time.monotonic()
         self._look_again_at = [at for at in self._look_again_at if at > sent_at]
         renew = sent_at - self.renewed_at >= self.lease_s / 4
-        tick = self.database.run(fleet.tick(self.worker, self.queues, renew=renew))
+        with self._lookout.back_s(sent_at) as back_s:
+            lanes = None if back_s is None else self._lanes()
+            tick = self.database.run(fleet.tick(self.worker, self.queues, renew=renew, lanes=lanes, back_s=back_s))
         if renew and tick.is_registered:
             self.renewed_at = sent_at
         self._ticked_at = time.monotonic()
         self._next_due_at = None if tick.next_due_s is None else self._ticked_at + tick.next_due_s
-        if self._bell is None and not self.database.is_pooled:
+        if tick.limited_queues != sorted(self._limited):
+            self._limit(tick.limited_queues)
+        if self.bell is None and not self.database.is_pooled:
             self._listen()
         return tick
+
+    def let_in(self) -> None:
+        """Put right what limits hold back; a rate that lets more in before the next tick is looked at when it does."""
+        swept = self.database.run(flows.sweep())
+        if swept.opens_in_s is not None and swept.opens_in_s < TICK_S:
+            self._look_again_at.append(time.monotonic() + swept.opens_in_s)
 
     def tick_soon(self) -> None:
         """Have the next tick come at once."""

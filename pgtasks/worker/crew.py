@@ -27,8 +27,9 @@ from pgtasks import signals
 from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
 from pgtasks.concurrency.solo import SoloChild
 from pgtasks.execution import give_up
-from pgtasks.message import NEVER_AGAIN, Claim, Outcome
+from pgtasks.message import Claim, Outcome
 from pgtasks.utils.log import get_logger
+from pgtasks.worker.losses import delivered_again, described, returned
 
 logger = get_logger("celery.worker")
 process_logger = get_logger("celery.concurrency")
@@ -41,10 +42,10 @@ MOST_AHEAD = 256
 DEEP = 8
 #: A task that runs longer gives back what waits behind it.
 LONG_S = 0.02
+#: What is known of a child that is not being killed.
+_NOBODY: tuple[UUID | None, str | None] = (None, None)
 #: Seconds after which claims that no slot is free for go back to the queue.
 SURPLUS_S = 1.0
-#: A claim whose child died is run again after this many seconds, doubling with every death.
-REST_AFTER_DEATH_S = 1.0
 
 
 class CrewOptions(NamedTuple):
@@ -80,7 +81,8 @@ class Crew:
         #: Tasks wait that were lost before: they begin before any other.
         self.has_suspects = False
         self._is_dismissed = False
-        self._condemned: dict[int, str] = {}
+        #: Children that are being killed on purpose: because of which claim, and what becomes of that.
+        self._condemned: dict[int, tuple[UUID, str]] = {}
         self.ended = 0
 
     # -- size
@@ -233,7 +235,8 @@ class Crew:
         for report in reports:
             if isinstance(report, Ended):
                 # A task may live through the signal that was to end it; its child is as good as any other then.
-                self._condemned.pop(child.pid, None)
+                if self._condemned.get(child.pid, _NOBODY)[0] == report.outcome.id:
+                    del self._condemned[child.pid]
                 self._ended(report)
             elif isinstance(report, Leaving):
                 self.backlog.extendleft(reversed(child.take_back()))
@@ -285,9 +288,13 @@ class Crew:
         self.backlog.extendleft(reversed(child.take_back()))
         running = list(child.jobs.values())
         status = child.bury()
-        verdict = self._condemned.pop(child.pid, None)
+        guilty, verdict = self._condemned.pop(child.pid, _NOBODY)
         for job in running:
-            self._mourn(job, child, status, verdict)
+            if guilty is not None and guilty != job.claim.id:
+                # A run that was parked beside the one which the child was killed for.
+                self._outcomes.append(returned(job.claim))
+            else:
+                self._mourn(job, child, status, verdict)
         self.muster()
         self.dispatch()
 
@@ -299,13 +306,22 @@ class Crew:
                 give_up(self.site, claim, f"The process that was to end the task died too ({claim.fate})")
             )
         elif verdict is not None and (verdict.startswith("terminated") or job.kill_at is not None):
-            self.backlog.appendleft(claim._replace(fate=verdict))
+            if verdict.startswith("timeout") and self._outlives_its_limit(claim):
+                process_logger.error(
+                    "Hard time limit (%ss) exceeded for %s[%s]. It will be run again, since its acks_on_timeout is False.",
+                    job.limit_s,
+                    claim.name,
+                    claim.public_id,
+                )
+                self._outcomes.append(delivered_again(claim))
+            else:
+                self.backlog.appendleft(claim._replace(fate=verdict))
         else:
             self._lose(claim, child, status)
 
     def _lose(self, claim: Claim, child: Child, status: int) -> None:
         losses = claim.losses + 1
-        reason = f"Worker exited prematurely: {_described(status)} Job: {claim.public_id}."
+        reason = f"Worker exited prematurely: {described(status)} Job: {claim.public_id}."
         task = self.site.app.tasks.get(claim.name)
         must_retry = task is not None and task.retry_on_worker_lost
         must_not_run = self._is_at_most_once(claim) or (task is not None and task.reject_on_worker_lost is False)
@@ -314,7 +330,7 @@ class Crew:
             child.pid,
             claim.name,
             claim.public_id,
-            _described(status),
+            described(status),
             "is retried, if it has not run out of retries"
             if must_retry
             else "must not run twice and has failed"
@@ -326,17 +342,13 @@ class Crew:
         if must_retry or must_not_run or losses >= self.options.max_deliveries:
             self.backlog.appendleft(claim._replace(fate=f"{'retry' if must_retry else 'lost'}:{reason}"))
             return
-        rest_s = REST_AFTER_DEATH_S * 2 ** (losses - 1) - REST_AFTER_DEATH_S
-        self._outcomes.append(
-            Outcome(
-                id=claim.id,
-                delivery=claim.delivery,
-                kind="back",
-                retries=claim.retries,
-                losses=losses,
-                delay_s=rest_s or None,
-            )
-        )
+        self._outcomes.append(delivered_again(claim))
+
+    def _outlives_its_limit(self, claim: Claim) -> bool:
+        """Is it to run again after a hard time limit, as often as after the death of a worker?"""
+        task = self.site.app.tasks.get(claim.name)
+        runs_again = task is not None and bool(task.acks_late) and not task.acks_on_timeout
+        return runs_again and claim.losses + 1 < self.options.max_deliveries
 
     # -- time and force
 
@@ -350,11 +362,11 @@ class Crew:
         for child in self.children:
             for job in child.jobs.values():
                 if job.kill_at is not None and job.kill_at <= now and child.pid not in self._condemned:
-                    self.condemn(child, f"timeout:{job.limit_s!r}")
+                    self.condemn(child, job.claim, f"timeout:{job.limit_s!r}")
 
-    def condemn(self, child: Child, verdict: str, signum: int = signal.SIGKILL) -> None:
-        """Kill a child on purpose; its running task gets this fate."""
-        self._condemned[child.pid] = verdict
+    def condemn(self, child: Child, claim: Claim, verdict: str, signum: int = signal.SIGKILL) -> None:
+        """Kill a child on purpose, because of a task that it runs, which gets this fate."""
+        self._condemned[child.pid] = claim.id, verdict
         child.kill(signum)
 
     def revoke(self, claim_id: Any, signal_name: str) -> None:
@@ -373,7 +385,7 @@ class Crew:
             if any(claim.id == claim_id for claim in taken_back):
                 taken_back = [c._replace(fate="revoked") if c.id == claim_id else c for c in taken_back]
             elif signal_name and child.options.slots == 1 and child.pid not in self._condemned:
-                self.condemn(child, f"terminated:{signal_name}", _signal_number(signal_name))
+                self.condemn(child, job.claim, f"terminated:{signal_name}", _signal_number(signal_name))
             self.backlog.extendleft(reversed(taken_back))
             self.dispatch()
             return
@@ -443,18 +455,6 @@ def _is_suspect(claim: Claim) -> bool:
     return claim.losses > 0 and claim.fate == "live"
 
 
-def returned(claim: Claim, *, must_not_run: bool = False) -> Outcome:
-    """Back to the queue as it was; or with so many losses that whoever claims it next fails it instead."""
-    losses = NEVER_AGAIN if must_not_run else claim.losses
-    return Outcome(id=claim.id, delivery=claim.delivery, kind="back", retries=claim.retries, losses=losses)
-
-
 def _signal_number(name: str) -> int:
     number = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", signal.SIGTERM)
     return int(number)
-
-
-def _described(status: int) -> str:
-    if status < 0:
-        return f"signal {-status} ({signal.Signals(-status).name})"
-    return f"exitcode {status}"

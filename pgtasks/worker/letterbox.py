@@ -5,6 +5,7 @@ letter -> Letterbox.empty -> command -> its answer as a reply
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ from pgtasks.exceptions import EncodeError, OperationalError, WorkerShutdown, Wo
 from pgtasks.execution.site import accepted_content
 from pgtasks.message import Claim
 from pgtasks.serialization import decode, encode
-from pgtasks.store import letters
+from pgtasks.store import letters, mail
+from pgtasks.store.sql import Query
 from pgtasks.utils.log import get_logger
 from pgtasks.worker import control as control  # fills the panel
 from pgtasks.worker import state
@@ -50,6 +52,8 @@ class Letterbox:
                 return
             if letter.ticket is not None:
                 consumer.database.run(letters.answer(letter.ticket, self._sealed(answer)))
+            elif letter.reply_mailbox is not None:
+                consumer.database.run(self._celery_reply(letter.reply_mailbox, letter.reply_ticket, answer))
 
     def _obey(self, letter: letters.Letter) -> Any:
         try:
@@ -68,6 +72,21 @@ class Letterbox:
             # It tells of something, such as the arguments of a task, that this serializer cannot carry.
             body = encode(plain(answer), app.conf.task_serializer)
         return letters.Reply(self._worker.hostname, app.clock.forward(), *body)
+
+    def _celery_reply(self, mailbox: str, ticket: str | None, answer: Any) -> Query[None]:
+        """A reply as a program of Celery expects it, which may read nothing but JSON."""
+        worker = self._worker
+        try:
+            encoded = encode({worker.hostname: answer}, "json")
+        except EncodeError:
+            encoded = encode({worker.hostname: plain(answer)}, "json")
+        properties = {
+            "content_type": encoded.content_type,
+            "content_encoding": encoded.content_encoding,
+            "headers": {"ticket": ticket, "clock": worker.app.clock.forward()},
+            "properties": {},
+        }
+        return mail.reply(mailbox, json.dumps(properties).encode(), encoded.body)
 
     def judged(self, claims: list[Claim]) -> list[Claim]:
         """Have claims that carry a revoked stamp end as revoked. Letters on the way are read first."""

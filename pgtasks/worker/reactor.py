@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import selectors
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 React = Callable[[], None]
@@ -16,6 +17,8 @@ class Reactor:
         self._selector = selectors.DefaultSelector()
         self._constant: set[int] = set()
         self._followed: list[tuple[Any, bool]] = []
+        self._bell: Any = None
+        self._hear_bell: React = lambda: None
 
     def fileno(self) -> int:
         return self._selector.fileno()
@@ -37,7 +40,10 @@ class Reactor:
                 events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.wants_to_write else 0)
                 wanted[child.fileno()] = (events, child.hear_with(listen))
         if bell is not None:
-            wanted[bell.fileno()] = (selectors.EVENT_READ, hear)
+            if bell is not self._bell:
+                # Of its own, as with children, since the number may be that of the bell before.
+                self._bell, self._hear_bell = bell, partial(hear)
+            wanted[bell.fileno()] = (selectors.EVENT_READ, self._hear_bell)
         known = {key.fd: key for key in self._selector.get_map().values() if key.fd not in self._constant}
         for descriptor, key in known.items():
             # A new child may have got the number of one that is gone, which the kernel has forgotten by itself.

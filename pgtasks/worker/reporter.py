@@ -32,6 +32,9 @@ GATHER_S, AWAY_S = 0.2, 2.0
 #: The longest representation of a result, in characters, and the longest value that is decoded for one, in bytes.
 MOST_SHOWN, MOST_DECODED = 1024, 100_000
 
+#: How the error begins, in JSON, of a task that was rejected and is not to run again.
+_REJECTION = b'{"exc_type": "Reject", '
+
 
 class Seen(NamedTuple):
     """A task that was told of."""
@@ -172,7 +175,9 @@ class Reporter:
             runtime = self.runtimes.pop(outcome.id, 0.0)
             if seen is None:
                 continue
-            tell = _TELLERS.get(outcome.state if outcome.kind == "done" else outcome.kind)
+            # What goes back unbegun, as when a worker stops, is nothing to tell of; what a task has rejected is.
+            is_by_state = outcome.kind == "done" or (outcome.kind == "back" and outcome.state == "REJECTED")
+            tell = _TELLERS.get(outcome.state if is_by_state else outcome.kind)
             if tell is None:
                 continue
             if not seen.has_started and outcome.state != "REVOKED":
@@ -187,7 +192,13 @@ def _succeeded(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
 
 
 def _failed(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
+    if (outcome.value or b"").startswith(_REJECTION):
+        return "task-rejected", {"requeue": False}
     return "task-failed", {"exception": _shown(outcome), "traceback": _text(outcome.traceback)}
+
+
+def _rejected(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
+    return "task-rejected", {"requeue": True}
 
 
 def _retried(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
@@ -202,6 +213,7 @@ def _revoked(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
 _TELLERS: dict[str, Callable[[Outcome, float], tuple[str, dict[str, Any]]]] = {
     "SUCCESS": _succeeded,
     "FAILURE": _failed,
+    "REJECTED": _rejected,
     "REVOKED": _revoked,
     "again": _retried,
 }

@@ -26,7 +26,7 @@ from pgtasks.app.control import purge
 from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
 from pgtasks.message import Claim
-from pgtasks.store import events, fleet, letters, tasks
+from pgtasks.store import events, fleet, flows, letters, mail, tasks
 from pgtasks.store.database import Database, backoff
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
@@ -37,8 +37,8 @@ from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
 from pgtasks.worker.controlled import Controlled
-from pgtasks.worker.crew import returned
 from pgtasks.worker.letterbox import Letterbox
+from pgtasks.worker.losses import returned
 from pgtasks.worker.reactor import Reactor
 
 logger = get_logger("celery.worker")
@@ -358,6 +358,8 @@ class Worker(Controlled):
     def _maintain(self) -> None:
         """What must be done from time to time."""
         now = time.monotonic()
+        if self.consumer.has_heard:
+            self._hear_doorbell()
         self.attendants.mind(now)
         if now >= self.consumer.next_tick_at(self.crew.room):
             tick = self.consumer.tick()
@@ -375,12 +377,15 @@ class Worker(Controlled):
             removed = self.consumer.database.run(tasks.expire(self._expires_s))
             self._expire_at = now + (EXPIRE_AGAIN_S if removed else EXPIRE_EVERY_S)
             if not removed:
-                for sweep in (fleet.sweep_waiters(), letters.sweep(), events.sweep(), tasks.sweep_revoked()):
-                    self.consumer.database.run(sweep)
+                for sweep in (
+                    *(letters.sweep, events.sweep, mail.sweep, fleet.sweep_waiters, tasks.sweep_revoked),
+                    flows.sweep_keys,
+                ):
+                    self.consumer.database.run(sweep())
 
     def _next_event_at(self) -> float:
         now = time.monotonic()
-        if self._claims_now and self.crew.room() and not self._is_stopping:
+        if self.consumer.has_heard or (self._claims_now and self.crew.room() and not self._is_stopping):
             return now
         times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room), *self.attendants.next_at()]
         if self._gathering_since is not None:

@@ -11,6 +11,7 @@ import random as chance
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from math import isfinite
 from typing import Any, NamedTuple
 from uuid import UUID
 from uuid import uuid4 as fresh_uuid
@@ -179,13 +180,15 @@ def patched(change: str) -> Any:
 def sleep(seconds: float | timedelta) -> Any:
     """Go on after some time: seconds, or a year. Meanwhile the run is a row, and nothing else."""
     run = _here("wf.sleep")
-    span = seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds)
-    return run.perform(waiting.sleep(run, run.place("wf.sleep"), span))
+    span = _seconds("wf.sleep", seconds)
+    return run.perform(waiting.sleep(run, run.place("wf.sleep"), span or 0.0))
 
 
 def sleep_until(moment: datetime) -> Any:
     """Go on at a moment; without a time zone it is taken for UTC."""
     run = _here("wf.sleep_until")
+    if not isinstance(moment, datetime):
+        raise WorkflowError(f"wf.sleep_until got {moment!r}. Pass a datetime; for a span of time there is wf.sleep.")
     return run.perform(waiting.sleep_until(run, run.place("wf.sleep"), moment))
 
 
@@ -196,7 +199,7 @@ def wait(name: str, timeout: float | timedelta | None = None, default: Any = _UN
     signal that comes later is left for the next wait.
     """
     run = _here("wf.wait")
-    sought = Sought(names=(name,), timeout_s=_seconds(timeout))
+    sought = Sought(names=(name,), timeout_s=_seconds("wf.wait", timeout))
     return run.perform(_wait(run, run.place(f"wait {name}"), sought, default))
 
 
@@ -217,7 +220,7 @@ def wait_any(*things: Any, timeout: float | timedelta | None = None) -> Any:
     run = _here("wf.wait_any")
     names = tuple(each for each in things if isinstance(each, str))
     results = {str(each.id): each for each in things if not isinstance(each, str)}
-    sought = Sought(names, tuple(results), _seconds(timeout))
+    sought = Sought(names, tuple(results), _seconds("wf.wait_any", timeout))
     return run.perform(_wait_any(run, run.place("wf.wait_any"), sought, results))
 
 
@@ -234,7 +237,7 @@ def _wait_any(run: Run, place: Any, sought: Sought, results: Mapping[str, Any]) 
 def approval(name: str, timeout: float | timedelta | None = None) -> Any:
     """Wait until somebody approves or rejects: `AsyncResult(id).approve(name, by=...)`; gives an `Approval`."""
     run = _here("wf.approval")
-    sought = Sought(names=(f"approval:{name}",), timeout_s=_seconds(timeout))
+    sought = Sought(names=(f"approval:{name}",), timeout_s=_seconds("wf.approval", timeout))
     return run.perform(_approval(run, run.place(f"approval {name}"), sought))
 
 
@@ -248,8 +251,13 @@ def _approval(run: Run, place: Any, sought: Sought) -> Plan[Approval]:
     return Approval(bool(said.get("approved")), said.get("by"), said.get("comment"))
 
 
-def _seconds(timeout: float | timedelta | None) -> float | None:
-    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+def _seconds(what: str, span: float | timedelta | None) -> float | None:
+    """A span of time in seconds, for `what` to wait."""
+    if isinstance(span, timedelta):
+        return span.total_seconds()
+    if span is None or (isinstance(span, int | float) and isfinite(span)):
+        return span
+    raise WorkflowError(f"{what} got {span!r} for a time. Pass seconds, as a number, or a timedelta.")
 
 
 # -- telling others

@@ -198,6 +198,8 @@ class Course:
         if known is not None and known.due is not None and not known.is_due:
             yield from self.suspend(Wish(until=known.due))
         key = self.key_of(place)
+        if self.app.around_step is not None:
+            call = self.app.around_step(self.hold.run, place.name, place.ordinal, kind, call)
         while True:
             began_at = time.monotonic()
             tries += 1
@@ -362,7 +364,7 @@ class Course:
     # -- children
 
     def spawn(self, place: Place, send: Callable[[], Any]) -> Plan[Any]:
-        """Make tasks, exactly once: `send` publishes them, into what is recorded and enqueued in one transaction."""
+        """Make tasks, exactly once: `send` publishes them, into what is recorded and enqueued in one round trip."""
         known = yield from self.known(place)
         if known is not None:
             return self._spawned(self.replay(place, known))
@@ -382,10 +384,10 @@ class Course:
             own = [_Edge(self.hold.run, message.id) for message in messages]
             queries.append(tasks.enqueue(messages, [*edges, *own]))  # type: ignore[arg-type]
         try:
-            held, *_ = yield Together(queries)
-            if not held:
-                self.check(None)
+            yield Together(queries)
         except Exception as error:
+            if workflows.is_lost(error):
+                self.check(None)
             if not _is_there(error):
                 raise
             adopted = yield from self.adopt(place)

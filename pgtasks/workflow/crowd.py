@@ -10,7 +10,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from pgtasks.exceptions import Unwound
+from pgtasks.exceptions import OperationalError, RunInterrupted, Unwound
+from pgtasks.store import workflows
+from pgtasks.store.records import CoroutineRecords
+from pgtasks.store.sql import Query
 from pgtasks.store.workflows import Wish
 from pgtasks.workflow.need import Body, Pause, Plan, acall_body, acarry_out
 
@@ -76,10 +79,21 @@ class Crowd:
             return await asyncio.sleep(need.seconds)
         if isinstance(need, Wish) and self._run.is_durable:
             return await self._wait(need)
+        if isinstance(self._run.hold.recorder, CoroutineRecords) and isinstance(need, Query) and workflows.may_share(need):
+            return await self._record(self._run.hold.recorder, need)
         if self._run.hold.is_loop_shared or isinstance(need, Wish):
             return await asyncio.to_thread(self._run.do, need)
         # Nobody else is on this loop but branches of this run: a short statement may hold them up.
         return self._run.do(need)
+
+    async def _record(self, records: CoroutineRecords, query: Query[Any]) -> Any:
+        """Record a step together with those of other runs on this loop."""
+        try:
+            return await records.arecord(query)
+        except OperationalError as error:
+            interrupted = RunInterrupted(str(error))
+            self._run.unwind(interrupted)
+            raise interrupted from error
 
     # -- all wait
 

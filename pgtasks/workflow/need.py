@@ -1,7 +1,7 @@
 """What a run needs done, and the two ways to do it: for threads and for coroutines.
 
 The logic of a run is written once, as generators: they yield a need and are sent the answer, or have its error raised in
-them. Needs are `Query` (one statement), `Together` (some in one transaction, the first being the fence), `Body` (the user's
+them. Needs are `Query` (one statement), `Together` (some in one transaction), `Body` (the user's
 own code), `Pause` and `Wish` (suspend until something is there).
 """
 
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from pgtasks import _state
 from pgtasks.exceptions import OperationalError, RunInterrupted
+from pgtasks.store import workflows
 from pgtasks.store.sql import Query
+from pgtasks.store.workflows import Recorder
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ Plan = Generator[Any, Any, T]
 
 
 class Together(NamedTuple):
-    """Run these in one transaction; nothing of it is done when the first one gives 0."""
+    """Run these in one transaction and one round trip; nothing of it is done when one of them fails."""
 
     queries: list[Query[Any]]
 
@@ -71,7 +73,7 @@ async def acall_body(body: Body) -> Any:
         _state.current_run.reset(run_token)
 
 
-def supply(database: Any, need: Any) -> Any:
+def supply(database: Any, need: Any, recorder: Recorder | None = None) -> Any:
     """Do what a run needs done, in a thread."""
     if isinstance(need, Body):
         return call_body(need)
@@ -79,7 +81,9 @@ def supply(database: Any, need: Any) -> Any:
         return time.sleep(need.seconds)
     try:
         if isinstance(need, Together):
-            return database.run_together(*need.queries)
+            return database.run_at_once(*need.queries)
+        if recorder is not None and workflows.may_share(need):
+            return recorder.record(need)
         return database.run(need)
     except OperationalError as error:
         raise RunInterrupted(str(error)) from error

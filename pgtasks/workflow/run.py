@@ -37,7 +37,9 @@ class Run(Course):
     def do(self, need: Any) -> Any:
         """Do what a plan needs."""
         try:
-            return supply(self.app.database, workflows.suspend(self.hold, need) if isinstance(need, Wish) else need)
+            if isinstance(need, Wish):
+                need = workflows.suspend(self.hold, need)
+            return supply(self.app.database, need, self.hold.recorder)
         except Unwound as unwound:
             self.unwind(unwound)
             raise
@@ -60,7 +62,7 @@ class Run(Course):
         place = self.place(name)
         source = fn.transactional if isinstance(fn, Task) else None
         if source is not None:
-            plan = step_within(self, place, kind, lambda _: fn(*args, **kwargs), source)
+            plan = step_within(self, place, kind, lambda _: fn(*args, **kwargs), source, awaits=_awaits(fn))
         else:
             plan = self.step(
                 place, kind, self.body_of(fn, args, kwargs), attempts, threaded=self.is_async and not _awaits(fn)
@@ -69,7 +71,10 @@ class Run(Course):
 
     def perform_within(self, name: str, fn: Any, args: Any, kwargs: Any, source: Any) -> Any:
         """A transactional step whose function gets the connection first."""
-        return self.perform(step_within(self, self.place(name), "step", lambda own: fn(own, *args, **kwargs), source))
+        plan = step_within(
+            self, self.place(name), "step", lambda own: fn(own, *args, **kwargs), source, awaits=_awaits(fn)
+        )
+        return self.perform(plan)
 
     def body_of(self, fn: Any, args: Any, kwargs: Any) -> Callable[[], Any]:
         """The call of a step; in a plain workflow a coroutine function is run to its end."""

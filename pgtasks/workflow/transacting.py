@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from pgtasks.app.transactional import is_connection_lost, transaction
+from pgtasks.app.transactional import atransaction, is_connection_lost, transaction
 from pgtasks.exceptions import RunInterrupted, RunLost
 from pgtasks.store import borrow, workflows
 from pgtasks.store.workflows import Place, Step
+from pgtasks.utils.coroutines import run_coroutine
 from pgtasks.workflow.course import Course
 from pgtasks.workflow.need import Body, Plan
 
@@ -24,22 +26,32 @@ class _Unsure(Exception):
     """An error came where the answer to COMMIT should have."""
 
 
-def step_within(run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any) -> Plan[Any]:
+def step_within(
+    run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, *, awaits: bool = False
+) -> Plan[Any]:
     """Run a step in a transaction of this source, or say again what came of it; `call` gets the connection."""
     known = yield from run.known(place)
     if known is not None and known.state != "PENDING":
         return run.replay(place, known)
     began_at = time.monotonic()
     try:
-        value, step = yield Body(
-            run.key_of(place), lambda: _done(run, place, kind, call, source, began_at), run.is_async
-        )
+        value, step = yield _body(run, place, kind, call, source, began_at, awaits)
     except _Unsure as unsure:
         return (yield from _resolved(run, place, unsure.__cause__ or unsure))
     except Exception as error:
         yield from run.fail(place, kind, error, 1, time.monotonic() - began_at, False)
         raise
     return run.given(value, step)
+
+
+def _body(
+    run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, began_at: float, awaits: bool
+) -> Body:
+    done = partial(_done, run, place, kind, call, source, began_at)
+    adone = partial(_adone, run, place, kind, call, source, began_at)
+    if not awaits:
+        return Body(run.key_of(place), done, run.is_async)
+    return Body(run.key_of(place), adone if run.is_async else lambda: run_coroutine(adone()))
 
 
 def _done(
@@ -51,6 +63,24 @@ def _done(
             value = call(connection)
             step = run.made(place, kind, value, took_s=time.monotonic() - began_at)
             if run.is_durable and borrow.run(connection, workflows.remember_within(run.hold, step)) is None:
+                raise RunLost(f"Run {run.hold.run} is not held by this worker any more")
+            is_recorded = True
+    except Exception as error:
+        if is_recorded or _is_recorded_before(error):
+            raise _Unsure from error
+        raise
+    return value, step
+
+
+async def _adone(
+    run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, began_at: float
+) -> tuple[Any, Step]:
+    is_recorded = False
+    try:
+        async with atransaction(source, run.app) as connection:
+            value = await call(connection)
+            step = run.made(place, kind, value, took_s=time.monotonic() - began_at)
+            if run.is_durable and await borrow.arun(connection, workflows.remember_within(run.hold, step)) is None:
                 raise RunLost(f"Run {run.hold.run} is not held by this worker any more")
             is_recorded = True
     except Exception as error:

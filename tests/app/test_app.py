@@ -412,6 +412,30 @@ def test_of_two_shared_tasks_with_one_name_the_first_wins_every_time() -> None:
     assert winners == {1}
 
 
+@pytest.mark.filterwarnings("ignore::pgtasks.exceptions.DuplicateTaskNameWarning")
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_task_that_refuses_its_app_leaves_no_half_made_task_in_the_registry(is_taken: bool) -> None:
+    from pgtasks import Celery, Task
+
+    class Choosy(Task):
+        name = "choosy"
+
+        @classmethod
+        def on_bound(cls, app: Any) -> None:
+            raise ValueError("not this app")
+
+    app = Celery("refused", set_as_current=False)
+    first = app.task(name="choosy", lazy=False)(lambda: 1) if is_taken else None
+
+    with pytest.raises(ValueError, match="not this app"):
+        app.register_task(Choosy)
+    with pytest.raises(ValueError, match="not this app"):
+        app.task(base=Choosy, name="choosy too", lazy=False)(lambda: 2)
+
+    assert app.tasks.get("choosy") is first
+    assert "choosy too" not in app.tasks
+
+
 def test_making_an_app_does_not_look_for_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGTASKS_DATABASE_URL", "nonsense://")
 

@@ -392,6 +392,30 @@ def test_asking_for_results_is_right_when_tasks_run_in_place_store_them(make_app
         assert result.state == "PENDING"
 
 
+def test_extended_results_of_eager_tasks_show_how_they_were_called(make_app: MakeApp) -> None:
+    app = make_app(task_always_eager=True, task_store_eager_result=True, result_extended=True)
+    add = app.task(name="add", shared=False)(lambda x, y: x + y)
+    sig = add.s(2, y=3)
+    sig.stamp(colour="red")
+    result = sig.freeze()
+
+    sig.apply()
+
+    assert (result.name, result.args, result.kwargs, result.get()) == ("add", [2], {"y": 3}, 5)
+    assert result.queue is None
+    assert result._get_task_meta()["stamped_headers"] == ["colour"]
+    assert result._get_task_meta()["colour"] == ["red"]
+
+
+def test_an_eager_result_is_stored_even_if_its_arguments_cannot_be(make_app: MakeApp) -> None:
+    app = make_app(task_always_eager=True, task_store_eager_result=True, result_extended=True)
+    stored = app.task(name="stored", shared=False)(lambda value: "done")
+
+    stored.apply((object(),), task_id="stored")
+
+    assert app.AsyncResult("stored").get() == "done"
+
+
 def test_a_pickled_backend_is_that_of_the_current_app(app: Any, backend: Any) -> None:
     app.set_current()
 

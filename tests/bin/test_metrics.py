@@ -46,22 +46,49 @@ def test_tasks_are_counted_by_name_and_worker_although_most_events_do_not_name_t
         counts.count(event("started", uuid))
         counts.count(event("succeeded", uuid, runtime=runtime))
     counts.count(event("received", "4", name="add"))
-    counts.count(event("failed", "4"))
+    counts.count(event("failed", "4", exception="errors.NoSuchThing('x')"))
     counts.count(event("progress", "4"))
     counts.count({"type": "worker-heartbeat", "hostname": "w@h"})
 
     seen = read(render(counts, []))
 
-    labels = 'name="add",hostname="w@h"'
+    labels = 'name="add",hostname="w@h",queue_name="celery"'
     assert seen[f"celery_task_received_total{{{labels}}}"] == 4
     assert seen[f"celery_task_started_total{{{labels}}}"] == 3
-    assert seen[f"celery_task_failed_total{{{labels}}}"] == 1
+    assert seen[f'celery_task_failed_total{{{labels},exception="NoSuchThing"}}'] == 1
+    assert seen[f'celery_task_failed_total{{{labels},exception=""}}'] == 0
+    assert seen[f"celery_task_retried_total{{{labels}}}"] == 0
     assert seen[f'celery_task_runtime_bucket{{{labels},le="0.01"}}'] == 0
     assert seen[f'celery_task_runtime_bucket{{{labels},le="0.025"}}'] == 1
     assert seen[f'celery_task_runtime_bucket{{{labels},le="10.0"}}'] == 2
     assert seen[f'celery_task_runtime_bucket{{{labels},le="+Inf"}}'] == 3
     assert seen[f"celery_task_runtime_count{{{labels}}}"] == 3
     assert seen[f"celery_task_runtime_sum{{{labels}}}"] == pytest.approx(63.02)
+
+
+def test_tasks_are_counted_by_queue_where_an_event_names_it() -> None:
+    counts = Counts()
+    counts.count(event("sent", "1", name="add", queue="mail"))
+    counts.count(event("received", "1", name="add"))
+    counts.count(event("succeeded", "1", runtime=1.0))
+
+    seen = read(render(counts, []))
+
+    assert seen['celery_task_sent_total{name="add",hostname="w@h",queue_name="mail"}'] == 1
+    assert seen['celery_task_succeeded_total{name="add",hostname="w@h",queue_name="mail"}'] == 1
+    assert seen['celery_task_runtime_count{name="add",hostname="w@h",queue_name="mail"}'] == 1
+
+
+def test_the_metrics_that_dashboards_for_celery_read_are_all_there() -> None:
+    page = render(Counts(), [])
+
+    counted = ("sent", "received", "started", "succeeded", "failed", "rejected", "revoked", "retried")
+    read_by_others = (
+        *(f"celery_task_{kind}_total" for kind in counted),
+        *("celery_task_runtime", "celery_worker_up", "celery_worker_tasks_active", "celery_queue_length"),
+        *("celery_active_consumer_count", "celery_active_worker_count", "celery_active_process_count"),
+    )
+    assert [name for name in read_by_others if f"# TYPE {name} " not in page] == []
 
 
 def test_labels_are_escaped() -> None:
@@ -101,6 +128,8 @@ def test_the_database_is_asked_what_waits_and_what_is_stuck(
     assert seen['celery_worker_up{hostname="w@h"}'] == 1
     assert seen['pgtasks_worker_slots{hostname="w@h"}'] == 4
     assert seen['celery_active_consumer_count{queue_name="other"}'] == 1
+    assert seen['celery_active_worker_count{queue_name="other"}'] == 1
+    assert seen['celery_active_process_count{queue_name="other"}'] == 4
     assert seen['pgtasks_stuck_tasks{why="no live worker consumes this queue"}'] == 1
     assert 3500 < seen['pgtasks_schedule_late_seconds{name="nightly"}'] < 3700
     assert "pgtasks_notification_queue_usage" in seen
@@ -122,7 +151,9 @@ def test_it_is_served_over_http_and_says_when_the_database_is_away(app: Any, mon
     with serving(app, counts) as url:
         with urllib.request.urlopen(f"{url}/metrics") as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            assert read(answer.read().decode())['celery_task_received_total{name="add",hostname="w@h"}'] == 1
+            assert read(answer.read().decode())[
+                'celery_task_received_total{name="add",hostname="w@h",queue_name="celery"}'
+            ] == 1
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{url}/other")
 

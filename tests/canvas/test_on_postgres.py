@@ -126,6 +126,34 @@ def test_a_canvas_that_is_sent_again_since_the_answer_was_lost_changes_nothing(a
     assert conn.execute("SELECT count(*) FROM pgtasks.ready").fetchone() == (1,)
 
 
+def test_a_frozen_canvas_that_is_sent_again_runs_again_once_all_of_it_has_ended(app, say, hand):
+    canvas = chord([say("first"), say("second")], say("body"))
+    canvas.freeze()
+    before = canvas.delay()
+    hand.settle(*map(done, hand.claim()))
+
+    # Its body waits: nothing changes.
+    assert canvas.delay().id == before.id
+    (body,) = hand.claim()
+    hand.settle(done(body))
+    again = canvas.delay()
+
+    assert again.id == before.id
+    assert again.state == "PENDING"
+    assert sorted(claim.name for claim in hand.claim()) == ["say", "say"]
+
+
+def test_a_group_of_frozen_tasks_can_be_sent_again(app, say, hand):
+    canvas = group(say("first"), chain(say("second"), say("third")))
+    canvas.freeze()
+    for _ in range(2):
+        canvas.delay()
+        while claims := hand.claim():
+            hand.settle(*map(done, claims))
+
+    assert canvas.freeze().successful()
+
+
 # -- run
 
 
@@ -207,6 +235,18 @@ def test_an_errback_that_looks_its_task_up_finds_it_failed(app, hand):
     ((state, error),) = seen
     assert (state, type(error)) == ("FAILURE", KeyError)
     assert len(hand.settle(outcome)) == 1
+
+
+def test_the_children_of_a_step_are_the_group_that_it_has_called_and_not_its_tasks(app, say, worker):
+    body = say("body").set(immutable=True)
+    result = chain(say("a"), group(say("b"), chain(say("c"), say("d"))), body).delay()
+    result.get(timeout=20)
+
+    header = result.parent
+    (called,) = header.parent.children
+    assert [called.id, *(member.id for member in called.results)] == [header.id, *(each.id for each in header.results)]
+    # An immutable body is called by none of the tasks of its header either.
+    assert [member.children for member in header.results] == [[], []]
 
 
 def test_a_callback_of_a_failed_task_does_not_run(app, say, worker, conn):

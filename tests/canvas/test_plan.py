@@ -223,6 +223,28 @@ def test_errbacks_travel_with_the_task_that_may_fail(s):
     assert names(planned) == ["a", "b"]
 
 
+def test_a_header_keeps_the_errbacks_and_callbacks_that_its_chains_and_chords_have_of_their_own(s):
+    chained = chain(s("a"), s("b")).on_error(s("oops"))
+    inner = chord([s("c")], s("d", link=s("called")))
+    inner.link_error(s("oops"))
+
+    planned = plan(chord([chained, inner], s("e")))
+
+    with_errbacks = {node.name for node in planned.nodes if node.embed.get("errbacks")}
+    assert with_errbacks == {"a", "b", "d"}
+    assert waits(planned)["called"] == ["d"]
+
+
+def test_what_begins_a_group_after_a_step_knows_what_the_step_has_called(s):
+    planned = plan(chain(s("a"), group(s("b"), chain(s("c"), s("d")), chord([s("e"), s("f")], s("g"))), s("h")))
+
+    begins = {node.name: node.begins for node in planned.nodes}
+    members = {member.id for member in planned.result.parent.results}
+    assert {name for name in begins if begins[name]} == {"b", "c", "e", "f"}
+    assert {group_id for group_id, _, _ in filter(None, begins.values())} == {planned.result.parent.id}
+    assert {member for _, member, _ in filter(None, begins.values())} == members
+
+
 def test_a_frozen_callback_of_several_tasks_is_called_once_for_each(s):
     callback = s("callback", task_id="frozen")
 

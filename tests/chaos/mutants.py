@@ -29,7 +29,7 @@ def _edit(statements: Any, name: str, old: str, new: str) -> None:
 def unfenced() -> None:
     """Whoever comes with a result has it stored, whoever holds the task."""
     fence = "AND worker = %(worker)s\n    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]"
-    for name in ("settle", "claim"):
+    for name in ("settle", "release", "claim"):
         _edit(tasks._SQL, name, fence, "")
 
 
@@ -54,7 +54,8 @@ def newid() -> None:
 
 def hasty() -> None:
     """Bodies wait for the first of their header only."""
-    _edit(tasks._SQL, "settle", "THEN 0 ELSE w.pending - l.n END", "THEN 0 ELSE 0 END")
+    for name in ("settle", "release"):
+        _edit(tasks._SQL, name, "THEN 0 ELSE w.pending - l.n END", "THEN 0 ELSE 0 END")
 
 
 def undo_anew() -> None:

@@ -16,7 +16,7 @@ from pgtasks.contrib.testing.app import TestApp, setup_default_app
 from pgtasks.contrib.testing.worker import TestWorkController, start_worker
 from pgtasks.events import EventReceiver
 from pgtasks.events import receiver as receiving
-from pgtasks.exceptions import Ignore, OperationalError
+from pgtasks.exceptions import Ignore, OperationalError, Reject
 from pgtasks.message import new_id
 from pgtasks.store import events
 from tests.support.workers import eventually
@@ -45,6 +45,13 @@ def app(database_url: str, tmp_path: Path) -> Iterator[Celery]:
             if not self.request.retries:
                 raise self.retry(countdown=0, exc=KeyError("later"))
             return "done"
+
+        @app.task(name="reject", bind=True, acks_late=True)
+        def reject(self: Any, requeue: bool) -> None:
+            if requeue and (tmp_path / "rejected").exists():
+                return
+            (tmp_path / "rejected").touch()
+            raise Reject("not here", requeue=requeue)
 
         @app.task(name="wait")
         def wait() -> None:
@@ -147,6 +154,19 @@ def test_failures_and_retries_are_told_of_with_their_exception(app: Celery, watc
     assert failed["exception"] == "ValueError('no')"
     assert "ValueError: no" in failed["traceback"]
     assert "KeyError" in retried["exception"]
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_what_a_task_rejects_is_told_of_and_whether_it_will_run_again(
+    app: Celery, watched: Listener, requeue: bool
+) -> None:
+    rejecting = app.tasks["reject"].delay(requeue)
+
+    rejected = watched.await_type("task-rejected", uuid=rejecting.id)
+
+    assert rejected["requeue"] is requeue
+    if requeue:
+        watched.await_type("task-succeeded", uuid=rejecting.id)
 
 
 def test_what_is_revoked_while_it_runs_is_told_of(app: Celery, watched: Listener, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from loadtest import bench, scale, sweep
+from loadtest import bench, probes, scale, sweep
 from loadtest.page import Line, page, plot
 from loadtest.rivals import __main__ as rivals
 from loadtest.rivals import contenders
@@ -78,6 +78,9 @@ def test_a_batch_between_two_that_were_measured_takes_what_lies_between() -> Non
         ({"waits": {"cpu": 1.0, "wal": 3.0}}, "WAL fsync"),
         ({"waits": {"cpu": 1.0, "lock": 3.0}}, "lock wait"),
         ({"waits": {"cpu": 1.0}}, "the load, since no more was sent"),
+        # Of a server that mostly waits for its callers no wait is the limit.
+        ({"waits": {"cpu": 0.1, "wal": 0.3}}, "the load, since no more was sent"),
+        ({"waits": {"cpu": 0.1, "wal": 0.3}, "machine_cores": 1.6}, "other work on this machine"),
     ],
 )
 def test_the_limit_is_what_had_no_more_to_give(seen: dict[str, Any], limit: str) -> None:
@@ -245,7 +248,7 @@ def test_a_service_that_is_not_installed_is_named_with_what_to_do(
 def test_pgtasks_does_every_workload_of_the_comparison(database_url: str, tmp_path: Path) -> None:
     us = contenders.CONTENDERS[0]
     ready = contenders.Ready(us, Path(sys.executable), {"RIVALS_DATABASE_URL": database_url}, tmp_path)
-    smoke = rivals.SMOKE._replace(drains=3000)
+    smoke = rivals.SMOKE._replace(drains=3000, flows=500)
 
     figures = {workload: rivals.measure(ready, workload, smoke) for workload in us.can}
 
@@ -257,14 +260,18 @@ def test_pgtasks_does_every_workload_of_the_comparison(database_url: str, tmp_pa
 
 
 def test_the_time_of_a_claim_is_measured_at_every_size(server_url: str) -> None:
-    found = scale.run(server_url, scale.Scale(ready=(500, 1500), finished=(0, 1000), queues=5, batches=4))
+    small = scale.Scale(ready=(500, 1500), finished=(0, 1000), queues=5, batches=4, churned=10_000)
+    found = scale.run(server_url, small)
 
     assert [(row["ready"], row["finished"], row["pinned"]) for row in found["rows"][:-1]] == [
         (ready, finished, pinned) for finished in (0, 1000) for ready in (500, 1500) for pinned in (False, True)
     ]
     assert found["rows"][-1]["queues"] == 5
     assert all(row["claim_clock_us"] > 0 for row in found["rows"])
-    assert found["disk_bytes_per_task"] > 0
+    assert found["disk_bytes_per_task"] == found["disk_bytes_per_message"] + found["disk_bytes_per_result"] > 0
+    assert {row["statement"] for row in found["statements"]} == set(probes.PROBES)
+    assert [row["pinned"] for row in found["churn"]] == [False, True]
+    assert all(row["wal_bytes_per_task"] > 0 for row in found["churn"])
 
 
 def test_growth_is_that_of_the_worst_size_and_of_the_cpu() -> None:

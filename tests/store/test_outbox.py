@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 
 from pgtasks.exceptions import OperationalError
 from pgtasks.message import Message, new_id
-from pgtasks.store.database import Database, connect
-from pgtasks.store.outbox import Outbox
+from pgtasks.store.database import AsyncDatabase, Database, connect
+from pgtasks.store.outbox import AsyncOutbox, Outbox
 
 
 def message(payload: Any = b"[[],{},{}]") -> Message:
@@ -103,3 +104,91 @@ def test_everybody_learns_that_the_database_is_away_and_the_next_call_tries_agai
 def stored_ids(url: str) -> list[Any]:
     with connect(url) as conn:
         return [row[0] for row in conn.execute("SELECT id FROM pgtasks.message")]
+
+
+# -- coroutines
+
+
+class SlowAsyncDatabase(AsyncDatabase):
+    """Holds the first statement until it is told to go on, and counts statements."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.statements = 0
+        self.is_held = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def run(self, query: Any, conn: Any = None) -> Any:
+        self.statements += 1
+        if self.statements == 1:
+            self.is_held.set()
+            await asyncio.wait_for(self.go_on.wait(), 10)
+        return await super().run(query, conn)
+
+
+async def put_while_one_is_sent(database: SlowAsyncDatabase, messages: list[Message]) -> list[asyncio.Task[None]]:
+    """Have one message under way and the others waiting for it."""
+    outbox = AsyncOutbox(database)
+    first = asyncio.create_task(outbox.put([message()]))
+    await database.is_held.wait()
+    others = [asyncio.create_task(outbox.put([one])) for one in messages]
+    while len(outbox._waiting) < len(messages):
+        await asyncio.sleep(0)
+    return [first, *others]
+
+
+def test_coroutines_that_call_while_one_call_is_under_way_share_the_next_commit(database_url: str) -> None:
+    async def main() -> int:
+        database = SlowAsyncDatabase(database_url)
+        tasks = await put_while_one_is_sent(database, [message() for _ in range(20)])
+        database.go_on.set()
+        await asyncio.gather(*tasks)
+        await database.close()
+        return database.statements
+
+    assert asyncio.run(main()) == 2
+    assert len(stored_ids(database_url)) == 21
+
+
+def test_a_message_the_database_refuses_fails_its_own_coroutine_and_no_other(database_url: str) -> None:
+    good, bad = message(), message(payload=None)
+
+    async def main() -> list[Any]:
+        database = SlowAsyncDatabase(database_url)
+        tasks = await put_while_one_is_sent(database, [good, bad])
+        database.go_on.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        await database.close()
+        return [type(each) for each in found]
+
+    answers = asyncio.run(main())
+
+    assert answers[:2] == [type(None)] * 2
+    assert issubclass(answers[2], Exception)
+    assert good.id in stored_ids(database_url)
+
+
+def test_a_coroutine_cancelled_while_it_sends_does_not_take_those_that_wait_with_it(database_url: str) -> None:
+    rest = [message() for _ in range(3)]
+
+    async def main() -> list[Any]:
+        database = SlowAsyncDatabase(database_url)
+        leader, *others = await put_while_one_is_sent(database, rest)
+        leader.cancel()
+        others[0].cancel()
+        found = await asyncio.gather(leader, *others, return_exceptions=True)
+        await database.close()
+        return [type(each) for each in found]
+
+    assert asyncio.run(main()) == [asyncio.CancelledError, asyncio.CancelledError, type(None), type(None)]
+    assert set(stored_ids(database_url)) == {one.id for one in rest[1:]}
+
+
+def test_coroutines_learn_that_the_database_is_away(database_url: str) -> None:
+    async def main() -> None:
+        outbox = AsyncOutbox(AsyncDatabase("postgresql://127.0.0.1:1/nowhere", patience_s=0))
+        for _ in range(2):
+            with pytest.raises(OperationalError):
+                await outbox.put([message()])
+
+    asyncio.run(main())

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgtasks.message import Casualty, Claim, Message, Outcome, new_id
-from pgtasks.store import fleet, graphs, tasks
+from pgtasks.store import fleet, graphs, groups, tasks
 from pgtasks.store.database import Database
 from pgtasks.store.tasks import Lane
 from tests.support.hands import Hand, again, back, done, ids, message, standing, value_of
@@ -977,13 +977,13 @@ def test_expiry_leaves_no_row_of_a_whole_canvas(database: Database, hand: Hand, 
 
 
 def test_a_saved_group_can_be_restored_replaced_and_deleted(database: Database) -> None:
-    database.run(tasks.save_group("g", b"1"))
-    database.run(tasks.save_group("g", b"2"))
-    assert database.run(tasks.restore_group("g")) == b"2"
+    database.run(groups.save("g", b"1"))
+    database.run(groups.save("g", b"2"))
+    assert database.run(groups.restore("g")) == b"2"
 
-    database.run(tasks.delete_group("g"))
+    database.run(groups.delete("g"))
 
-    assert database.run(tasks.restore_group("g")) is None
+    assert database.run(groups.restore("g")) is None
 
 
 def test_lengths_count_ready_and_scheduled_tasks_of_each_queue(database: Database) -> None:
@@ -996,7 +996,7 @@ def test_successors_are_found_at_any_depth_the_nearest_first(database: Database)
     first, second, third = message("1"), message("2", inputs="value"), message("3", inputs="value")
     database.run(tasks.enqueue([first, second, third], plan((first, second), (second, third))))
 
-    found = database.run(tasks.successors(first.id))
+    found = database.run(graphs.successors(first.id))
 
     assert [(each.name, each.depth) for each in found] == [("2", 1), ("3", 2)]
 

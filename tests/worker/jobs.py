@@ -166,6 +166,18 @@ def spin(catch: bool = False) -> str:
         raise
 
 
+@task(bind=True, acks_late=True, acks_on_timeout=False, time_limit=0.5)
+def spin_at_first(self: Any, times: int = 1) -> int:
+    """Run past its time limit, the first so many times that it is run; then say how often that was."""
+    marks = stage() / f"spins-{self.request.id}"
+    with marks.open("a") as file:
+        file.write("x")
+    runs = marks.stat().st_size
+    while runs <= times:
+        time.sleep(0.005)
+    return runs
+
+
 @task
 def shrug_off(gate: str) -> str:
     """Run on when told to stop."""

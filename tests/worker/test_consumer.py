@@ -311,18 +311,33 @@ def test_a_worker_stops_while_the_database_is_away(far_worker: WorkerProcess, pr
     assert far_worker.stop() == 0
 
 
-def test_a_worker_that_lost_its_doorbell_is_slower_and_then_as_before(far_worker: WorkerProcess, conn: Conn) -> None:
-    def listeners() -> list[int]:
+def test_a_worker_that_lost_its_connection_listens_again_by_the_next_one(far_worker: WorkerProcess, conn: Conn) -> None:
+    def connections() -> list[int]:
         rows = conn.execute(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%pgtasks_worker%'"
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'WITH renewed AS%'"
         )
         return [row[0] for row in rows]
 
-    (before,) = eventually(listeners)
+    (before,) = eventually(connections)
     conn.execute("SELECT pg_terminate_backend(%s)", [before])
 
     assert get(jobs.add.delay(1, 1)) == 2
-    eventually(lambda: listeners() and listeners() != [before], "it listens again")
+    eventually(lambda: connections() and before not in connections(), "it has another one")
+    eventually(lambda: conn.execute("SELECT count(*) FROM pgtasks.idle").fetchone() != (0,), "it rests")
+    ((worker,),) = conn.execute("SELECT id FROM pgtasks.worker").fetchall()
+    conn.execute("DELETE FROM pgtasks.worker")  # which it notices by its next tick, or when its doorbell rings
+    conn.execute("SELECT pg_notify('pgtasks_worker_' || %s, '')", [worker])
+    assert get(jobs.add.delay(2, 2)) == 4
+
+
+def test_an_idle_worker_holds_one_connection(far_worker: WorkerProcess, conn: Conn) -> None:
+    ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pgtasks'"
+
+    assert get(jobs.add.delay(1, 1)) == 2
+    jobs.app.close()
+    jobs.app.forget_database()
+
+    eventually(lambda: conn.execute(ours).fetchone() == (1,), "the worker's")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgtasks.exceptions import WorkerLostError
+from pgtasks.exceptions import TimeLimitExceeded, WorkerLostError
 from pgtasks.message import id_of
 from pgtasks.store.database import Database
 from tests.support.hands import Hand, standing
@@ -87,6 +87,16 @@ def test_a_task_may_ask_for_its_own_number_of_deliveries(start: Start, stage: St
         with pytest.raises(WorkerLostError):
             get(poison)
     assert len(stage.lines("begin", id=poison.id)) == 1
+
+
+def test_a_task_that_does_not_acknowledge_timeouts_still_does_not_time_out_for_ever(start: Start, stage: Stage) -> None:
+    with start("--", "task.max_deliveries=2") as worker:
+        result = jobs.spin_at_first.delay(1_000_000)
+
+        with pytest.raises(TimeLimitExceeded):
+            get(result)
+        assert "It will be run again, since its acks_on_timeout is False." in worker.output()
+    assert (stage.directory / f"spins-{result.id}").read_text() == "xx"
 
 
 def test_an_at_most_once_task_whose_process_dies_has_failed_and_never_runs_again(start: Start, stage: Stage) -> None:

@@ -487,6 +487,11 @@ def test_the_hard_limit_ends_a_coroutine(world: World) -> None:
         world.get(jobs.async_spin.apply_async(time_limit=0.3))
 
 
+@only("prefork")
+def test_a_task_that_does_not_acknowledge_timeouts_runs_again_after_its_hard_limit(world: World) -> None:
+    assert world.get(jobs.spin_at_first.delay()) == 2
+
+
 def test_many_tasks_that_end_at_their_soft_limit_harm_no_other(world: World) -> None:
     """The alarm may come between the end of the task and the end of its limit."""
     results = [jobs.wait.apply_async((world.gate(),), soft_time_limit=0.01 + n / 5000) for n in range(20)]

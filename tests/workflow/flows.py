@@ -84,6 +84,16 @@ def _at_gate(gate: str) -> str:
 
 
 @app.workflow
+def mostly_short(n: int, gate: str | None = None) -> int:
+    """Its steps are short, but for one that may stop at a gate."""
+    for _ in range(3):
+        n = wf.step(effect, "short", n + 1)
+    if gate is not None:
+        wf.step(_at_gate, gate, name="long")
+    return n
+
+
+@app.workflow
 def failing(times: int) -> str:
     try:
         wf.step(refuse, "no money")
@@ -370,6 +380,11 @@ def patching() -> list[Any]:
 @app.workflow
 def unwritable() -> Any:
     return wf.step(object, name="object")
+
+
+@app.workflow
+def waiting_for(how: str, value: Any) -> Any:
+    return getattr(wf, how)(value) if how.startswith("sleep") else getattr(wf, how)("x", timeout=value)
 
 
 @app.workflow

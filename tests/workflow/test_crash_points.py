@@ -49,17 +49,20 @@ class Wire:
 
     @contextmanager
     def tapped(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        run, run_together = self.database.run, self.database.run_together
+        run = self.database.run
         with monkeypatch.context() as patch:
             patch.setattr(
                 self.database,
                 "run",
                 lambda query, conn=None: self._pass(query.statement.name, lambda: run(query, conn)),
             )
-            patch.setattr(
-                self.database, "run_together",
-                lambda *queries: self._pass(queries[0].statement.name, lambda: run_together(*queries)),
-            )  # fmt: skip
+            for together in ("run_together", "run_at_once"):
+                send = getattr(self.database, together)
+                patch.setattr(
+                    self.database,
+                    together,
+                    lambda *queries, send=send: self._pass(queries[0].statement.name, lambda: send(*queries)),
+                )
             yield
 
 

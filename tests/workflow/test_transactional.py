@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgtasks import Celery
+from pgtasks import Celery, wf
 from pgtasks.exceptions import ImproperlyConfigured
-from pgtasks.message import id_of
+from tests.store.test_borrow import _alchemy_url, _django_connection
 from tests.support.proxy import FaultProxy
 from tests.workflow import flows
 from tests.workflow.conftest import Desk
@@ -158,37 +160,167 @@ def test_a_zombie_cannot_commit_a_step(desk: Desk) -> None:
     assert desk.get(result) == [999, 1099]
 
 
-def test_sessions_of_sqlalchemy_are_committed_with_the_task(desk: Desk, database_url: str) -> None:
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.orm import sessionmaker
+# -- whose transaction it is
 
-    def move(self: Any) -> int:
-        return int(
-            self.connection.execute(text("UPDATE money SET balance = balance - 5 RETURNING balance")).scalar_one()
-        )
+SPEND = "UPDATE money SET balance = balance - 5 RETURNING balance"
 
-    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    tasks = [
-        flows.app.task(move, name=f"move.{kind}", transactional=source, bind=True, shared=False)
-        for kind, source in (("engine", engine), ("session", sessionmaker(engine)))
-    ]
 
-    results = [task.delay() for task in tasks]
-    desk.drain()
+@contextmanager
+def psycopg_source(url: str) -> Iterator[tuple[Any, Any]]:
+    yield True, lambda conn: conn.execute(SPEND).fetchone()[0]
 
-    assert [result.get(timeout=0) for result in results] == [995, 990]
-    assert balance(desk) == 990
-    assert desk.conn.execute(
-        "SELECT count(*) FROM pgtasks.result WHERE id = ANY (%s)", [[id_of(r.id) for r in results]]
-    ).fetchone() == (2,)
+
+@contextmanager
+def engine_source(url: str) -> Iterator[tuple[Any, Any]]:
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    engine = sqlalchemy.create_engine(_alchemy_url(url))
+    yield engine, lambda conn: conn.execute(sqlalchemy.text(SPEND)).scalar_one()
     engine.dispose()
 
 
-def test_a_coroutine_function_cannot_be_transactional() -> None:
-    async def body() -> None: ...
+@contextmanager
+def session_source(url: str) -> Iterator[tuple[Any, Any]]:
+    orm = pytest.importorskip("sqlalchemy.orm")
+    with engine_source(url) as (engine, spend):
+        yield orm.sessionmaker(engine), spend
 
-    with pytest.raises(ImproperlyConfigured, match="coroutine function"):
-        Celery("unfit", set_as_current=False).task(body, name="tx.async", transactional=True, shared=False, lazy=False)
+
+@contextmanager
+def django_source(url: str) -> Iterator[tuple[Any, Any]]:
+    django = pytest.importorskip("django.db")
+    conf = pytest.importorskip("django.conf")
+    if not conf.settings.configured:
+        conf.settings.configure(USE_TZ=True, DATABASES={})
+
+    def spend(conn: Any) -> int:
+        with conn.cursor() as cursor:
+            cursor.execute(SPEND)
+            return int(cursor.fetchone()[0])
+
+    django.connections["default"] = connection = _django_connection(url)
+    yield "default", spend
+    connection.close()
+    del django.connections["default"]
+
+
+@contextmanager
+def async_psycopg_source(url: str) -> Iterator[tuple[Any, Any]]:
+    async def spend(conn: Any) -> int:
+        return int((await (await conn.execute(SPEND)).fetchone())[0])
+
+    yield True, spend
+
+
+@contextmanager
+def async_engine_source(url: str) -> Iterator[tuple[Any, Any]]:
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    extension = pytest.importorskip("sqlalchemy.ext.asyncio")
+
+    async def spend(conn: Any) -> int:
+        return int((await conn.execute(sqlalchemy.text(SPEND))).scalar_one())
+
+    # A connection belongs to an event loop, and each task has its own here.
+    yield extension.create_async_engine(_alchemy_url(url), poolclass=sqlalchemy.NullPool), spend
+
+
+@contextmanager
+def async_session_source(url: str) -> Iterator[tuple[Any, Any]]:
+    extension = pytest.importorskip("sqlalchemy.ext.asyncio")
+    with async_engine_source(url) as (engine, spend):
+        yield extension.async_sessionmaker(engine), spend
+
+
+SOURCES = [
+    psycopg_source, engine_source, session_source, django_source, async_psycopg_source, async_engine_source,
+    async_session_source,
+]  # fmt: skip
+
+
+@pytest.fixture(params=SOURCES, ids=lambda each: each.__name__)
+def source(request: pytest.FixtureRequest, database_url: str) -> Iterator[tuple[Any, Any]]:
+    with request.param(database_url) as source_and_spend:
+        yield source_and_spend
+
+
+def declared(source: Any, spend: Any) -> tuple[Any, Any]:
+    """A transactional task, and a workflow with two transactional steps: that task, and the function itself."""
+    if inspect.iscoroutinefunction(spend):
+
+        async def aspending(self: Any) -> int:
+            return int(await spend(self.connection))
+
+        async def aflow() -> list[int]:
+            return [await task(), await wf.step(spend, transactional=source, name="spend")]
+
+        task = flows.app.task(aspending, name="tx.spend", transactional=source, bind=True, shared=False)
+        return task, flows.app.workflow(aflow, name="tx.flow", shared=False)
+
+    def spending(self: Any) -> int:
+        return int(spend(self.connection))
+
+    def flow() -> list[int]:
+        return [task(), wf.step(spend, transactional=source, name="spend")]
+
+    task = flows.app.task(spending, name="tx.spend", transactional=source, bind=True, shared=False)
+    return task, flows.app.workflow(flow, name="tx.flow", shared=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_task_of_a_test_stays() -> Iterator[None]:
+    yield
+    for name in ("tx.spend", "tx.flow"):
+        flows.app.tasks.pop(name, None)
+
+
+def test_a_task_and_steps_are_committed_with_what_they_wrote(desk: Desk, source: tuple[Any, Any]) -> None:
+    task, flow = declared(*source)
+
+    results = [task.delay(), flow.delay()]
+    desk.drain()
+
+    assert [result.get(timeout=0) for result in results] == [995, [990, 985]]
+    assert balance(desk) == 985
+
+
+def test_what_a_zombie_wrote_is_rolled_back_whosever_transaction_it_is(desk: Desk, source: tuple[Any, Any]) -> None:
+    task, flow = declared(*source)
+    results = [task.delay(), flow.delay()]
+    claims = desk.claim()
+    zombie = desk.hand
+    desk.die()
+    successor, desk.hand = desk.hand, zombie
+
+    for claim in claims:
+        assert desk.run(claim).kind == "gone"
+
+    assert balance(desk) == 1000
+    desk.hand = successor
+    desk.drain()
+    assert [result.get(timeout=0) for result in results] == [995, [990, 985]]
+
+
+def test_a_step_in_a_coroutine_is_done_once_though_its_worker_dies_after_the_commit(desk: Desk) -> None:
+    with async_psycopg_source("") as (source, spend):
+        _, flow = declared(source, spend)
+    result = flow.delay()
+    (claim,) = desk.claim()
+    desk.run(claim)
+    desk.die()
+
+    assert desk.get(result) == [995, 990]
+    assert balance(desk) == 990
+
+
+def test_a_plain_engine_is_no_use_to_a_coroutine_function(desk: Desk, database_url: str) -> None:
+    async def body(self: Any) -> None: ...
+
+    with engine_source(database_url) as (engine, _):
+        task = flows.app.task(body, name="tx.spend", transactional=engine, bind=True, shared=False)
+        result = task.delay()
+        desk.drain()
+
+        with pytest.raises(ImproperlyConfigured, match="no transaction for a coroutine function"):
+            result.get(timeout=0)
 
 
 def test_a_workflow_cannot_be_transactional() -> None:

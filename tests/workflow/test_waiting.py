@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgtasks.exceptions import DatabaseUnavailable, RunEnded, RunNotFound, TaskRevokedError
+from pgtasks.exceptions import DatabaseUnavailable, RunEnded, RunNotFound, TaskRevokedError, WorkflowError
 from pgtasks.message import id_of, new_id
 from tests.workflow import flows
 from tests.workflow.conftest import Desk
@@ -495,3 +495,23 @@ def test_a_run_that_has_begun_does_not_expire(desk: Desk) -> None:
     desk.travel(3601)
 
     assert desk.get(result) == "rested"
+
+
+@pytest.mark.parametrize("how", ["sleep", "sleep_until", "wait", "wait_any", "approval"])
+@pytest.mark.parametrize("value", ["soon", float("nan")], ids=str)
+def test_a_time_that_is_none_fails_the_run_with_what_to_pass(desk: Desk, how: str, value: Any) -> None:
+    result = flows.waiting_for.delay(how, value)
+
+    with pytest.raises(WorkflowError, match=f"wf.{how} got .*Pass"):
+        desk.get(result)
+
+
+def test_a_signal_that_is_sent_again_under_its_key_is_known_though_its_run_has_ended(desk: Desk) -> None:
+    result = flows.waiter.delay("go")
+    desk.drain()
+    assert result.signal("go", 1, key="once")
+    assert desk.get(result) == 1
+
+    assert not result.signal("go", 1, key="once")
+    with pytest.raises(RunEnded):
+        result.signal("go", 1, key="another")

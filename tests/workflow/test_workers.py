@@ -110,3 +110,36 @@ def test_a_frozen_worker_that_wakes_up_after_its_lease_records_nothing(
     ).fetchall()
     assert steps == [("effect", 1), ("wf.uuid4", 1), ("second", 2)]
     assert standing(conn, id_of(result.id)) == ["SUCCESS"]
+
+
+def test_runs_of_one_child_outlive_the_one_that_their_process_is_killed_for(
+    stage: Stage, tmp_path: Path, conn: psycopg.Connection[Any]
+) -> None:
+    with worker(tmp_path, concurrency=1):
+        for result in [flows.mostly_short.delay(n) for n in range(5)]:
+            result.get(timeout=STUCK_S)  # its steps are known to be short by now
+
+        stuck, *others = flows.mostly_short.apply_async_many([((0, "never"), {}), *(((n,), {}) for n in range(4))])
+        stage.await_line("at gate")
+        stuck.revoke(terminate=True, signal="SIGKILL")
+
+        assert [result.get(timeout=STUCK_S) for result in others] == [3, 4, 5, 6]
+        eventually(lambda: standing(conn, id_of(stuck.id)) == ["REVOKED"], "the one that was to be killed is revoked")
+    steps = conn.execute("SELECT count(*), count(DISTINCT (run, name, ordinal)) FROM pgtasks.step WHERE name <> 'long'")
+    assert steps.fetchone() == (10 * 3, 10 * 3)
+
+
+def test_what_waits_behind_a_long_step_goes_on_in_another_child(
+    stage: Stage, tmp_path: Path, conn: psycopg.Connection[Any]
+) -> None:
+    with worker(tmp_path, concurrency=2):
+        for result in [flows.mostly_short.delay(n) for n in range(8)]:
+            result.get(timeout=STUCK_S)
+
+        stuck, *others = flows.mostly_short.apply_async_many([((0, "open"), {}), *(((n,), {}) for n in range(12))])
+        stage.await_line("at gate")
+
+        assert [result.get(timeout=STUCK_S) for result in others] == [n + 3 for n in range(12)]
+        assert not stuck.ready()
+        stage.open("open")
+        assert stuck.get(timeout=STUCK_S) == 3

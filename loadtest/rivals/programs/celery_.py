@@ -4,7 +4,7 @@ import os
 import sys
 
 from celery import Celery, chain, chord, group
-from common import main, note, several, timed
+from common import main, note, note_end, note_step, several, timed
 
 app = Celery("rivals", broker=os.environ["RIVALS_BROKER"], backend=os.environ["RIVALS_BACKEND"])
 app.conf.broker_connection_retry_on_startup = True
@@ -19,6 +19,16 @@ def noop(number):
 @app.task(name="follow")
 def follow(number):
     return number + 1
+
+
+@app.task(name="walk")
+def walk(number):
+    return note_step(number)
+
+
+@app.task(name="arrive")
+def arrive(number):
+    return note_end(note_step(number))
 
 
 @app.task(name="total")
@@ -54,6 +64,11 @@ def ten():
     return chain(follow.s(0), *(follow.s() for _ in range(9))).delay().get(timeout=60)
 
 
+def five(number):
+    """The nearest there is to a workflow of five steps;"""
+    return chain(walk.s(number), *(walk.s() for _ in range(3)), arrive.s()).delay()
+
+
 def hundred():
     return chord([follow.s(number) for number in range(100)])(total.s()).get(timeout=60)
 
@@ -67,4 +82,6 @@ if __name__ == "__main__":
         trip=lambda count: several(count, lambda: follow.delay(1).get(timeout=60), 2),
         chain=lambda count: several(count, ten, 10),
         chord=lambda count: several(count, hundred, 5050),
+        flows=lambda count: timed(lambda: [five(number) for number in range(count)]),
+        flow=lambda count: several(count, lambda: five(0).get(timeout=60), 5),
     )

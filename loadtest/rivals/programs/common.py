@@ -1,13 +1,17 @@
 """What the programs of all contenders have in common. Each runs in an environment of its own, so nothing else
 is imported.
 
-    program.py prepare           make what must be there: a schema, mostly program.py worker            work
-    until terminated program.py send|bulk N       send N no-op tasks, numbered from 0, one by one or as many
-    at once as it can program.py trip|chain|chord|flow N     do so N times, one after the other, and wait for
-    the answer each time
+    program.py prepare                      make what must be there: a schema, mostly
+    program.py worker                       work until terminated
+    program.py send|bulk N                  send N no-op tasks, numbered from 0, one by one or as many at once
+                                            as it can
+    program.py flows N                      the same with workflows of five steps
+    program.py walk N STEPS                 run N workflows of so many steps, one after the other
+    program.py trip|chain|chord|flow N      do so N times, one after the other, and wait for the answer each time
 
-What took how long is printed as JSON. A no-op notes, in a file shared by all processes, that it ran: byte n
-counts the runs of number n. So whether every task ran, and once, is nobody's word but the task's own.
+What took how long is printed as JSON. A no-op notes, in a file shared by all processes, that it ran, as a workflow
+does at its end: byte n counts the runs of number n. So whether each ran, and once, is nobody's word but its own. The last
+byte says that the first step of any workflow has run.
 """
 
 from __future__ import annotations
@@ -38,6 +42,18 @@ def note(number: int) -> int:
     """The no-op."""
     _ran[number] += 1
     return number
+
+
+def note_step(number: int) -> int:
+    """The step of a workflow."""
+    _ran[-1] = 1
+    return number + 1
+
+
+def note_end(value: int) -> int:
+    """The end of a workflow that began with a number and had five steps."""
+    note(value - 5)
+    return value
 
 
 def several(calls: int, call: Callable[[], Any], expected: Any) -> dict[str, Any]:

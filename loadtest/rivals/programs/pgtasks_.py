@@ -3,7 +3,7 @@
 import os
 import sys
 
-from common import URL, main, note, several, timed
+from common import URL, main, note, note_end, note_step, several, timed
 
 from pgtasks import Celery, chain, chord, wf
 
@@ -25,15 +25,19 @@ def total(numbers):
     return sum(numbers)
 
 
-def step(number):
-    return number + 1
+@app.workflow(name="walk")
+def walk(steps):
+    number = 0
+    for _ in range(steps):
+        number = wf.step(note_step, number)
+    return number
 
 
 @app.workflow(name="five")
 def five(number):
     for _ in range(5):
-        number = wf.step(step, number)
-    return number
+        number = wf.step(note_step, number)
+    return note_end(number)
 
 
 def worker():
@@ -50,12 +54,6 @@ def hundred():
     return chord([follow.s(number) for number in range(100)])(total.s()).get(timeout=60)
 
 
-def flows(count):
-    """All at once: what counts is how many get done."""
-    results = [five.delay(0) for _ in range(count)]
-    assert [result.get(timeout=120) for result in results] == [5] * count
-
-
 if __name__ == "__main__":
     main(
         prepare=lambda: app.database.ping(),
@@ -65,5 +63,7 @@ if __name__ == "__main__":
         trip=lambda count: several(count, lambda: follow.delay(1).get(timeout=60), 2),
         chain=lambda count: several(count, ten, 10),
         chord=lambda count: several(count, hundred, 5050),
-        flow=lambda count: timed(lambda: flows(count)),
+        flows=lambda count: timed(lambda: five.delay_many(range(count))),
+        walk=lambda count, steps: timed(lambda: [walk.delay(steps).get(timeout=60) for _ in range(count)]),
+        flow=lambda count: several(count, lambda: five.delay(0).get(timeout=60), 5),
     )

@@ -1,0 +1,245 @@
+"""What flow control does to a call: which flow and key it waits under, and whether another task stands for it.
+
+    compose -> controlled (flow, key, unique or debounced) -> enqueue, held
+                                                           -> take the key -> enqueue, or the task that is there
+
+Calls of tasks that say nothing of this, without such options, do not come here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from pgtasks.exceptions import AlreadyEnqueued, ImproperlyConfigured
+from pgtasks.flow import Debounce, Flow, Unique, check_names, key_text
+from pgtasks.message import Message, UniqueKey
+from pgtasks.store import flows, tasks
+from pgtasks.store.flows import Taken
+from pgtasks.store.sql import Query
+
+__all__ = (
+    "FLOW_OPTIONS", "Controlled", "asend_unique", "asend_unique_canvas", "controlled", "declared_flows", "is_anothers",
+    "is_repeatable", "may_be_one", "place_of", "read_declaration", "send_unique", "send_unique_canvas", "with_flow_key",
+)  # fmt: skip
+
+#: Options of a call that are about flow control.
+FLOW_OPTIONS = frozenset({"flow_key", "unique", "debounce"})
+
+
+# -- what a task says
+
+
+class Controlled:
+    """What a task may say of its flow: limits over all workers, and calls that are one task."""
+
+    flow: Any = None
+    unique: Any = None
+    debounce: Any = None
+    #: Says it any of that?
+    is_controlled = False
+
+
+def read_declaration(cls: Any) -> None:
+    """Read what a task's class says of its flow, and refuse what cannot be meant."""
+    if cls.flow is not None and not isinstance(cls.flow, Flow):
+        raise ImproperlyConfigured(f"Task {cls.name!r} has flow={cls.flow!r}: use Flow(...), of pgtasks.")
+    if cls.flow is not None and cls.flow.name is None:
+        cls.flow = replace(cls.flow, name=cls.name)
+    cls.unique, cls.debounce = _unique(cls.unique, cls.name), _debounce(cls.debounce, cls.name)
+    if cls.unique is not None and cls.debounce is not None:
+        raise ImproperlyConfigured(f"Task {cls.name!r} is unique and debounced: a call can be only one of them.")
+    for what, said in (("flow", cls.flow), ("unique", cls.unique), ("debounce", cls.debounce)):
+        if said is not None:
+            check_names(said.key, cls, what)
+    cls.is_controlled = any(said is not None for said in (cls.flow, cls.unique, cls.debounce))
+
+
+def _unique(said: Any, name: str) -> Unique | None:
+    if said is None or said is False:
+        return None
+    if said is True:
+        return Unique()
+    if isinstance(said, Unique):
+        return said
+    if isinstance(said, (str, list, tuple)) or callable(said):
+        return Unique(said)
+    raise ImproperlyConfigured(f"Task {name!r} has unique={said!r}: use True, Unique(...), or its key.")
+
+
+def _debounce(said: Any, name: str) -> Debounce | None:
+    if said is None or said is False:
+        return None
+    if isinstance(said, Debounce):
+        return said
+    if isinstance(said, (int, float, timedelta)) and said is not True:
+        return Debounce(said)
+    raise ImproperlyConfigured(f"Task {name!r} has debounce={said!r}: use seconds, or Debounce(...).")
+
+
+def declared_flows(app: Any) -> dict[str, Flow]:
+    """The flows of an app's tasks by name; one that two tasks say different things of is refused."""
+    found: dict[str, tuple[Flow, str]] = {}
+    for task in app.tasks.values():
+        flow = task.flow
+        if flow is None:
+            continue
+        other, by = found.setdefault(flow.name, (flow, task.name))
+        if other.limits() != flow.limits():
+            raise ImproperlyConfigured(
+                f"Flow {flow.name!r} has {other.limits()} for task {by!r} and {flow.limits()} for {task.name!r}."
+                " Tasks that share a flow must have the same limits: share the Flow object."
+            )
+    return {name: flow for name, (flow, _) in found.items()}
+
+
+# -- what a call says
+
+
+def with_flow_key(options: dict[str, Any]) -> dict[str, Any]:
+    """Let a key of the call's own travel as a header, so that the worker and a retry know it."""
+    key = options.get("flow_key")
+    if key is None:
+        return options
+    return {**options, "headers": {**(options.get("headers") or {}), "flow_key": key_text(key, "flow_key")}}
+
+
+def controlled(call: Any, task: Any, message: Message) -> Message:
+    """Complete the message of a call by its flow, and by what makes it one with others."""
+    options = call.options
+    if call.retries:
+        # It has its place among calls already: only how it runs is limited anew, where it runs.
+        return message
+    if task is None:
+        raise ImproperlyConfigured(
+            f"Task {call.name!r} is not registered here, so {', '.join(sorted(FLOW_OPTIONS & options.keys()))} cannot be"
+            " used: which arguments it has is not known."
+        )
+    args, kwargs = call.args or (), call.kwargs or {}
+    if task.flow is None and options.get("flow_key") is not None:
+        raise ImproperlyConfigured(f"Task {task.name!r} has no flow, so flow_key={options['flow_key']!r} means nothing.")
+    if task.flow is not None and call.inputs is None:
+        message = replace(message, flow=place_of(task, args, kwargs, (options.get("headers") or {}).get("flow_key")))
+    unique = _unique(options.get("unique", task.unique), task.name)
+    debounce = _debounce(options.get("debounce", task.debounce), task.name)
+    if debounce is not None and options.get("unique") is None:
+        return _debounced(message, debounce.of(task, args, kwargs))
+    return message if unique is None else replace(message, unique=unique.of(task, args, kwargs))
+
+
+def _debounced(message: Message, key: UniqueKey) -> Message:
+    if message.due is not None or message.countdown_s is not None:
+        raise ValueError(f"A debounced call of {message.name!r} has its time from that: leave out countdown and eta.")
+    return replace(message, unique=key, countdown_s=key.wait_s)
+
+
+def place_of(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], own_key: str | None) -> tuple[str, str]:
+    """The flow of a call, and its key there."""
+    flow: Flow = task.flow
+    return str(flow.name), flow.key_of(task, args, kwargs) if own_key is None else own_key
+
+
+# -- sending what is to be one task with others
+
+
+def may_be_one(task: Any, options: Mapping[str, Any]) -> bool:
+    """May calls of a task with these options be one? Then each is sent by itself."""
+    return any(options.get(name, getattr(task, name)) not in (None, False) for name in ("unique", "debounce"))
+
+
+def is_repeatable(messages: Iterable[Message]) -> bool:
+    """Is any of these one that another task may stand for?"""
+    return any(message.unique is not None for message in messages)
+
+
+def send_unique(app: Any, message: Message, conn: Any) -> UUID:
+    """Enqueue a call unless another task stands for it; gives the task that does."""
+    take, enqueue = _queries(message, conn)
+    if conn is None:
+        taken, *_ = app.database.run_together(take, enqueue)
+    else:
+        taken = app.database.run(take, conn)
+        if taken:
+            app.database.run(enqueue, conn)
+    return _holder(message, taken)
+
+
+async def asend_unique(app: Any, message: Message, conn: Any) -> UUID:
+    """`send_unique` for coroutines."""
+    if conn is None:
+        return await asyncio.to_thread(send_unique, app, message, None)
+    take, enqueue = _queries(message, conn)
+    taken = await app.adatabase.run(take, conn)
+    if taken:
+        await app.adatabase.run(enqueue, conn)
+    return _holder(message, taken)
+
+
+def _queries(message: Message, conn: Any) -> tuple[Any, Any]:
+    key = message.unique
+    assert key is not None
+    take = flows.debounce(message, key) if key.until == "waiting" else flows.take_keys([(message.id, key)])
+    return take, tasks.enqueue([message], lets_in=conn is None)
+
+
+def _holder(message: Message, taken: Taken) -> UUID:
+    if not taken and message.unique is not None and message.unique.raises:
+        raise AlreadyEnqueued(message.name, str(taken.holders[0]))
+    return taken.holders[0]
+
+
+def is_anothers(call: Any, holder: UUID) -> bool:
+    """Does another task stand for a call? Then that is what its caller gets."""
+    if holder == call.id:
+        return False
+    call.id, call.task_id = holder, str(holder)
+    return True
+
+
+def send_unique_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
+    """Enqueue a canvas with unique tasks: all of it, or `AlreadyEnqueued`, since nobody can stand for a part of it."""
+    take, names = _take_all(messages)
+    if conn is None:
+        taken, *_ = app.database.run_together(take, tasks.enqueue(messages, edges))
+    else:
+        taken = app.database.run(take, conn)
+        if taken:
+            app.database.run(tasks.enqueue(messages, edges, lets_in=False), conn)
+    _check_all(taken, names)
+
+
+async def asend_unique_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
+    """`send_unique_canvas` for coroutines."""
+    if conn is None:
+        await asyncio.to_thread(send_unique_canvas, app, messages, edges, None)
+        return
+    take, names = _take_all(messages)
+    taken = await app.adatabase.run(take, conn)
+    if taken:
+        await app.adatabase.run(tasks.enqueue(messages, edges, lets_in=False), conn)
+    _check_all(taken, names)
+
+
+def _take_all(messages: Sequence[Message]) -> tuple[Query[Taken], list[str]]:
+    keys, names = [], []
+    for message in messages:
+        if message.unique is None:
+            continue
+        if message.unique.until == "waiting":
+            raise ValueError(
+                f"{message.name!r} is debounced, and a call that may become another's cannot be part of a canvas."
+                " Send it by itself, or with debounce=False."
+            )
+        keys.append((message.id, message.unique))
+        names.append(message.name)
+    return flows.take_keys(keys), names
+
+
+def _check_all(taken: Taken, names: Sequence[str]) -> None:
+    for name, own, holder in zip(names, taken.own, taken.holders, strict=True):
+        if holder != own:
+            raise AlreadyEnqueued(name, str(holder))
