@@ -10,8 +10,15 @@ Enable them by `pytest_plugins = ("pgtasks.contrib.pytest",)` in a conftest.py, 
         celery_worker.reload()
         assert add.delay(4, 4).get(timeout=10) == 8
 
-The names are Celery's, and so is the marker: `@pytest.mark.celery(task_always_eager=True)` changes settings for a test.
+These names are Celery's, and so is the marker: `@pytest.mark.celery(task_always_eager=True)` changes settings for a test.
 Fixtures that only return settings are there to be redefined.
+
+Of our own is `pgtasks`, for tests of a project's own app, on a database for each process of the test run:
+
+    def test_an_order_is_shipped(pgtasks):
+        place_order(7)
+        pgtasks.assert_enqueued(ship, (7,))
+        pgtasks.drain()
 """
 
 from __future__ import annotations
@@ -19,9 +26,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pgtasks.contrib.testing.tester import Tester
 
 #: Set in the environment to run the tests against a worker that was started elsewhere.
 NO_WORKER = os.environ.get("NO_WORKER")
@@ -154,6 +164,47 @@ def celery_worker(
 def depends_on_current_app(celery_app: Any) -> None:
     """Make the app of the test the current one."""
     celery_app.set_current()
+
+
+# -- our own
+
+
+@pytest.fixture(scope="session")
+def pgtasks_app() -> Any:
+    """The app under test: the current one, which the import of a project makes. To be redefined."""
+    # Here, so that enabling the plugin imports nothing that a coverage measurement, started later, would miss.
+    from pgtasks import current_app
+
+    return current_app._get_current_object()
+
+
+@pytest.fixture(scope="session")
+def pgtasks_database() -> Iterator[str]:
+    """The URL of a database for this process of the test run, with the schema; gone afterwards.
+
+    It is on the server that PGTASKS_TEST_DATABASE_URL names, by a role that may create databases; without one, on a server
+    that is started for it.
+    """
+    # For the same reason as above.
+    from pgtasks.contrib.testing.database import new_database
+
+    with new_database() as url:
+        yield url
+
+
+@pytest.fixture
+def pgtasks(pgtasks_app: Any, pgtasks_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tester]:
+    """The app under test, on this process's database, with no tasks in it; see `pgtasks.contrib.testing.tester`."""
+    # For the same reason as above.
+    from pgtasks.contrib.testing.database import empty
+    from pgtasks.contrib.testing.tester import Tester
+
+    empty(pgtasks_database)
+    # Also for processes that the test starts.
+    monkeypatch.setenv("PGTASKS_DATABASE_URL", pgtasks_database)
+    pgtasks_app.forget_database()
+    yield Tester(pgtasks_app)
+    pgtasks_app.forget_database()
 
 
 def _marked(request: pytest.FixtureRequest) -> Mapping[str, Any]:

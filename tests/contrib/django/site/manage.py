@@ -1,0 +1,10 @@
+"""A Django project as its tutorial makes it, with pgtasks in it: what users write."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+    execute_from_command_line(sys.argv)
