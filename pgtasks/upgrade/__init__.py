@@ -1,0 +1,1 @@
+"""Bringing a project of Celery's over: its settings' names, and its imports."""
