@@ -22,7 +22,7 @@ from kombu.transport import base
 
 from pgtasks.app.control import purge
 from pgtasks.kombu import letters
-from pgtasks.kombu.conversion import Parcel, handed_in, is_task, pack
+from pgtasks.kombu.conversion import Parcel, handed_in, is_task_of_any_protocol, pack
 from pgtasks.kombu.ending import app_of
 from pgtasks.message import Claim
 from pgtasks.store import mail, tasks
@@ -155,7 +155,8 @@ class Channel(base.StdChannel):
         """Send a message to the queues that it is for."""
         parcel = message._replace(exchange=exchange or "", routing_key=routing_key or "")
         database = self._database
-        if not exchange and is_task(parcel) and not self.connection.is_mailbox(routing_key):
+        # Nobody has to declare a queue of tasks for them to be kept: what knows no queue of that name is no reason to lose one.
+        if not exchange and not self.connection.is_mailbox(routing_key) and is_task_of_any_protocol(parcel):
             self._hand_in(parcel, routing_key)
             return
         heard = 1

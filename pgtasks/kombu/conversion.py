@@ -71,6 +71,11 @@ def is_task(parcel: Parcel) -> bool:
     return isinstance(parcel.headers.get("task"), str) and isinstance(parcel.headers.get("id"), str)
 
 
+def is_task_of_any_protocol(parcel: Parcel) -> bool:
+    """True for a message of protocol 2, or of protocol 1, whose body has to be read to tell."""
+    return is_task(parcel) or _of_protocol_1(parcel) is not None
+
+
 # -- a message becomes a row
 
 

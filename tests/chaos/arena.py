@@ -178,8 +178,7 @@ class Arena:
     def ended(self) -> int:
         """How many tasks have ended."""
         with self.connect() as conn:
-            row = conn.execute("SELECT count(*) FROM pgtasks.result").fetchone()
-        return int(row[0]) if row else 0
+            return _ended(conn)
 
     def idle(self) -> int:
         """How many workers have declared themselves idle."""
@@ -297,7 +296,10 @@ class Arena:
     # -- the end
 
     def settle_down(self, seconds: float = 60, *, replacing: bool = False) -> None:
-        """Stop the producers, and wait until nothing is left to do; `replacing` workers that die meanwhile."""
+        """Stop the producers, and wait until nothing is left to do; `replacing` workers that die meanwhile.
+
+        Fails when nothing has ended for so many seconds.
+        """
         for proxy in self.proxies.values():
             proxy.disarm()
             proxy.accept()
@@ -307,9 +309,11 @@ class Arena:
             producer.stdin.close()
             assert producer.wait(60) == 0, "a producer failed"
         self.replace_the_dead()
-        deadline = time.monotonic() + seconds
         with self.connect() as conn:
+            deadline, ended = time.monotonic() + seconds, _ended(conn)
             while (left := conn.execute(_LIVE).fetchone()) != (0,):
+                if (now_ended := _ended(conn)) > ended:
+                    ended, deadline = now_ended, time.monotonic() + seconds
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{left} tasks are still there:\n{self.describe(conn)}")
                 if replacing:
@@ -333,3 +337,8 @@ class Arena:
 
     def wait_for(self, look: Callable[[], Any], what: str = "") -> Any:
         return eventually(look, what)
+
+
+def _ended(conn: psycopg.Connection[Any]) -> int:
+    row = conn.execute("SELECT count(*) FROM pgtasks.result").fetchone()
+    return int(row[0]) if row else 0

@@ -40,7 +40,7 @@ def test_every_promise_is_kept_under(faults: list[str]) -> None:
 def test_a_server_that_crashes_while_tasks_are_claimed_and_settled_loses_nothing() -> None:
     with Arena(lease_s=3.0) as arena:
         arena.start_workers(2)
-        arena.start_producers(1, pause_s=0.0, through_proxy=False)
+        arena.start_producers(1, pause_s=0.005, through_proxy=False)
         for crash in range(2):
             ended = arena.ended()
             arena.wait_for(lambda ended=ended: arena.ended() > ended + 20, f"work goes on before crash {crash}")

@@ -144,6 +144,8 @@ def test_flower_shows_workers_and_tasks_and_its_buttons_do_what_they_say(
     press(page, "task-rate-limit-mixed.add", "new rate limit set successfully")
     page.locator("tr", has=page.locator("[id='task-timeout-soft-mixed.add']")).locator("input").last.fill("9")
     press(page, "task-timeout-soft-mixed.add", "time limits set successfully")
+    # A worker that was slow to tell its queues has none on the page.
+    visit(page, f"{flower.url}/worker/ours@h", "[id='worker-cancel-consumer-celery']")
     page.locator("#worker-tab-queues").click()
     press(page, "worker-cancel-consumer-celery", "no longer consuming from celery")
     page.locator("#worker-group").click()

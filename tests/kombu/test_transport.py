@@ -273,6 +273,19 @@ def test_a_message_of_the_old_protocol_is_a_task(theirs: Celery, conn: psycopg.C
     assert json.loads(payload)[:2] == [[1, 2], {"k": 3}]
 
 
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_a_task_for_a_queue_that_the_database_has_lost_is_kept(
+    theirs: Celery, conn: psycopg.Connection[Any], protocol: int
+) -> None:
+    theirs.conf.task_protocol = protocol
+    theirs.send_task("mixed.add", (1, 2))
+    conn.execute("DELETE FROM pgtasks.binding")
+
+    theirs.send_task("mixed.add", (3, 4))
+
+    assert rows(conn, "message") == 2
+
+
 def test_a_task_sent_twice_under_one_id_is_there_once(theirs: Celery, conn: psycopg.Connection[Any]) -> None:
     for x in (1, 2):
         theirs.send_task("mixed.add", (x, x), task_id="same")
