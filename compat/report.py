@@ -20,6 +20,8 @@ Written by `python -m compat --report`; do not edit. Each row is a program below
 *same*: the transcripts are equal. *better*, *different*, *missing*: a declared deviation, with the reason.
 *undeclared*: a difference nobody has accounted for yet, that is, a bug.
 
+`canvas/generated` holds canvases that were made at random; `python -m compat.generated 0:500` makes and compares others.
+
 {summary}.
 """
 

@@ -74,14 +74,17 @@ def programs(selection: list[str]) -> Iterator[Program]:
         raise SystemExit(f"no such program or chapter: {', '.join(sorted(wanted - found))}")
 
 
-def run(program: Program, implementation: Implementation) -> Transcript:
-    """Run the program in a session of its own, so that a hanging one is stopped with all its workers."""
+def run(program: Program, implementation: Implementation, more: dict[str, str] | None = None) -> Transcript:
+    """Run the program in a session of its own, so that a hanging one is stopped with all its workers.
+
+    `more` is for its environment.
+    """
     implementation.empty()
     with tempfile.TemporaryDirectory(prefix="compat-") as scratch:
         process = subprocess.Popen(
             implementation.launch,
             cwd=program.path.parent,
-            env=_environment(program, implementation, scratch),
+            env=_environment(program, implementation, scratch) | (more or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""Canvases made by a generator, run on Celery and on pgtasks by `programs/canvas/generated.py`, and compared."""
