@@ -146,7 +146,9 @@ def _locust(options: argparse.Namespace, ceiling: str, found: Path) -> int:
     if not options.web:
         command += ["--headless", "--only-summary", "-t", f"{options.seconds}s"]
     try:
-        return subprocess.run([*command, *options.for_locust], cwd=HERE.parent).returncode
+        # Where it was called, so that files go where they are asked for.
+        environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))}
+        return subprocess.run([*command, *options.for_locust], env=environ).returncode
     except KeyboardInterrupt:
         return 0
 

@@ -25,7 +25,7 @@ from locust.runners import WorkerRunner
 
 from loadtest import jobs, sweep
 from loadtest.measure import Figures
-from loadtest.page import latencies, page, short
+from loadtest.page import glance, latencies, page, short
 from loadtest.shapes import SHAPES
 from loadtest.users import Bulk, Chain, Chord, Mix, RoundTrip, Single, Workflow
 from loadtest.verdict import verdict
@@ -40,7 +40,7 @@ _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else o
 def add_options(parser: Any) -> None:
     """Options of ours, on the command line and in the web form."""
     parser.add_argument(
-        "--database-url", env_var="PGTASKS_DATABASE_URL", default="", is_secret=True,
+        "--database-url", env_var="PGTASKS_DATABASE_URL", default="", include_in_web_ui=False,
         help="The database to load. Its tasks are worked on by whoever has joined the queue 'load'.",
     )  # fmt: skip
     parser.add_argument("--bulk-size", type=int, default=1000, help="Tasks per call of delay_many")
@@ -141,6 +141,9 @@ class Director:
         users = ", ".join(user.__name__ for user in self.environment.user_classes)
         return page(f"pgtasks under load: {users}", self.verdict(), self.points, self.ceiling, is_live=is_live)
 
+    def glance(self) -> str:
+        return glance(self.verdict(), self.points)
+
     def rows(self) -> list[dict[str, str]]:
         """For the tab in Locust's page."""
         said, last = self.verdict(), self.points[-1] if self.points else None
@@ -154,7 +157,7 @@ class Director:
             rows += [("ceiling of both", short(said.ceiling_per_s)), ("ready", short(last["ready"]))]
         for name, values in latencies(self.points):
             rows.append((f"{name}: p50, p95, p99 in ms", ", ".join(map(short, values))))
-        rows.append(("with plots", "at /pgtasks"))
+        rows.append(("all plots", "on the page /pgtasks"))
         # Locust sorts by the name.
         return [{"name": f"{number:02} {name}", "value": value} for number, (name, value) in enumerate(rows)]
 
@@ -178,46 +181,17 @@ def begin(environment: Any, **_: Any) -> None:
         # Now, since the clock of --run-time runs while listeners of the start do.
         director.prepare()
     shapes = {name: shape(environment.parsed_options, director.seen) for name, shape in SHAPES.items()}
-    _choose_shape(environment, shapes, environment.parsed_options.load_shape)
+
+    def choose_shape(name: str) -> None:
+        environment.shape_class = shapes.get(name)
+        if environment.shape_class is not None:
+            environment.shape_class.runner = environment.runner
+
+    choose_shape(environment.parsed_options.load_shape)
     if environment.web_ui is not None:
-        _extend_web_page(environment, director, shapes)
+        # For the field of --class-picker.
+        environment.available_shape_classes = {**(environment.available_shape_classes or {}), **shapes}
+        # Needs Flask, which Locust brings.
+        from loadtest import web
 
-
-def _choose_shape(environment: Any, shapes: dict[str, Any], name: str) -> None:
-    environment.shape_class = shapes.get(name)
-    if environment.shape_class is not None:
-        environment.shape_class.runner = environment.runner
-
-
-def _extend_web_page(environment: Any, director: Director, shapes: dict[str, Any]) -> None:
-    """A tab in Locust's page, and a page of our own with plots."""
-    # With Locust, which brings it.
-    from flask import request
-
-    web = environment.web_ui
-    web.template_args |= {
-        "extended_tabs": [{"title": "pgtasks", "key": "pgtasks"}],
-        "extended_tables": [
-            {
-                "key": "pgtasks",
-                "structure": [{"key": "name", "title": "What"}, {"key": "value", "title": "Now"}],
-            }
-        ],
-    }
-
-    @web.app.route("/pgtasks")
-    def pgtasks_page() -> str:
-        return director.page(is_live=True)
-
-    @web.app.before_request
-    def choose_shape() -> None:
-        if request.path == "/swarm" and "load_shape" in request.form:
-            _choose_shape(environment, shapes, request.form["load_shape"])
-
-    @web.app.after_request
-    def extend_stats(response: Any) -> Any:
-        if request.path == "/stats/requests":
-            stats = response.get_json()
-            stats["extended_stats"] = [{"key": "pgtasks", "data": director.rows()}]
-            response.set_data(json.dumps(stats))
-        return response
+        web.extend(environment, director, choose_shape)

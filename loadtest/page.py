@@ -1,6 +1,6 @@
 """The report of a load test as one HTML page: nothing in it is loaded from elsewhere.
 
-Live in Locust's web page under /pgtasks, and written to a file at the end of a run.
+Live in Locust's web page, at a glance below its tabs and whole under /pgtasks, and written to a file at the end of a run.
 """
 
 from __future__ import annotations
@@ -38,34 +38,60 @@ def page(
     title: str, verdict: Verdict, points: Sequence[Figures], ceiling: Figures | None, *, is_live: bool = False
 ) -> str:
     """The whole page."""
-    times = [point["t"] for point in points]
-    refresh = '<meta http-equiv="refresh" content="2">' if is_live else ""
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(verdict.sentence)}</p>',
-        *(f'<p class="warning">{escape(warning)}</p>' for warning in verdict.warnings),
+        *_said(verdict),
         "<ul>", *(f"<li>{escape(fact)}</li>" for fact in verdict.evidence), "</ul>",
-        *_plots(times, points, verdict),
+        _rates(points, verdict),
+        *_plots(points),
         _latencies(points),
         _ceiling(ceiling),
         _machine(ceiling),
     ]  # fmt: skip
+    return _document(title, body, is_live=is_live)
+
+
+def glance(verdict: Verdict, points: Sequence[Figures]) -> str:
+    """The verdict so far, and tasks per second beside the ceiling: live, for a frame."""
+    if not points:
+        return _document("pgtasks", ['<p class="note">pgtasks beside its ceiling: once a run has begun.</p>'], is_live=True)
+    return _document("pgtasks", [*_said(verdict), _rates(points, verdict)], is_live=True)
+
+
+def _document(title: str, body: Sequence[str], *, is_live: bool) -> str:
+    refresh = '<meta http-equiv="refresh" content="2">' if is_live else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{refresh}<title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 
-def _plots(times: Sequence[float], points: Sequence[Figures], verdict: Verdict) -> list[str]:
+def _said(verdict: Verdict) -> list[str]:
+    return [
+        f'<p class="verdict">{escape(verdict.sentence)}</p>',
+        *(f'<p class="warning">{escape(warning)}</p>' for warning in verdict.warnings),
+    ]
+
+
+def _rates(points: Sequence[Figures], verdict: Verdict) -> str:
+    lines = [Line(name, [point[f"{name}_per_s"] for point in points]) for name in ("sent", "ended")]
+    if any(point["steps_per_s"] for point in points):
+        lines.append(Line("steps of workflows", [point["steps_per_s"] for point in points]))
+    if verdict.ceiling_per_s:
+        said = "ceiling: sent and ended, in batches as they are here"
+        lines.append(Line(said, [verdict.ceiling_per_s] * len(points), is_dashed=True))
+    return plot("Tasks per second, beside the ceiling", [point["t"] for point in points], lines)
+
+
+def _plots(points: Sequence[Figures]) -> list[str]:
+    times = [point["t"] for point in points]
+
     def seen(name: str) -> list[float | None]:
         return [point[name] for point in points]
 
     def percentile(name: str, at: int) -> list[float | None]:
         return [point[name][at] if point[name] else None for point in points]
 
-    rates = [Line("sent", seen("sent_per_s")), Line("ended", seen("ended_per_s"))]
-    if verdict.ceiling_per_s:
-        rates.append(Line("ceiling of sending and ending", [verdict.ceiling_per_s] * len(points), is_dashed=True))
     waits = {
         "cpu": "server CPU",
         "wal": "WAL fsync",
@@ -75,7 +101,6 @@ def _plots(times: Sequence[float], points: Sequence[Figures], verdict: Verdict) 
         "other": "other",
     }
     return [
-        plot("Tasks per second", times, rates),
         plot("Ready tasks", times, [Line("ready", seen("ready"))]),
         plot(
             "From the enqueue to the result, ms, by the server's clock",

@@ -126,6 +126,12 @@ def seconds_per_task(points: Iterable[Figures], what: Sequence[str], batch: floa
     return (low_s + (batch - low) / (high - low) * (high_s - low_s)) / batch
 
 
+def seconds_per_step(points: Iterable[Figures]) -> float:
+    """What a step of a workflow takes of the server, at its best; nothing if that was not measured."""
+    rates = [point["tasks_per_s"] for point in points if point["what"] == "step"]
+    return 1 / max(rates) if rates else 0.0
+
+
 SENDING, ENDING = ("enqueue", "bulk"), ("drain",)
 
 

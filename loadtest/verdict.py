@@ -1,8 +1,8 @@
 """How near a load test came to its server's ceiling, and what kept it from coming nearer.
 
-The server does two things for a task, to take it in and to hand it out and settle it. A rate in tasks per
-second is a part of what it can do of each at best (`loadtest.sweep`), and the two parts add up: that is the
-percentage. What was the limit is told by the seconds in which most was done, from processor times and from
+The server does two things for a task, to take it in and to hand it out and settle it, and a third for each step
+of a workflow. A rate per second is a part of what it can do of each at best (`loadtest.sweep`), and the parts add
+up: that is the percentage. What was the limit is told by the seconds in which most was done, from processor times and from
 what busy backends waited for.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loadtest.measure import Figures
-from loadtest.sweep import ENDING, SENDING, seconds_per_task, whole_life
+from loadtest.sweep import ENDING, SENDING, seconds_per_step, seconds_per_task, whole_life
 
 #: A process, or a machine, that is as busy as this has no more to give.
 _BUSY_PROCESS, _BUSY_MACHINE = 0.9, 0.92
@@ -66,7 +66,8 @@ def verdict(points: Sequence[Figures], ceiling: Figures | None, cores: int) -> V
             seconds_per_task(known, SENDING, sent_in),
             seconds_per_task(known, ENDING, settled_in),
         )
-        percent = 100 * (sent * (sending or 0.0) + ended * (ending or 0.0))
+        stepping = _mean(top, "steps_per_s") * seconds_per_step(known)
+        percent = 100 * (sent * (sending or 0.0) + ended * (ending or 0.0) + stepping)
     limit, evidence = _limit(top, cores)
     return Verdict(sent, ended, at_most, percent, limit, evidence, _warnings(top, cores, limit, ceiling))
 

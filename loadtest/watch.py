@@ -4,6 +4,11 @@ Everything is seen from the server: a task's times are its rows' timestamps, so 
 cannot make them look better. Latencies are those of every 32nd task, chosen by its id; that of a task with
 predecessors has no queue wait. Wait events are sampled ten times a second. Processor times are from /proc, of
 this machine only.
+
+Rates count rows by their timestamps and not by the server's counters, which come late: a backend reports what it
+has inserted once a second, and ten seconds later when it has become idle, so the counters saw tasks sent when
+nobody sent any more. A second is counted up to the start of the oldest statement that is under way, whose rows
+nobody sees yet; what it leaves out is in the next one.
 """
 
 from __future__ import annotations
@@ -11,9 +16,10 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from threading import Event, Thread
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -36,6 +42,24 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND state = 'active'
   AND pid <> pg_backend_pid() AND (wait_event_type IS NULL OR wait_event_type <> 'Client')
 GROUP BY 1
+"""
+
+#: Up to when all that was written can be seen, but for what takes longer than half a minute; steps of workflows so far, which
+#: have no index by time; how many tasks are ready, and how many are claimed.
+_NOW = """
+SELECT greatest(clock_timestamp() - interval '30 seconds', least(clock_timestamp(),
+         (SELECT min(xact_start) FROM pg_stat_activity
+          WHERE datname = current_database() AND backend_type = 'client backend'
+            AND (state = 'active' OR backend_xid IS NOT NULL) AND pid <> pg_backend_pid()))),
+       (SELECT n_tup_ins FROM pg_stat_user_tables WHERE relid = 'pgtasks.step'::regclass),
+       (SELECT count(*) FROM (SELECT FROM pgtasks.ready LIMIT 200000) r),
+       (SELECT count(*) FROM pgtasks.claim)
+"""
+
+#: Tasks that were sent between two moments. Their ids begin with their makers' time, which finds them.
+_SENT = """
+SELECT count(*) FROM pgtasks.message
+WHERE id >= %(since_id)s AND created_at > %(since)s AND created_at <= %(until)s
 """
 
 #: Tasks that ended between two moments: how many, and the times of a part of them, in ms.
@@ -91,6 +115,8 @@ class Watch:
                 if self.points and time.monotonic() - before["clock"] < PERIOD_S / 2:
                     return  # so short a time says nothing: counters of the server come once a second
                 now = _counters(conn)
+                if self.points and (now["at"] - before["at"]).total_seconds() < PERIOD_S / 2:
+                    continue  # a long statement hides what was written meanwhile
                 self.points.append({"t": time.monotonic() - began_at, **_between(conn, before, now), "waits": waits})
                 before = now
                 if self._seen is not None:
@@ -108,24 +134,22 @@ class Watch:
 def _counters(conn: psycopg.Connection[Any]) -> Figures:
     """What only grows: subtract two of these."""
     server = spent(conn)
-    row = conn.execute(
-        "SELECT clock_timestamp(), (SELECT n_tup_ins FROM pg_stat_user_tables WHERE relid = 'pgtasks.message'::regclass),"
-        " (SELECT count(*) FROM (SELECT FROM pgtasks.ready LIMIT 200000) r), (SELECT count(*) FROM pgtasks.claim)"
-    ).fetchone()
+    row = conn.execute(_NOW).fetchone()
     assert row is not None
     workers = (
         conn.execute("SELECT pid FROM pgtasks.worker WHERE machine <> 'pgbench'").fetchall() if is_local(conn) else []
     )
     return {
         "at": row[0],
-        "clock": time.monotonic(),
-        "sent": row[1],
+        "steps": row[1],
         "ready": row[2],
         "claimed": row[3],
         "wal": server.wal_bytes,
         "server_cpu": server.cpu_s,
         "worker_cpu": _cpu_of(family for (pid,) in workers for family in (pid, *children_of(pid))),
         "generator_cpu": _cpu_of((os.getpid(), *children_of(os.getpid()))),
+        # Side by side: on a busy machine a lot happens between two lines.
+        "clock": time.monotonic(),
         "machine_cpu": _machine_cpu_s(),
     }
 
@@ -133,23 +157,25 @@ def _counters(conn: psycopg.Connection[Any]) -> Figures:
 def _between(conn: psycopg.Connection[Any], before: Figures, now: Figures) -> Figures:
     took_s = now["clock"] - before["clock"]
     window = {"since": before["at"], "until": now["at"]}
-    row = conn.execute(_ENDED, {**window, "at": list(PERCENTILES)}).fetchone()
-    batches = conn.execute(_BATCHES, window).fetchone()
-    assert row is not None
-    assert batches is not None
-    ended, queue_ms, run_ms, total_ms = row
+    counted_s = max(0.001, (now["at"] - before["at"]).total_seconds())
+    ended, queue_ms, run_ms, total_ms = _row(conn, _ENDED, {**window, "at": list(PERCENTILES)})
+    # Two seconds for clocks that differ.
+    since_id = UUID(int=int((before["at"].timestamp() - 2) * 1000) << 80)
+    (sent,) = _row(conn, _SENT, {**window, "since_id": since_id})
+    settled_in, sent_in = _row(conn, _BATCHES, window)
     workers = _rates(before["worker_cpu"], now["worker_cpu"], took_s)
     generators = _rates(before["generator_cpu"], now["generator_cpu"], took_s)
     return {
-        "sent_per_s": (now["sent"] - before["sent"]) / took_s,
-        "ended_per_s": ended / took_s,
+        "sent_per_s": sent / counted_s,
+        "ended_per_s": ended / counted_s,
+        "steps_per_s": (now["steps"] - before["steps"]) / took_s,
         "ready": now["ready"],
         "claimed": now["claimed"],
         "queue_ms": queue_ms,
         "run_ms": run_ms,
         "total_ms": total_ms,
-        "settled_in": batches[0],
-        "sent_in": batches[1],
+        "settled_in": settled_in,
+        "sent_in": sent_in,
         "wal_per_s": (now["wal"] - before["wal"]) / took_s,
         "server_cores": None if now["server_cpu"] is None else (now["server_cpu"] - before["server_cpu"]) / took_s,
         "worker_cores": sum(workers),
@@ -158,6 +184,12 @@ def _between(conn: psycopg.Connection[Any], before: Figures, now: Figures) -> Fi
         "generator_busiest": max(generators, default=0.0),
         "machine_cores": (now["machine_cpu"] - before["machine_cpu"]) / took_s,
     }
+
+
+def _row(conn: psycopg.Connection[Any], query: str, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    row = conn.execute(query.encode(), given).fetchone()
+    assert row is not None
+    return row
 
 
 def _cpu_of(pids: Iterable[int]) -> dict[int, float]:

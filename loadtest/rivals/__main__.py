@@ -1,6 +1,7 @@
 """pgtasks beside its rivals: the same workloads on each, in turn, on this machine.
 
-    python -m loadtest.rivals                          three rounds; some minutes
+    python -m loadtest.rivals                          three rounds
+    python -m loadtest.rivals --minutes 15             as many rounds as fit into the time, one at least
     python -m loadtest.rivals --quick                  one short round
     python -m loadtest.rivals --only pgtasks DBOS      some of them
     python -m loadtest.rivals --json FILE              every figure of every round as well
@@ -12,10 +13,12 @@
             first step to the last       flow    one of them and its answer, ms
 
 Every contender has an environment of its own, made by this command, and a service: a private Postgres shared
-by those that use one (durable: fsync on), Redis and RabbitMQ of the system as they come. A round does one
-workload after the other on each contender in turn. Figures are medians over the rounds; ratios, to pgtasks,
-are medians of the ratios within a round. A drain counts only if every task ran once by its own word. Who is
-missing, or cannot do a workload, was not run: never zero.
+by those that use one (durable: fsync on), Redis and RabbitMQ of the system as they come. How each is set up is
+said in its program, in `loadtest/rivals/programs`. A round does one pass after the other on each contender in turn;
+what a pass has sent has run before the next contender has its turn. Figures are medians over the rounds; ratios,
+to pgtasks, are medians of the ratios within a round. What was sent counts only if every task ran once by its own
+word, which is looked at again when the worker has ended. Who is missing, or cannot do a workload, was not run:
+never zero.
 """
 
 from __future__ import annotations
@@ -46,21 +49,23 @@ class Scale(NamedTuple):
 
     rounds: int = 3
     sends: int = 2000
-    bulks: int = 20_000
     drains: int = 10_000
     calls: int = 100
     canvases: int = 20
-    flows: int = 2000
+    flows: int = 1000
 
 
-QUICK = Scale(rounds=1, sends=300, bulks=5000, drains=2000, calls=20, canvases=5, flows=300)
-SMOKE = Scale(rounds=1, sends=5, bulks=20, drains=20, calls=2, canvases=1, flows=20)
+QUICK = Scale(rounds=1, sends=300, drains=2000, calls=20, canvases=5, flows=200)
+SMOKE = Scale(rounds=1, sends=5, drains=20, calls=2, canvases=1, flows=20)
 
 #: Workload, unit, and whether more is better.
 WORKLOADS = {
     "send": ("/s", True), "bulk": ("/s", True), "drain": ("/s", True), "trip": ("ms", False), "chain": ("ms", False),
     "chord": ("ms", False), "flows": ("/s", True), "flow": ("ms", False),
 }  # fmt: skip
+
+#: Workloads that one pass measures: what was sent in bulk is drained, and the calls that wait share a worker.
+PASSES = (("send",), ("bulk", "drain"), ("trip", "chain", "chord", "flow"), ("flows",))
 
 _PATIENCE_S = 300.0
 #: What has run is soon acknowledged as well; a worker that is stopped before that may leave a task to run
@@ -83,23 +88,32 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--smoke", action="store_true", help="next to nothing: does it work?")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--minutes", type=float, help="instead of so many rounds: as many as are expected to fit")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     scale = SMOKE if options.smoke else QUICK if options.quick else Scale()
-    scale = scale._replace(rounds=options.rounds or scale.rounds)
+    unknown = set(options.only) - {each.name for each in CONTENDERS}
+    if unknown:
+        parser.error(f"nobody is called {', '.join(sorted(unknown))}; there are {', '.join(each.name for each in CONTENDERS)}")
+    until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    scale = scale._replace(rounds=options.rounds or (scale.rounds if until is None else 100))
     # So that a terminated run cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [each for each in CONTENDERS if each.name in options.only]
-    found = run(chosen, scale, options.home, options.workloads)
+    found = run(chosen, scale, options.home, options.workloads, until)
     print(text(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 
 
 def run(
-    chosen: Sequence[Contender], scale: Scale, home: Path, workloads: Sequence[str] = tuple(WORKLOADS)
+    chosen: Sequence[Contender],
+    scale: Scale,
+    home: Path,
+    workloads: Sequence[str] = tuple(WORKLOADS),
+    until: float | None = None,
 ) -> Figures:
-    """All rounds; gives everything that was found."""
+    """All rounds, but none that would not be over at `until`; gives everything that was found."""
     found: Figures = {"machine": machine(), "fsyncs_per_s": fsyncs_per_s(), "crowding": crowding()}
     found |= {"scale": scale._asdict(), "not_run": {}, "rounds": []}
     with ExitStack() as stack:
@@ -110,10 +124,18 @@ def run(
         for contender in chosen:
             try:
                 ready.append(_made_ready(contender, server, home, stack))
-            except NotRun as reason:
+            except (NotRun, subprocess.TimeoutExpired) as reason:
                 found["not_run"][contender.name] = str(reason)
+        found["versions"] = {each.contender.name: contenders.versions(each) for each in ready}
+        longest_s = 0.0
         for number in range(scale.rounds):
+            began_at = time.monotonic()
+            if number and until is not None and began_at + longest_s > until:
+                break
             found["rounds"].append(_round(ready, scale, number, found["not_run"], workloads))
+            longest_s = max(longest_s, time.monotonic() - began_at)
+            print(f"round {number + 1} took {longest_s / 60:.1f} minutes at most", file=sys.stderr, flush=True)
+    found["scale"]["rounds"] = len(found["rounds"])
     return found
 
 
@@ -133,40 +155,52 @@ def _made_ready(contender: Contender, server: str, home: Path, stack: ExitStack)
 
 
 def _round(
-    ready: Sequence[Ready], scale: Scale, number: int, not_run: dict[str, str], workloads: Sequence[str]
+    ready: list[Ready], scale: Scale, number: int, not_run: dict[str, str], workloads: Sequence[str]
 ) -> Figures:
-    """One workload after the other, each on every contender in turn."""
+    """One pass after the other, each on every contender in turn; takes out of `ready` who fails."""
     found: Figures = {each.contender.name: {} for each in ready}
-    for workload in workloads:
+    for each_pass in PASSES:
         # Whoever comes first is another one in each round.
         for each in [*ready[number % len(ready) :], *ready[: number % len(ready)]] if ready else ():
-            if workload not in each.contender.can:
+            wanted = [name for name in each_pass if name in workloads and name in each.contender.can]
+            if not wanted:
                 continue
-            said = f"round {number + 1}: {workload} by {each.contender.name}"
+            said = f"round {number + 1}: {', '.join(wanted)} by {each.contender.name}"
             try:
-                found[each.contender.name][workload] = figure = measure(each, workload, scale)
-                said += f": {_short(figure)} {WORKLOADS[workload][0]}"
+                figures = measure(each, wanted, scale)
+                found[each.contender.name] |= figures
+                said += ": " + ", ".join(f"{_short(figures[name])} {WORKLOADS[name][0]}" for name in figures)
+                for name in set(wanted) - set(figures):
+                    not_run[f"{each.contender.name}, {name}"] = "all had run before the first look: too few to be timed"
             except (NotRun, subprocess.TimeoutExpired) as reason:
-                not_run[f"{each.contender.name}, {workload}"] = str(reason)
+                # What it has not done is still in its queue, and would be part of all that comes.
+                ready.remove(each)
+                not_run[f"{each.contender.name}, from {', '.join(wanted)} of round {number + 1} on"] = str(reason)
                 said += f": not run: {reason}"
             print(said, file=sys.stderr, flush=True)
     return found
 
 
-def measure(ready: Ready, workload: str, scale: Scale) -> float:
-    """One workload on one contender; what was sent has run when this returns."""
-    if workload in ("send", "bulk", "drain", "flows"):
-        count = {"send": scale.sends, "bulk": scale.bulks, "drain": scale.drains, "flows": scale.flows}[workload]
-        ledger = ready.directory / "ledger"
-        ledger.write_bytes(bytes(count + 1))
-        sent = ready.do(_sending(ready.contender, workload), count)
-        with ready.worker(ledger):
-            rate = _drained(ledger, count)
-            time.sleep(_SETTLED_S)
-        return rate if workload in ("drain", "flows") else count / float(sent["seconds"])
-    with ready.worker():
-        count = scale.calls if workload == "trip" else scale.canvases
-        return statistics.median(ready.do(workload, count)["took_ms"])
+def measure(ready: Ready, wanted: Sequence[str], scale: Scale) -> dict[str, float]:
+    """The workloads of a pass on one contender, but those that were too short; what was sent has run, once, when this
+    returns."""
+    if wanted[0] in ("trip", "chain", "chord", "flow"):
+        with ready.worker():
+            return {name: statistics.median(ready.do(name, _calls(name, scale))["took_ms"]) for name in wanted}
+    count = {"send": scale.sends, "flows": scale.flows}.get(wanted[0], scale.drains)
+    ledger = ready.directory / "ledger"
+    ledger.write_bytes(bytes(count + 1))
+    sent = ready.do(_sending(ready.contender, wanted[0]), count)
+    with ready.worker(ledger):
+        drained_per_s = _drained(ledger, count)
+        time.sleep(_SETTLED_S)
+    _verify(ledger, count)
+    found = {name: drained_per_s if name in ("drain", "flows") else count / float(sent["seconds"]) for name in wanted}
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _calls(workload: str, scale: Scale) -> int:
+    return scale.calls if workload == "trip" else scale.canvases
 
 
 def _sending(contender: Contender, workload: str) -> str:
@@ -176,9 +210,9 @@ def _sending(contender: Contender, workload: str) -> str:
     return workload
 
 
-def _drained(ledger: Path, count: int) -> float:
-    """Wait until all have run; gives the rate from the first, or the first step of any, to the last, and raises NotRun
-    when one ran twice."""
+def _drained(ledger: Path, count: int) -> float | None:
+    """Wait until all have run; gives the rate from the first, or the first step of any, to the last; None when they had all
+    run at the first look."""
     until = time.monotonic() + _PATIENCE_S
     began_at, at_begin = 0.0, 0
     while True:
@@ -192,12 +226,14 @@ def _drained(ledger: Path, count: int) -> float:
         if now > until:
             raise NotRun(f"{left} of {count} tasks have not run within {_PATIENCE_S:g} s")
         time.sleep(0.002)
+    return None if at_begin == count else (count - at_begin) / (now - began_at)
+
+
+def _verify(ledger: Path, count: int) -> None:
+    """Raise NotRun when a task ran twice, perhaps after all others."""
     ran_again = count - ledger.read_bytes().count(1, 0, count)
     if ran_again:
         raise NotRun(f"{ran_again} of {count} tasks ran more than once")
-    if at_begin == count:
-        raise NotRun(f"all {count} tasks had run before the first look: too few to be timed")
-    return (count - at_begin) / (now - began_at)
 
 
 # -- as text
@@ -240,9 +276,14 @@ def text(found: Figures) -> str:
             value, ratio = known
             cells.append(f"{_short(value) + (f' ({ratio:.1f}x)' if ratio else ''):>16}")
         lines.append("  ".join(cells))
+    none = [each.name for each in CONTENDERS if not each.keeps_results and each.name in names]
     lines += [
         "",
-        "In brackets: how many times better pgtasks is. Without results: PgQueuer and Procrastinate, which keep none.",
+        "Medians; in brackets how many times better pgtasks is, the median of the ratios within a round: above 1 is faster.",
+        "Every task that was sent ran once, by its own word. Results are stored"
+        + (f", but not by {' and '.join(none)}, which keep none." if none else "."),
+        "Postgres flushes every commit; Redis and RabbitMQ run as their packages set them up, and do not wait for the disk.",
+        *(f"{name}: {version}" for name, version in found.get("versions", {}).items()),
     ]
     lines += [f"not run: {what}: {why}" for what, why in found["not_run"].items()]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -45,12 +46,12 @@ _FLOWS = ("flows", "flow")
 
 CONTENDERS = (
     Contender("pgtasks", "pgtasks_", (str(CHECKOUT),), "postgres", (*_TASKS, *_CANVAS, *_FLOWS)),
-    Contender("Celery on Redis", "celery_", ("celery[redis]", "packaging"), "redis", (*_TASKS, *_CANVAS, *_FLOWS)),
+    Contender("Celery on Redis", "celery_", ("celery[redis]", "packaging", "hiredis"), "redis", (*_TASKS, *_CANVAS, *_FLOWS)),
     # Chords need a result backend that counts, which RabbitMQ is not.
     Contender(
         "Celery on RabbitMQ",
         "celery_",
-        ("celery[redis]", "packaging"),
+        ("celery[redis]", "packaging", "hiredis"),
         "rabbitmq",
         (*_TASKS, "trip", "chain", *_FLOWS),
     ),
@@ -63,7 +64,7 @@ CONTENDERS = (
         _TASKS,
         keeps_results=False,
     ),
-    Contender("DBOS", "dbos_", ("dbos",), "postgres", ("send", "drain", "trip", *_FLOWS)),
+    Contender("DBOS", "dbos_", ("dbos",), "postgres", (*_TASKS, "trip", *_FLOWS)),
 )
 
 
@@ -82,6 +83,19 @@ def environment(contender: Contender, home: Path) -> Path:
         raise NotRun(f"its packages cannot be installed: {said.stderr.strip().splitlines()[-1][:200]}")
     done.write_text(" ".join(contender.packages))
     return python
+
+
+def versions(ready: Ready) -> str:
+    """What was measured: the first of its packages, and what stands beside it."""
+    package = "pgtasks" if ready.contender.program == "pgtasks_" else ready.contender.packages[0].partition("[")[0]
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    own = subprocess.run([str(ready.python), "-c", program], capture_output=True, text=True)
+    said = f"{package} {own.stdout.strip() or '?'}"
+    if ready.contender.service in ("redis", "rabbitmq"):
+        log = (ready.directory / f"{ready.contender.service}.log").read_text(errors="replace")
+        found = re.search(r"(?:Redis version=|RabbitMQ )(\d[\d.]*\d)", log)
+        said += f", {ready.contender.service} {found[1] if found else '?'}"
+    return said
 
 
 # -- services

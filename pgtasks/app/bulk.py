@@ -11,10 +11,12 @@ callbacks, are made one by one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from functools import cached_property
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +25,7 @@ from pgtasks._state import current_run, get_current_worker_task
 from pgtasks.app.flows import may_be_one
 from pgtasks.app.pattern import Arguments, Pattern, are_alike, is_sent_plainly, result_of
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, carrier, complete, compose, put, relatives
+from pgtasks.app.publish import Call, acarrier, carrier, complete, compose, put, relatives
 from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.planner import PLACE_OPTIONS
 from pgtasks.canvas.signature import Signature, without_nones
@@ -48,6 +50,11 @@ __all__ = (
 BATCH = 1000
 #: Calls per transaction, at most, of those that need not all be in one.
 STRETCH = 16_000
+#: Bytes of arguments after which no more of a source is read before what was read is sent: memory, and what a statement takes,
+#: stay the same however large they are.
+LARGE = 16_000_000
+#: Of small calls every 13th is weighed, at a hundredth of what a call costs; of large ones each.
+_SPARED = 12
 #: What a slow source has given in this time is sent, however little it is.
 _PATIENCE_S = 0.25
 #: So few calls share their commit with those of other threads.
@@ -153,7 +160,7 @@ async def asend_many(app: Any, task: Any, calls: Iterable[Arguments], options: d
         results: ResultSet = app.ResultSet(made)
         return results
     sending = _Sending(app, task, options)
-    conn = None if sending.conn is False else sending.conn
+    conn = await acarrier(app, sending.conn)
     for stretch in _stretches(calls):
         if sending.are_alike:
             for query in sending.queries(stretch):
@@ -198,7 +205,7 @@ class _Sending:
             yield query
 
     def compose(self, calls: Sequence[Arguments]) -> tuple[Sequence[Call], list[Message]]:
-        """The messages of a batch, and what is to be announced of them."""
+        """The messages of a batch, and the calls to announce."""
         if self.are_alike:
             messages, ids = self._pattern_of(calls[0]).messages(calls, 0)
             self.blocks.append(ids)
@@ -247,22 +254,44 @@ def _stretches(calls: Iterable[Arguments]) -> Iterator[list[Arguments]]:
 
 
 def _read(source: Iterator[Arguments]) -> list[Arguments]:
+    return _take(source, STRETCH, time.monotonic() + _PATIENCE_S)
+
+
+def _take(source: Iterator[Arguments], at_most: int, until: float = math.inf) -> list[Arguments]:
+    """Up to so many calls; fewer where they are large, or when it is late."""
     calls: list[Arguments] = []
-    until = time.monotonic() + _PATIENCE_S
+    weight = spared = 0
     for call in source:
         calls.append(call)
-        if len(calls) >= STRETCH or time.monotonic() > until:
+        if spared:
+            spared -= 1
+        else:
+            each = _weigh(call)
+            spared = min(_SPARED, LARGE // 256 // each)
+            weight += each * (spared + 1)
+        if len(calls) >= at_most or weight >= LARGE or time.monotonic() > until:
             break
     return calls
 
 
-def _run_all(app: Any, queries: Iterable[Query[None]], calls: int) -> None:
+def _weigh(value: Any, depth: int = 5) -> int:
+    """About the bytes of a value: its texts, and eight for all else."""
+    if isinstance(value, str | bytes | bytearray):
+        return len(value) + 8
+    if depth and isinstance(value, list | tuple | set | frozenset | dict):
+        return 8 + sum(_weigh(part, depth - 1) for part in (value.values() if isinstance(value, dict) else value))
+    return 8
+
+
+def _run_all(app: Any, queries: Iterator[Query[None]], calls: int) -> None:
     """Run the statements for so many calls in one transaction; a single one is a transaction by itself."""
-    if calls > BATCH:
-        app.database.run_all(queries)
-    else:
-        for query in queries:
-            app.database.run(query)
+    if calls <= BATCH:
+        first, second = next(queries), next(queries, None)
+        if second is None:
+            app.database.run(first)
+            return
+        queries = chain((first, second), queries)
+    app.database.run_all(queries)
 
 
 def _batches(calls: Sequence[Arguments]) -> Iterator[Sequence[Arguments]]:
@@ -275,7 +304,7 @@ def _batches(calls: Sequence[Arguments]) -> Iterator[Sequence[Arguments]]:
 def send_group(group: Any, options: dict[str, Any]) -> Any:
     """Send a group that is nothing but plain calls of one task, in one transaction; returns its result.
 
-    None when it is something else: then nothing has been sent, and it is to be planned as a canvas.
+    None when it is something else: then nothing has been sent, and it must be planned as a canvas.
     """
     found = _plain_group(group, options)
     if found is None:
@@ -285,9 +314,11 @@ def send_group(group: Any, options: dict[str, Any]) -> Any:
     conn = carrier(app, conn)
 
     def queries() -> Iterator[Query[None]]:
-        for start in range(0, len(calls), BATCH):
-            query, ids = pattern.query(calls[start : start + BATCH], start)
+        source, start = iter(calls), 0
+        while batch := _take(source, BATCH):
+            query, ids = pattern.query(batch, start)
             blocks.append(ids)
+            start += len(batch)
             yield query
 
     if conn is not None:
@@ -309,7 +340,7 @@ async def asend_group(group: Any, options: dict[str, Any]) -> Any:
         return None
     pattern, calls, conn = found
     query, ids = pattern.query(calls, 0)
-    await pattern.app.adatabase.run(query, None if conn is False else conn)
+    await pattern.app.adatabase.run(query, await acarrier(pattern.app, conn))
     return _group_result(pattern, [ids])
 
 

@@ -512,3 +512,37 @@ def test_an_expiry_counts_from_the_moment_of_the_enqueue(add: Any, conn: psycopg
 
     (left,) = {expires - created for expires, created in rows(conn, "expires, created_at")}
     assert left == timedelta(seconds=100)
+
+
+@pytest.mark.parametrize("item", ["x" * 1000, ({"deep": [["x" * 1000]]},)], ids=["a text", "a text within"])
+def test_of_large_arguments_no_more_than_fit_in_memory_are_read_ahead_of_what_is_sent(
+    add: Any, database_url: str, monkeypatch: pytest.MonkeyPatch, item: Any
+) -> None:
+    monkeypatch.setattr(bulk, "LARGE", 20_000)
+    ahead = []
+
+    def items() -> Iterator[Any]:
+        for made in range(200):
+            (sent,) = conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() or (0,)
+            ahead.append(made - sent)
+            yield item
+
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        assert len(add.delay_many(items())) == 200
+
+        assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (200,)
+    assert max(ahead) <= 20
+
+
+def test_a_group_of_large_calls_is_cut_into_statements_that_a_server_takes_and_is_all_or_nothing(
+    app: Celery, add: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "LARGE", 20_000)
+    statements = []
+    run_all = app.database.run_all
+    monkeypatch.setattr(app.database, "run_all", lambda sent: run_all(statements.append(each) or each for each in sent))
+
+    result = group(add.s("x" * 1000, number) for number in range(60)).apply_async()
+
+    assert len({each.id for each in result}) == 60
+    assert len(statements) >= 3  # in one transaction

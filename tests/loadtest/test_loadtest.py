@@ -7,17 +7,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from loadtest import bench, probes, scale, sweep
-from loadtest.page import Line, page, plot
+from loadtest import bench, capacity, probes, scale, sweep, watch
+from loadtest.page import Line, glance, page, plot
 from loadtest.rivals import __main__ as rivals
 from loadtest.rivals import contenders
 from loadtest.verdict import busiest, verdict
+from pgtasks import Celery
 
 ROOT = Path(bench.__file__).parents[1]
 
@@ -27,7 +30,8 @@ needs_locust = pytest.mark.skipif(find_spec("locust") is None, reason="Locust is
 def point(**changes: Any) -> dict[str, Any]:
     """What the watch sees in one second of a server that is not busy."""
     return {
-        "t": 1.0, "sent_per_s": 100.0, "ended_per_s": 100.0, "ready": 0, "claimed": 0, "sent_in": 1.0, "settled_in": 10.0,
+        "t": 1.0, "sent_per_s": 100.0, "ended_per_s": 100.0, "steps_per_s": 0.0, "ready": 0, "claimed": 0,
+        "sent_in": 1.0, "settled_in": 10.0,
         "queue_ms": [1.0, 2.0, 3.0], "run_ms": [1.0, 2.0, 3.0], "total_ms": [2.0, 4.0, 6.0], "wal_per_s": 1e5,
         "server_cores": 0.2, "worker_cores": 0.2, "worker_busiest": 0.1, "generator_cores": 0.1, "generator_busiest": 0.1,
         "machine_cores": 0.5, "waits": {"cpu": 0.2, "wal": 0.1}, **changes,
@@ -35,7 +39,7 @@ def point(**changes: Any) -> dict[str, Any]:
 
 
 def ceiling(**rates: float) -> dict[str, Any]:
-    sizes = {"enqueue": 1, "bulk": 1000, "drain10": 10, "drain100": 100}
+    sizes = {"enqueue": 1, "bulk": 1000, "drain10": 10, "drain100": 100, "step": 1}
     points = [
         {"what": name.rstrip("01"), "clients": 1, "batch": sizes[name], "tasks_per_s": rate, "wal_bytes": 500.0,
          "server_us": 100.0}
@@ -104,6 +108,54 @@ def test_a_run_without_a_ceiling_says_so() -> None:
     assert any("No ceiling was measured" in warning for warning in said.warnings)
 
 
+def test_steps_of_a_workflow_are_a_part_of_what_the_server_does() -> None:
+    measured = ceiling(enqueue=1000, bulk=50_000, drain10=1000, drain100=20_000, step=400)
+
+    plain = verdict([point()], measured, 2).percent
+    with_steps = verdict([point(steps_per_s=100)], measured, 2).percent
+
+    assert plain is not None
+    assert with_steps == pytest.approx(plain + 25)
+
+
+# -- the watch
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Celery]:
+    with Celery("load", broker=database_url, set_as_current=False) as app:
+        yield app
+
+
+def test_what_was_sent_counts_at_once_and_not_when_its_backend_says_so(database_url: str, app: Celery) -> None:
+    task = app.task(lambda n: n, name="watched", shared=False)
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        before = watch._counters(conn)
+        task.delay_many(range(70))
+        task.delay(0)
+        now = watch._counters(conn)
+
+        seen = watch._between(conn, before, now)
+        assert seen["sent_per_s"] * (now["at"] - before["at"]).total_seconds() == pytest.approx(71)
+        assert seen["ended_per_s"] == 0
+
+
+def test_what_a_transaction_that_is_open_has_written_is_in_a_later_second(database_url: str, app: Celery) -> None:
+    task = app.task(lambda n: n, name="watched", shared=False)
+    with psycopg.connect(database_url, autocommit=True) as conn, psycopg.connect(database_url) as writer:
+        before = watch._counters(conn)
+        task.apply_async_many([((n,), {}) for n in range(70)], conn=writer)
+        meanwhile = watch._counters(conn)
+        writer.commit()
+        now = watch._counters(conn)
+
+        counted = [
+            watch._between(conn, since, until)["sent_per_s"] * (until["at"] - since["at"]).total_seconds()
+            for since, until in ((before, meanwhile), (meanwhile, now))
+        ]
+        assert counted == pytest.approx([0, 70])
+
+
 # -- the page
 
 
@@ -117,6 +169,18 @@ def test_the_page_shows_what_it_was_given_and_loads_nothing_from_elsewhere() -> 
     assert verdict(points, measured, 2).sentence in text
     assert text.count("<svg") == 5
     assert not re.search(r"(src|href)=|url\(|@import", text)
+
+
+def test_the_frame_in_locusts_page_has_the_verdict_and_the_ceiling_and_says_when_there_is_nothing_yet() -> None:
+    measured = ceiling(enqueue=1000, bulk=50_000, drain10=1000, drain100=20_000)
+    points = [point(t=float(at), steps_per_s=5.0) for at in range(5)]
+
+    text = glance(verdict(points, measured, 2), points)
+
+    assert verdict(points, measured, 2).sentence in text
+    assert text.count("<polyline") == 4
+    assert "stroke-dasharray" in text
+    assert "once a run has begun" in glance(verdict([], measured, 2), [])
 
 
 def test_a_plot_leaves_out_what_is_not_known() -> None:
@@ -229,11 +293,11 @@ def test_a_drain_in_which_a_task_ran_twice_or_that_nobody_could_time_does_not_co
     ledger = tmp_path / "ledger"
     ledger.write_bytes(bytes([1] * 9 + [2]))
     with pytest.raises(contenders.NotRun, match="1 of 10 tasks ran more than once"):
-        rivals._drained(ledger, 10)
+        rivals._verify(ledger, 10)
 
     ledger.write_bytes(bytes([1] * 10))
-    with pytest.raises(contenders.NotRun, match="too few to be timed"):
-        rivals._drained(ledger, 10)
+    rivals._verify(ledger, 10)
+    assert rivals._drained(ledger, 10) is None
 
 
 def test_a_service_that_is_not_installed_is_named_with_what_to_do(
@@ -250,10 +314,60 @@ def test_pgtasks_does_every_workload_of_the_comparison(database_url: str, tmp_pa
     ready = contenders.Ready(us, Path(sys.executable), {"RIVALS_DATABASE_URL": database_url}, tmp_path)
     smoke = rivals.SMOKE._replace(drains=3000, flows=500)
 
-    figures = {workload: rivals.measure(ready, workload, smoke) for workload in us.can}
+    figures: dict[str, float] = {}
+    for each_pass in rivals.PASSES:
+        figures |= rivals.measure(ready, each_pass, smoke)
 
     assert set(figures) == set(rivals.WORKLOADS)
     assert all(figure > 0 for figure in figures.values())
+
+
+def test_a_pass_that_fails_takes_its_contender_out_of_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def measure(ready: Any, wanted: Any, scale: Any) -> dict[str, float]:
+        done.append(f"{ready.contender.name}: {' '.join(wanted)}")
+        if ready.contender.name == "DBOS" and "drain" in wanted:
+            raise contenders.NotRun("7 of 20 tasks have not run")
+        return dict.fromkeys(wanted, 1.0)
+
+    monkeypatch.setattr(rivals, "measure", measure)
+    ready = [contenders.Ready(each, Path(), {}, Path()) for each in contenders.CONTENDERS if each.service == "postgres"]
+    not_run: dict[str, str] = {}
+
+    found = rivals._round(ready, rivals.SMOKE, 0, not_run, ["bulk", "drain", "flows"])
+
+    assert "DBOS: bulk drain" in done
+    assert "DBOS: flows" not in done
+    assert found["DBOS"] == {}
+    assert found["pgtasks"] == {"bulk": 1.0, "drain": 1.0, "flows": 1.0}
+    assert not_run == {"DBOS, from bulk, drain of round 1 on": "7 of 20 tasks have not run"}
+
+
+# -- what to plan with
+
+
+def test_the_table_to_plan_with_tells_what_was_measured_from_what_follows_from_it() -> None:
+    measured = ceiling(enqueue=1000, bulk=50_000, drain10=1000, drain100=20_000, step=400)
+    found = measured | {
+        "machine": {"cpu": "c", "cores": 2, "system": "s", "python": "3", "load_average": 0.1}, "crowding": 1.0, "tasks": 9,
+        "drain": {"worker_us": 300.0}, "idle": {"statements_per_s": None}, "connections": 1, "waiting_bytes": 300.0,
+        "ended_bytes": {"message": 200.0, "result": 140.0},
+    }  # fmt: skip
+    found["settings"] = {**found["settings"], "server_version": "18.4"}
+
+    rows = {row.what: row for row in capacity.rows(found)}
+
+    assert rows["tasks/s per vCPU of the server, by `.delay()`"][1:3] == ("5,000", "derived")
+    assert rows["tasks/s per vCPU that server and worker share"].figure == "2,000"
+    assert rows["disk per million tasks that have ended"].figure == "340 MB"
+    assert rows["WAL of a task, sent by `.delay()`"][1:3] == ("1,000 bytes", "measured")
+    assert rows["statements of an idle worker"].figure == "not measured here"
+    assert capacity.written(f"a\n{capacity.BEGIN}\nold\n{capacity.END}\nb", "new").split() == [
+        "a", *capacity.BEGIN.split(), "new", *capacity.END.split(), "b",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match="no place for the table"):
+        capacity.written("a page", "new")
 
 
 # -- scale

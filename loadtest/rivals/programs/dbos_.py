@@ -1,12 +1,14 @@
 """DBOS: every task is a workflow, its result stored; one worker process, a hundred at a time.
 
-Queues and results are polled every 10 ms in the place of every second. Workflows of steps wait in a queue as well,
-but for a single one, which runs where it is called: the fastest way there is.
+Queues and results are polled every 10 ms in the place of every second. Many at once are a thousand in a transaction.
+Workflows of steps wait in a queue as well, but for a single one, which runs where it is called: the fastest way
+there is.
 """
 
 import signal
 import threading
 
+import sqlalchemy as sa
 from common import URL, main, note, note_end, note_step, several, timed
 from dbos import DBOS, DBOSClient, DBOSConfig
 
@@ -64,10 +66,24 @@ def worker():
     DBOS.destroy()
 
 
+def options_of(name):
+    return {"queue_name": "rivals", "workflow_name": name, "app_version": "1"}
+
+
 def calling(name):
     client = DBOSClient(system_database_url=URL)
-    options = {"queue_name": "rivals", "workflow_name": name, "app_version": "1"}
+    options = options_of(name)
     return lambda number: client.enqueue(options, number)
+
+
+def in_transactions(workflow, count):
+    client = DBOSClient(system_database_url=URL)
+    options = options_of(workflow.__qualname__)
+    engine = sa.create_engine(sa.make_url(URL).set(drivername="postgresql+psycopg"))
+    for start in range(0, count, 1000):
+        with engine.begin() as connection:
+            for number in range(start, min(start + 1000, count)):
+                client.enqueue_in_transaction(connection, options, number)
 
 
 def sending(workflow, count):
@@ -101,6 +117,7 @@ if __name__ == "__main__":
         prepare=prepare,
         worker=worker,
         send=lambda count: sending(noop, count),
+        bulk=lambda count: timed(lambda: in_transactions(noop, count)),
         flows=lambda count: sending(five, count),
         trip=trips,
         flow=flow,
