@@ -1,4 +1,4 @@
-"""What can be told to a running workflow by its id, and what it tells: signals, approvals, values and streams.
+"""Talking to a running workflow by its id: signals and approvals in, values and streams out.
 
 The part of `AsyncResult` that is about workflows. Everything that sends takes `conn=`, to send in the caller's transaction.
 """
@@ -27,7 +27,7 @@ _UNSET: Any = object()
 
 
 class Told:
-    """Talks to the run of a workflow."""
+    """Mixin of `AsyncResult`: signals, approvals, values and streams of a workflow's run."""
 
     id: Any
     app: Any
@@ -50,7 +50,7 @@ class Told:
         try:
             return bool(self.app.database.run(self._signal(name, value, key), conn))
         except Exception as error:
-            _raise_readably(error)
+            _raise_readably(self.id, error)
             raise
 
     async def asignal(self, name: str, value: Any = None, *, key: str | None = None, conn: Any = None) -> bool:
@@ -61,10 +61,13 @@ class Told:
         try:
             return bool(await self.app.adatabase.run(self._signal(name, value, key), conn))
         except Exception as error:
-            _raise_readably(error)
+            _raise_readably(self.id, error)
             raise
 
     def _signal(self, name: str, value: Any, key: str | None) -> Query[bool]:
+        workflows.checked_name("A signal", name)
+        if key is not None:
+            workflows.checked_name("The key of a signal", key)
         content_type, encoding, body = encode(self.backend.prepare_value(value), self.backend.serializer)
         return workflows.signal(
             str(id_of(self.id)),
@@ -151,12 +154,10 @@ class _Watch:
         return self._pause_s
 
 
-def _raise_readably(error: BaseException) -> None:
+def _raise_readably(run_id: str, error: BaseException) -> None:
     """Say what the database's refusal of a signal means."""
     for refused in (error, error.__cause__):
         if isinstance(refused, errors.NoDataFound):
-            raise RunNotFound(
-                f"{refused.diag.message_primary}: it may have been removed after result_expires."
-            ) from error
+            raise RunNotFound(f"No run {run_id} is known here: it may have been removed after result_expires.") from error
         if isinstance(refused, errors.ObjectNotInPrerequisiteState):
-            raise RunEnded(f"{refused.diag.message_primary}.") from error
+            raise RunEnded(f"The run {run_id} has ended and takes no signals.") from error

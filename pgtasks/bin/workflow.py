@@ -1,9 +1,9 @@
-"""`pgtasks workflow`: see what runs of workflows do, talk to them, run them again; `pgtasks replay`: try new code on old runs."""
+"""`pgtasks workflow`: inspect, signal, cancel and rerun workflows; `pgtasks replay`: check new code on old runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,13 @@ import click
 
 from pgtasks.exceptions import CeleryCommandException, WorkflowError
 from pgtasks.platforms import EX_FAILURE
+from pgtasks.store.runs import Found, Sight
 from pgtasks.workflow import care, replaying
+from pgtasks.workflow.timeline import draw, span_text
 
 _MOST = 1_000_000
+_OPEN_STATES = ("READY", "SCHEDULED", "STARTED", "SUSPENDED")
+_STATES = (*_OPEN_STATES, "SUCCESS", "FAILURE", "REVOKED")
 
 
 def _readably(call: Callable[[], Any]) -> Any:
@@ -49,9 +53,11 @@ class _Age(click.ParamType[datetime]):
 def _filter(command: Any) -> Any:
     """The options by which commands choose runs."""
     for option in (
-        click.option("--limit", type=int, default=100, show_default=True, help="So many at most."),
-        click.option("--since", type=_Age(), help="Ended, or begun, since: 30m, 12h, 7d, or a moment."),
-        click.option("-s", "--state", "states", multiple=True, help="In this state, as in FAILURE or SUSPENDED."),
+        click.option("--limit", type=int, default=100, show_default=True, help="Maximum number of runs."),
+        click.option("--since", type=_Age(), help="Ended or started since: 30m, 12h, 7d, or a time in ISO 8601."),
+        click.option(
+            "-s", "--state", "states", multiple=True, type=click.Choice(_STATES, case_sensitive=False), help="In this state."
+        ),
         click.option("-n", "--name", "names", multiple=True, help="Of this workflow."),
     ):
         command = option(command)
@@ -60,7 +66,7 @@ def _filter(command: Any) -> Any:
 
 @click.group("workflow")
 def workflow() -> None:
-    """See what runs of workflows do, talk to them, and run them again."""
+    """Inspect, signal, cancel and rerun workflows."""
 
 
 @workflow.command("list")
@@ -71,12 +77,29 @@ def list_(
     ctx: Any, names: Sequence[str], states: Sequence[str], since: datetime | None, limit: int, as_json: bool
 ) -> None:
     """List runs, the newest first."""
-    for run in care.find(ctx.obj.app, names, list(states) or None, since, limit):
-        if as_json:
-            click.echo(json.dumps({**run._asdict(), "id": run.public_id}, default=str))
-            continue
-        waits = f"  waits for {', '.join(run.waits_for)}" if run.waits_for else ""
-        click.echo(f"{run.public_id}  {run.created_at:%Y-%m-%d %H:%M:%S}  {run.state:<9}  {run.name}{waits}")
+    for run in _found(ctx.obj.app, names, states, since, limit):
+        click.echo(json.dumps({**run._asdict(), "id": run.public_id}, default=str) if as_json else _line(run))
+
+
+def _found(
+    app: Any, names: Sequence[str], states: Sequence[str], since: datetime | None, limit: int
+) -> list[Found]:
+    """The runs that a filter finds; says so when it names what is not known here, and finds nothing."""
+    found = care.find(app, names, list(states) or None, since, min(limit, _MOST))
+    unknown = [name for name in names if name not in care.names(app)]
+    if unknown and not found:
+        known = ", ".join(care.names(app)) or "none"
+        click.echo(f"No workflow is named {', '.join(unknown)} here. This app has: {known}.", err=True)
+    return found
+
+
+def _line(run: Found | Sight) -> str:
+    waits = f"  waits for {', '.join(run.waits_for)}" if isinstance(run, Found) and run.waits_for else ""
+    return f"{run.task_id or run.id}  {run.created_at:%Y-%m-%d %H:%M:%S}  {run.state:<9}  {run.name}{waits}"
+
+
+def _counted(count: int, what: str = "run") -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 @workflow.command("show")
@@ -88,9 +111,16 @@ def show(ctx: Any, run_id: str) -> None:
     sight = _readably(lambda: care.look(app, run_id))
     lines = care.history(app, run_id)
     until = f", wakes at {sight.wakes_at:%Y-%m-%d %H:%M:%S}" if sight.wakes_at else ""
+    lasted = span_text(((sight.done_at or sight.now) - sight.created_at).total_seconds())
     click.echo(f"{sight.name}  {sight.state}{until}")
-    click.echo(f"{sight.id}  in queue {sight.queue}, delivered {sight.delivery} times, {len(lines)} steps")
-    for line in care.timeline(sight, lines):
+    click.echo(
+        f"{sight.task_id or sight.id}  sent {sight.created_at:%Y-%m-%d %H:%M:%S},"
+        f" {'ended after' if sight.done_at else 'for'} {lasted}"
+    )
+    count = max([sight.delivery, *(line.delivery for line in lines)])
+    deliveries = "1 delivery" if count == 1 else f"{count} deliveries"
+    click.echo(f"queue {sight.queue}, {deliveries}, {_counted(len(lines), 'step')}")
+    for line in draw(sight, lines):
         click.echo(line)
 
 
@@ -108,7 +138,7 @@ def steps(ctx: Any, run_id: str) -> None:
 @click.argument("run_id")
 @click.argument("name")
 @click.argument("value", default="null")
-@click.option("--key", help="Send it only once under this key.")
+@click.option("--key", help="Idempotency key: a signal is sent once per key.")
 @click.pass_context
 def signal(ctx: Any, run_id: str, name: str, value: str, key: str | None) -> None:
     """Send a run the signal NAME, with a VALUE in JSON."""
@@ -134,27 +164,32 @@ def _chosen(
     since: datetime | None,
     limit: int,
     default: Sequence[str] = (),
-) -> list[str]:
-    """The runs that were named, or that the filter finds, `default` being the states when it names none."""
+) -> dict[str, str]:
+    """The runs that were named, or that the filter finds, by id, each with a line that says which it is.
+
+    `default` are the states when none is named. A run that was named must be there.
+    """
     if ids:
-        return list(ids)
+        return {each: _line(_readably(partial(care.look, app, each))) for each in ids}
     if not (names or states or since):
         raise click.UsageError("Name runs by their ids, or choose them by --name, --state or --since.")
-    states = states or default
-    return [run.public_id for run in care.find(app, names, list(states) or None, since, min(limit, _MOST))]
+    found = _found(app, names, states or default, since, limit)
+    if len(found) == limit:
+        click.echo(f"These are {_counted(limit)}, and there may be more: see --limit.", err=True)
+    return {run.public_id: _line(run) for run in found}
 
 
 def _bulk(command: Any) -> Any:
     """What commands on many runs take: ids, or a filter, and whether to do it."""
-    command = click.option("--dry-run", is_flag=True, help="Only say which runs it would be.")(command)
+    command = click.option("--dry-run", is_flag=True, help="Only list the runs that would be affected.")(command)
     return click.argument("ids", nargs=-1, metavar="[RUN_ID]...")(_filter(command))
 
 
-def _shown_only(ids: Sequence[str], dry_run: bool) -> bool:
+def _shown_only(chosen: Mapping[str, str], dry_run: bool) -> bool:
     if dry_run:
-        for each in ids:
-            click.echo(each)
-        click.echo(f"{len(ids)} runs; nothing was done", err=True)
+        for line in chosen.values():
+            click.echo(line)
+        click.echo(f"{_counted(len(chosen))}; nothing was done", err=True)
     return dry_run
 
 
@@ -162,25 +197,27 @@ def _shown_only(ids: Sequence[str], dry_run: bool) -> bool:
 @_bulk
 @click.pass_context
 def cancel(ctx: Any, ids: Any, names: Any, states: Any, since: Any, limit: int, dry_run: bool) -> None:
-    """Cancel runs: what each did is undone, and its children are cancelled."""
+    """Cancel runs: their undo steps run, and their children are cancelled."""
     app = ctx.obj.app
-    chosen = _chosen(app, ids, names, states, since, limit, ("READY", "SCHEDULED", "STARTED", "SUSPENDED"))
+    chosen = _chosen(app, ids, names, states, since, limit, _OPEN_STATES)
+    ended = [each for each in ids if care.look(app, each).done_at is not None]
     if not _shown_only(chosen, dry_run):
-        if chosen:
-            app.control.revoke(chosen)
-        click.echo(f"cancelled {len(chosen)} runs")
+        left = [each for each in chosen if each not in ended]
+        if left:
+            app.control.revoke(left)
+        click.echo(f"cancelled {_counted(len(left))}" + (f"; {len(ended)} had ended before" if ended else ""))
 
 
 @workflow.command("redrive")
 @_bulk
 @click.pass_context
 def redrive(ctx: Any, ids: Any, names: Any, states: Any, since: Any, limit: int, dry_run: bool) -> None:
-    """Run failed runs again, each from the step that failed."""
+    """Rerun failed runs, each from the step that failed."""
     app = ctx.obj.app
     chosen = _chosen(app, ids, names, states, since, limit, ("FAILURE",))
     if not _shown_only(chosen, dry_run):
         again = care.redrive(app, chosen)
-        click.echo(f"{len(again)} tasks run again")
+        click.echo(f"{_counted(len(again), 'task')} {'runs' if len(again) == 1 else 'run'} again")
         if ids and not again:
             raise CeleryCommandException(
                 "None of these has failed, or all were undone: fork or rewind them.", EX_FAILURE
@@ -189,12 +226,12 @@ def redrive(ctx: Any, ids: Any, names: Any, states: Any, since: Any, limit: int,
 
 @workflow.command("fork")
 @_bulk
-@click.option("--from", "from_step", metavar="STEP", help="Go on from this step: its number, or its name.")
+@click.option("--from", "from_step", metavar="STEP", help="Step to resume from: its number or name.")
 @click.pass_context
 def fork(
     ctx: Any, ids: Any, names: Any, states: Any, since: Any, limit: int, dry_run: bool, from_step: str | None
 ) -> None:
-    """Run copies of runs that go on from a step, and print their ids."""
+    """Start copies of runs that resume from a given step, and print their ids."""
     app = ctx.obj.app
     chosen = _chosen(app, ids, names, states, since, limit)
     if not _shown_only(chosen, dry_run):
@@ -204,25 +241,25 @@ def fork(
 
 @workflow.command("rewind")
 @_bulk
-@click.option("--to", "to_step", metavar="STEP", help="Go on from this step: its number, or its name.")
+@click.option("--to", "to_step", metavar="STEP", help="Step to resume from: its number or name.")
 @click.pass_context
 def rewind(
     ctx: Any, ids: Any, names: Any, states: Any, since: Any, limit: int, dry_run: bool, to_step: str | None
 ) -> None:
-    """Have runs that have ended, or are suspended, go on from a step."""
+    """Resume runs that have ended, or are suspended, from a given step."""
     app = ctx.obj.app
     chosen = _chosen(app, ids, names, states, since, limit)
     if not _shown_only(chosen, dry_run):
         for each in chosen:
             _readably(partial(care.rewind, app, each, to_step))
-        click.echo(f"rewound {len(chosen)} runs")
+        click.echo(f"rewound {_counted(len(chosen))}")
 
 
 @workflow.command("export")
 @click.argument("run_id")
 @click.pass_context
 def export(ctx: Any, run_id: str) -> None:
-    """Print a run as JSON: how it was called and what it remembers, for `pgtasks replay`."""
+    """Print a run as JSON, its call and its history, for `pgtasks replay`."""
     click.echo(_readably(lambda: care.export(ctx.obj.app, run_id)))
 
 
@@ -231,12 +268,12 @@ def export(ctx: Any, run_id: str) -> None:
 @_filter
 @click.pass_context
 def replay(ctx: Any, sources: Any, names: Any, states: Any, since: Any, limit: int) -> None:
-    """Run the present code against stored histories, with every step stubbed; fails where it does not fit.
+    """Run the current code against stored histories, with every step stubbed; fails where they diverge.
 
     Sources are ids of runs and files that `pgtasks workflow export` wrote; without any, the newest runs are taken.
     """
     app = ctx.obj.app
-    chosen = list(sources) or [run.public_id for run in care.find(app, names, list(states) or None, since, limit)]
+    chosen = list(sources) or [run.public_id for run in _found(app, names, states, since, limit)]
     verdicts = [_readably(partial(_verdict, app, each)) for each in chosen]
     for verdict in verdicts:
         click.echo(f"{'fits' if verdict.fits else 'DIVERGES'}  {verdict.run}  {verdict.name}  ({verdict.end})")

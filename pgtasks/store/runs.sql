@@ -94,7 +94,7 @@ returned AS (
   RETURNING id, queue
 ),
 woken AS (
-  SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+  SELECT pg_notify('pgtasks_worker_' || i.worker, 'ready')
   FROM (SELECT worker FROM pgtasks.idle WHERE queue IN (SELECT queue FROM returned) GROUP BY worker) i
   WHERE pg_notification_queue_usage() < 0.5
 )
@@ -128,8 +128,10 @@ signals AS (
   SELECT c.id, g.at, g.name, g.key, g.content_type, g.content_encoding, g.value
   FROM copied c, pgtasks.signal g
   WHERE g.run = %(run)s AND NOT EXISTS (
+    -- Those taken before the release that notes by whom have no name of a wait.
     SELECT FROM pgtasks.step s
-    WHERE s.run = g.run AND s.ordinal = g.ordinal AND s.source = g.name AND s.seq < %(seq)s)
+    WHERE s.run = g.run AND s.ordinal = g.ordinal AND s.name = coalesce(g.taken_by, s.name) AND s.source = g.name
+      AND s.seq < %(seq)s)
   ORDER BY g.seq
 ),
 tasks AS (
@@ -142,7 +144,7 @@ ready AS (
   RETURNING queue
 ),
 woken AS (
-  SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+  SELECT pg_notify('pgtasks_worker_' || i.worker, 'ready')
   FROM (SELECT worker FROM pgtasks.idle WHERE queue IN (SELECT queue FROM ready) LIMIT 1) i
 )
 SELECT count(*), (SELECT count(*) FROM woken) FROM copied
@@ -163,11 +165,13 @@ free AS (
 forgotten AS (
   DELETE FROM pgtasks.step s USING free f
   WHERE s.run = f.id AND (s.seq >= %(seq)s OR s.is_fatal OR s.kind = 'undo')
-  RETURNING s.ordinal, s.source
+  RETURNING s.name, s.ordinal, s.source
 ),
 reopened AS (
-  UPDATE pgtasks.signal g SET ordinal = NULL
-  WHERE g.run = %(run)s AND (g.ordinal, g.name) IN (SELECT ordinal, source FROM forgotten)
+  UPDATE pgtasks.signal g SET ordinal = NULL, taken_by = NULL
+  WHERE g.run = %(run)s AND EXISTS (
+    SELECT FROM forgotten f
+    WHERE f.ordinal = g.ordinal AND f.name = coalesce(g.taken_by, f.name) AND f.source = g.name)
 ),
 unmarked AS (
   DELETE FROM pgtasks.revoked WHERE id IN (SELECT id FROM free)
@@ -178,7 +182,7 @@ returned AS (
   RETURNING queue
 ),
 woken AS (
-  SELECT pg_notify('pgtasks_worker_' || i.worker, '')
+  SELECT pg_notify('pgtasks_worker_' || i.worker, 'ready')
   FROM (SELECT worker FROM pgtasks.idle WHERE queue IN (SELECT queue FROM returned) LIMIT 1) i
 )
 SELECT count(*), (SELECT count(*) FROM woken) FROM returned

@@ -15,9 +15,30 @@ from uuid import UUID
 
 from psycopg import errors
 
+from pgtasks.exceptions import WorkflowError
 from pgtasks.store.sql import Query, Row, count, load, nothing
 
 _SQL = load("workflows")
+
+#: Names of steps and signals, and keys, are parts of keys of the database, in bytes: one that is longer than an index takes
+#: would be refused again and again.
+LONGEST_NAME = 1000
+
+
+def checked_name(what: str, name: Any) -> str:
+    """The name of a step or signal; raises `WorkflowError` for one that the database cannot keep."""
+    if not isinstance(name, str):
+        raise WorkflowError(f"{what} got {name!r} for a name. Pass a text.")
+    try:
+        size = len(name) if name.isascii() else len(name.encode())
+    except UnicodeEncodeError as error:
+        raise WorkflowError(f"{what} got {name[:40]!r} for a name, which is no Unicode text: {error}.") from error
+    if size > LONGEST_NAME or "\0" in name:
+        raise WorkflowError(
+            f"{what} got a name of {size} bytes, {name[:40]!r}. Use one of at most {LONGEST_NAME}, without NUL, and put what"
+            " is longer into the arguments."
+        )
+    return name
 
 
 class Recorder(Protocol):
@@ -104,7 +125,7 @@ class Wish:
     pending: tuple[Pending, ...] = ()
     #: When a wait that is remembered already is over.
     until: datetime | None = None
-    #: Look again after so many seconds, for tasks whose end nobody tells.
+    #: Poll after this many seconds, for tasks whose end is not announced.
     recheck_s: float | None = None
 
 
@@ -288,7 +309,7 @@ def postpone(hold: Hold, seconds: float) -> Query[int]:
 
 
 def restart(hold: Hold, generation: int) -> Query[int]:
-    """Begin a run anew under its id, for the nth time; 1 if it was held."""
+    """Restart a run under its id, for the nth time; 1 if it was held."""
     return Query(_SQL["restart"], {**hold._asdict(), "generation": generation}, count)
 
 

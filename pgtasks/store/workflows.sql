@@ -67,11 +67,12 @@ SELECT is_cancelled FROM fence
 
 -- name: amend
 -- Record what came of a step that has a PENDING row, or may have: a failure that is to be tried again after some seconds, and
--- what came of such a step, or of a wait, in the end. A row that is not PENDING stays.
+-- what came of such a step, or of a wait, in the end. A row that is not PENDING stays. The claim is locked, so that the next
+-- holder finds all of it: what this changes is not only added, and the key does not settle who was first. Locks: claim.
 -- Out: one row if the claim holds: has the run been cancelled, was it recorded.
-WITH fence AS (
+WITH fence AS MATERIALIZED (
   SELECT revoke_signal IS NOT NULL AS is_cancelled FROM pgtasks.claim
-  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s
+  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s FOR KEY SHARE
 ),
 noted AS (
   INSERT INTO pgtasks.step AS s (run, took, ordinal, seq, delivery, attempts, kind, name, state, source, due,
@@ -107,17 +108,18 @@ listed AS (
 SELECT CASE WHEN EXISTS (SELECT FROM fence) THEN 1 ELSE pgtasks.refuse_lost(%(run)s) END
 
 -- name: collect
--- Record the results of those of some tasks that have ended, each as a step of its own.
+-- Record the results of those of some tasks that have ended, each as a step of its own. Locks: claim, awaited.
 -- In: arrays of steps and of their tasks. Out: cancelled, and per task that has ended: its step's ordinal and name, and what
 -- came of it; one row of NULLs when none has; no row when the claim is gone.
-WITH fence AS (
+WITH fence AS MATERIALIZED (
   SELECT revoke_signal IS NOT NULL AS is_cancelled FROM pgtasks.claim
-  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s
+  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s FOR KEY SHARE
 ),
 ended AS MATERIALIZED (
   SELECT s.name, s.ordinal, s.seq, r.id, r.state, r.content_type, r.content_encoding, r.value
   FROM unnest(%(names)b::text[], %(ordinals)b::int[], %(seqs)b::int[], %(tasks)b::uuid[]) AS s(name, ordinal, seq, task)
   JOIN pgtasks.result r ON r.id = s.task
+  WHERE EXISTS (SELECT FROM fence)
 ),
 let_go AS (
   DELETE FROM pgtasks.awaited WHERE run = %(run)s AND task IN (SELECT id FROM ended)
@@ -138,12 +140,13 @@ FROM fence f LEFT JOIN ended e ON true
 -- name: receive
 -- Take the first that is there of some signals and of the results of some tasks, and record it as what came of a wait. The
 -- signal is used with it, so exactly once. When there is none and the wait's time is over, that is recorded instead, and
--- stands, whatever comes later. Locks: signal. Relies on signal_open.
+-- stands, whatever comes later. The claim is locked: a signal that a worker takes in the moment of a takeover is known to the
+-- next one, or was not taken. Locks: claim, signal. Relies on signal_open.
 -- In: a step as for `remember`, tasks, names. Out: no row when the claim is gone, else: has the run been cancelled, and what
 -- was recorded: state, source, content type, encoding, value; NULL for nothing yet.
-WITH fence AS (
+WITH fence AS MATERIALIZED (
   SELECT revoke_signal IS NOT NULL AS is_cancelled FROM pgtasks.claim
-  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s
+  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s FOR KEY SHARE
 ),
 first AS MATERIALIZED (
   SELECT * FROM (
@@ -164,7 +167,7 @@ first AS MATERIALIZED (
   ORDER BY at, seq LIMIT 1
 ),
 used AS (
-  UPDATE pgtasks.signal SET ordinal = %(ordinal)s
+  UPDATE pgtasks.signal SET ordinal = %(ordinal)s, taken_by = %(name)s
   WHERE run = %(run)s AND seq = (SELECT seq FROM first) AND ordinal IS NULL
   RETURNING seq
 ),
@@ -204,7 +207,8 @@ SELECT count(*) FROM freed
 
 -- name: restart
 -- Begin a run anew under its id: what it remembers goes, but for one step that says how often that was done, and signals it
--- has not used. The claim is the fence, and goes. Locks: claim, then step. In: the generation. Out: 1 if it was ours.
+-- has not used; tasks that it made are its own no more. The claim is the fence, and goes. Locks: claim, then step, awaited.
+-- In: the generation. Out: 1 if it was ours.
 WITH freed AS (
   DELETE FROM pgtasks.claim WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s
   RETURNING id, retries, delivery
@@ -215,6 +219,9 @@ forgotten AS (
 ),
 used AS (
   DELETE FROM pgtasks.signal g USING freed f WHERE g.run = f.id AND g.ordinal IS NOT NULL
+),
+let_go AS (
+  DELETE FROM pgtasks.awaited a USING freed f WHERE a.run = f.id
 ),
 noted AS (
   INSERT INTO pgtasks.step (run, ordinal, seq, delivery, kind, name, state)

@@ -1,4 +1,4 @@
-"""`wf`: what the code of a workflow says to its run.
+"""`wf`: the functions that the code of a workflow calls.
 
 In a workflow that is a coroutine function, everything here that records or waits is awaited; in a plain one it is just
 called. Code between steps must do the same whenever it is run again: time, chance and the outside world belong in steps, or
@@ -11,7 +11,8 @@ import random as chance
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from math import isfinite
+from inspect import isawaitable, iscoroutine
+from math import inf, isfinite
 from typing import Any, NamedTuple
 from uuid import UUID
 from uuid import uuid4 as fresh_uuid
@@ -50,6 +51,12 @@ __all__ = (
 )
 
 _UNSET: Any = object()
+#: 300 years: what is longer has no date in Python.
+LONGEST_S = 1e10
+#: A run that waits for no time is due in this year.
+END_OF_TIME = 9999
+#: What a column for counts takes.
+MOST_RETRIES = 32_000
 
 
 class Arrival(NamedTuple):
@@ -95,14 +102,14 @@ def step(
     *args: Any,
     name: str | None = None,
     retries: int = 0,
-    delay: float = 1.0,
+    delay: float | timedelta = 1.0,
     backoff: float = 2.0,
-    max_delay: float = 3600.0,
+    max_delay: float | timedelta = 3600.0,
     on: type[Exception] | tuple[type[Exception], ...] = Exception,
     transactional: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """Call `fn(*args, **kwargs)` and remember what came of it: a replay gives that value, or raises that error, again.
+    """Call `fn(*args, **kwargs)` and record its outcome: a replay returns that value, or raises that error, again.
 
     After a failure with one of `on` it is tried again up to `retries` times, after `delay` seconds, `backoff` times more each
     time, up to `max_delay`; the count and the waiting survive crashes. `name` is what the step is found by; by default it is
@@ -111,11 +118,51 @@ def step(
     recorded in that connection's transaction: exactly once.
     """
     run = _here("wf.step")
+    if not callable(fn):
+        raise _not_callable("wf.step", fn)
+    if name is not None:
+        workflows.checked_name("wf.step", name)
     if transactional is not None:
+        if retries:
+            raise WorkflowError(
+                f"wf.step got transactional={transactional!r} and retries={retries!r}: what fails there is rolled back, and tried"
+                " again as a whole. Leave retries out, and have the workflow tried again: autoretry_for=."
+            )
         return run.perform_within(name or name_of(fn), fn, args, kwargs, transactional)
-    kinds = on if isinstance(on, tuple) else (on,)
-    attempts = Attempts(retries, delay, backoff, max_delay, kinds)
+    attempts = None if retries == 0 else _attempts(retries, delay, backoff, max_delay, on)
     return run.perform_step(name or name_of(fn), "step", fn, args, kwargs, attempts)
+
+
+def _attempts(
+    retries: int, delay: float | timedelta, backoff: float, max_delay: float | timedelta, on: Any
+) -> Attempts:
+    """What `wf.step` was told of its retries."""
+    if not isinstance(retries, int) or not 0 <= retries <= MOST_RETRIES:
+        raise WorkflowError(f"wf.step got retries={retries!r}. Pass a whole number, from 0 to {MOST_RETRIES}.")
+    spans = [_seconds(f"wf.step, as {name},", span) or 0.0 for name, span in (("delay", delay), ("max_delay", max_delay))]
+    if min(spans) < 0 or not isinstance(backoff, int | float) or not 0 <= backoff < inf:
+        raise WorkflowError(
+            f"wf.step got delay={delay!r}, backoff={backoff!r} and max_delay={max_delay!r}. Pass numbers that are not negative."
+        )
+    kinds = on if isinstance(on, tuple) else (on,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise WorkflowError(f"wf.step got on={on!r}. Pass a class of exceptions, or a tuple of some.")
+    return Attempts(retries, spans[0], float(backoff), spans[1], kinds)
+
+
+def _not_callable(what: str, thing: Any) -> WorkflowError:
+    if isawaitable(thing):
+        if iscoroutine(thing):
+            thing.close()  # or Python complains that nobody has awaited it
+        return WorkflowError(
+            f"{what} got what a coroutine function has given. Pass the function itself, and its arguments behind it:"
+            f" `{what}(fetch, url)`, not `{what}(fetch(url))`."
+        )
+    return WorkflowError(
+        f"{what} got {thing!r}, which cannot be called. Pass the function itself, and its arguments behind it:"
+        f" `{what}(charge, 7)`, not `{what}(charge(7))`."
+    )
 
 
 def name_of(fn: Any) -> str:
@@ -127,7 +174,7 @@ def name_of(fn: Any) -> str:
 
 
 def gather(*things: Any) -> Any:
-    """Run some steps at the same time, and give what they return in their order.
+    """Run steps concurrently and return their values in order.
 
     A thing is a signature, whose task is called as a step; a function without arguments, as for `step`; or a result, whose task
     is waited for. In a workflow that is a coroutine function, awaitables as well. When some fail, the first of them in this
@@ -171,24 +218,28 @@ def patched(change: str) -> Any:
 
     `if wf.patched("two-step-payment"): new() else: old()`.
     """
-    return _here("wf.patched").perform_patched(change)
+    return _here("wf.patched").perform_patched(workflows.checked_name("wf.patched", change))
 
 
 # -- waiting
 
 
 def sleep(seconds: float | timedelta) -> Any:
-    """Go on after some time: seconds, or a year. Meanwhile the run is a row, and nothing else."""
+    """Suspend the run for some time: seconds, or a year. Meanwhile it is only a row."""
     run = _here("wf.sleep")
     span = _seconds("wf.sleep", seconds)
-    return run.perform(waiting.sleep(run, run.place("wf.sleep"), span or 0.0))
+    if span is None:
+        raise _no_time("wf.sleep", seconds)
+    return run.perform(waiting.sleep(run, run.place("wf.sleep"), span))
 
 
 def sleep_until(moment: datetime) -> Any:
-    """Go on at a moment; without a time zone it is taken for UTC."""
+    """Suspend the run until a moment; without a time zone it is taken as UTC."""
     run = _here("wf.sleep_until")
     if not isinstance(moment, datetime):
         raise WorkflowError(f"wf.sleep_until got {moment!r}. Pass a datetime; for a span of time there is wf.sleep.")
+    if moment.year >= END_OF_TIME:
+        raise WorkflowError(f"wf.sleep_until got {moment!r}, and the calendar of the database ends in {END_OF_TIME}.")
     return run.perform(waiting.sleep_until(run, run.place("wf.sleep"), moment))
 
 
@@ -199,6 +250,7 @@ def wait(name: str, timeout: float | timedelta | None = None, default: Any = _UN
     signal that comes later is left for the next wait.
     """
     run = _here("wf.wait")
+    workflows.checked_name("wf.wait", name)
     sought = Sought(names=(name,), timeout_s=_seconds("wf.wait", timeout))
     return run.perform(_wait(run, run.place(f"wait {name}"), sought, default))
 
@@ -218,8 +270,11 @@ def wait_any(*things: Any, timeout: float | timedelta | None = None) -> Any:
     A task that failed raises its error.
     """
     run = _here("wf.wait_any")
-    names = tuple(each for each in things if isinstance(each, str))
-    results = {str(each.id): each for each in things if not isinstance(each, str)}
+    names = tuple(workflows.checked_name("wf.wait_any", each) for each in things if isinstance(each, str))
+    tasks = [each for each in things if not isinstance(each, str)]
+    if not things or not all(getattr(each, "is_single", False) for each in tasks):
+        raise WorkflowError(f"wf.wait_any got {things!r}. Pass names of signals, and results of single tasks, one or more.")
+    results = {str(each.id): each for each in tasks}
     sought = Sought(names, tuple(results), _seconds("wf.wait_any", timeout))
     return run.perform(_wait_any(run, run.place("wf.wait_any"), sought, results))
 
@@ -237,6 +292,7 @@ def _wait_any(run: Run, place: Any, sought: Sought, results: Mapping[str, Any]) 
 def approval(name: str, timeout: float | timedelta | None = None) -> Any:
     """Wait until somebody approves or rejects: `AsyncResult(id).approve(name, by=...)`; gives an `Approval`."""
     run = _here("wf.approval")
+    workflows.checked_name("wf.approval", name)
     sought = Sought(names=(f"approval:{name}",), timeout_s=_seconds("wf.approval", timeout))
     return run.perform(_approval(run, run.place(f"approval {name}"), sought))
 
@@ -253,24 +309,31 @@ def _approval(run: Run, place: Any, sought: Sought) -> Plan[Approval]:
 
 def _seconds(what: str, span: float | timedelta | None) -> float | None:
     """A span of time in seconds, for `what` to wait."""
-    if isinstance(span, timedelta):
-        return span.total_seconds()
-    if span is None or (isinstance(span, int | float) and isfinite(span)):
-        return span
-    raise WorkflowError(f"{what} got {span!r} for a time. Pass seconds, as a number, or a timedelta.")
+    seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    if seconds is None or (isinstance(seconds, int | float) and seconds <= LONGEST_S and isfinite(seconds)):
+        return seconds
+    raise _no_time(what, span)
+
+
+def _no_time(what: str, span: Any) -> WorkflowError:
+    return WorkflowError(
+        f"{what} got {span!r} for a time. Pass seconds, as a number, or a timedelta: 300 years at most."
+    )
 
 
 # -- telling others
 
 
 def set(name: str, value: Any) -> Any:
-    """Let others see a value: `AsyncResult(id).value(name)` gives the newest."""
-    return _here("wf.set").perform_value(f"set {name}", "set", lambda: value, noop)
+    """Publish a value: `AsyncResult(id).value(name)` gives the newest."""
+    run = _here("wf.set")
+    return run.perform_value(f"set {workflows.checked_name('wf.set', name)}", "set", lambda: value, noop)
 
 
 def emit(value: Any, stream: str = "out") -> Any:
     """Add a value to a stream of this run, which `AsyncResult(id).stream()` follows; each is there exactly once."""
-    return _here("wf.emit").perform_value(f"emit {stream}", "emit", lambda: value, noop)
+    run = _here("wf.emit")
+    return run.perform_value(f"emit {workflows.checked_name('wf.emit', stream)}", "emit", lambda: value, noop)
 
 
 # -- the course of the run
@@ -279,11 +342,13 @@ def emit(value: Any, stream: str = "out") -> Any:
 def on_undo(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
     """Have `fn(*args, **kwargs)` called should this run fail or be cancelled: the last registered first, each as a step."""
     run = _here("wf.on_undo")
+    if not callable(fn):
+        raise _not_callable("wf.on_undo", fn)
     run.undos.append((name_of(fn), run.body_of(fn, args, kwargs)))
 
 
 def restart() -> Any:
-    """Begin this run anew under its id, with an empty history; signals that were not used stay."""
+    """Restart this run under its id with an empty history; signals that were not used stay."""
     run = _here("wf.restart")
     return run.perform(_restart(run))
 
@@ -292,4 +357,4 @@ def _restart(run: Run) -> Plan[None]:
     held = yield workflows.restart(run.hold, run.generation + 1)
     if not held:
         run.check(None)
-    run.leave(RunSuspended(f"Run {run.hold.run} begins anew"))
+    run.leave(RunSuspended(f"Run {run.hold.run} restarts"))

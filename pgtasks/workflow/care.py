@@ -1,4 +1,4 @@
-"""Looking after runs: find them, see what they did, run them again, from where they failed or from any step.
+"""Operating on runs: find and inspect them, rerun them from where they failed or from any step.
 
 A step is named by its number in the history, or by its name, with `#` and its ordinal if it is not the first of that name.
 """
@@ -17,8 +17,12 @@ from pgtasks.message import id_of, new_id
 from pgtasks.serialization import JSON, decode
 from pgtasks.store import runs
 from pgtasks.store.runs import Found, Line, Sight
+from pgtasks.workflow.timeline import title_of
 
-__all__ = ("export", "find", "fork", "history", "look", "names", "redrive", "rewind", "timeline")
+#: How many steps are named to whoever has named none of them.
+_SHOWN = 20
+
+__all__ = ("export", "find", "fork", "history", "look", "names", "redrive", "rewind")
 
 
 def names(app: Any) -> list[str]:
@@ -88,60 +92,19 @@ def rewind(app: Any, run_id: str, to_step: str | int | None = None) -> None:
 def _seq(app: Any, run: UUID, step: str | int | None) -> int:
     if step is None:
         return 0
-    if isinstance(step, int) or step.isdigit():
-        return int(step)
-    name, _, ordinal = step.rpartition("#") if "#" in step else (step, "", "0")
     lines: list[Line] = app.database.run(runs.history(run))
+    number = int(step) if isinstance(step, int) or step.isdigit() else None
+    if number is not None and 0 <= number <= max((line.seq for line in lines), default=0):
+        return number
     for line in lines:
-        if line.name == name and str(line.ordinal) == ordinal:
+        if step in (line.name, f"{line.name}#{line.ordinal}") and (line.ordinal == 0 or step != line.name):
             return line.seq
-    known = ", ".join(f"{line.name}#{line.ordinal}" for line in lines[:20]) or "none"
-    raise WorkflowError(f"Run {run} has no step {step!r}. Its steps: {known}.")
+    known = ", ".join(f"{line.seq} {title_of(line)}" for line in lines[:_SHOWN])
+    more = f", and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    raise WorkflowError(f"Run {run} has no step {step!r}. Its steps: {known or 'none'}{more}.")
 
 
-# -- to be read
-
-
-def timeline(sight: Sight, lines: Sequence[Line], width: int = 40) -> list[str]:
-    """Draw when each step ran: one line each, with a bar on a common scale."""
-    moments = [sight.created_at, *(line.at for line in lines), sight.done_at or sight.now]
-    start, end = min(moments), max(moments)
-    span = max((end - start).total_seconds(), 1e-6)
-    title = max((len(_title(line)) for line in lines), default=0)
-    drawn = []
-    for line in lines:
-        until = (line.at - start).total_seconds()
-        begun = until - (line.took_s or 0.0)
-        left = min(width - 1, int(width * max(begun, 0.0) / span))
-        right = max(left + 1, min(width, round(width * until / span)))
-        bar = " " * left + ("?" if line.state == "PENDING" else "█") * (right - left)
-        drawn.append(f"{line.seq:>4}  {_title(line):<{title}}  {_mark(line)}  │{bar:<{width}}│ {_aside(line, until)}")
-    return drawn
-
-
-def _title(line: Line) -> str:
-    return f"{line.name}#{line.ordinal}" if line.ordinal else line.name
-
-
-_MARKS = {"SUCCESS": "ok", "FAILURE": "failed", "TIMEOUT": "timed out", "PENDING": "waits"}
-_MARK_WIDTH = max(map(len, _MARKS.values()))
-
-
-def _mark(line: Line) -> str:
-    return f"{_MARKS[line.state]:<{_MARK_WIDTH}}"
-
-
-def _aside(line: Line, until_s: float) -> str:
-    parts = [f"+{until_s:.3f}s"]
-    if line.took_s is not None:
-        parts.append(f"took {line.took_s * 1000:.1f}ms")
-    if line.attempts > 1:
-        parts.append(f"{line.attempts} tries")
-    if line.due is not None and line.state == "PENDING":
-        parts.append(f"until {line.due:%Y-%m-%d %H:%M:%S}")
-    if line.source:
-        parts.append(f"from {line.source}")
-    return ", ".join(parts)
+# -- to be taken elsewhere
 
 
 def export(app: Any, run_id: str) -> str:

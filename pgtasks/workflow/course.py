@@ -20,25 +20,23 @@ from uuid import UUID
 from psycopg.errors import UniqueViolation
 
 from pgtasks import _state
-from pgtasks.app.publish import collecting
 from pgtasks.exceptions import EncodeError, RunCancelled, RunLost, RunSuspended, Unwound, WorkflowError
-from pgtasks.joining import result_from_tuple
 from pgtasks.message import id_of
 from pgtasks.serialization import JSON, decode, decode_exception, encode, encode_exception
-from pgtasks.store import tasks, workflows
+from pgtasks.store import workflows
 from pgtasks.store.workflows import Hold, Pending, Place, Recorded, Step, Wish
 from pgtasks.utils.log import get_logger
 from pgtasks.workflow.crowd import Crowd
 from pgtasks.workflow.history import History
-from pgtasks.workflow.need import Body, Pause, Plan, Together
+from pgtasks.workflow.need import Body, Pause, Plan
 
-__all__ = ("Attempts", "Course", "outside")
+__all__ = ("Attempts", "Course", "is_there", "outside")
 
 logger = get_logger("pgtasks.workflow")
 
 #: Waits up to this long stay in memory; a suspension costs more.
 SHORT_S = 0.05
-#: A run that no worker here can go on with is tried again after so many seconds.
+#: A run that no worker here can continue is tried again after this many seconds.
 POSTPONED_S = 60.0
 #: Values that come back from JSON as they went in.
 _PLAIN = (type(None), bool, int, float, str)
@@ -64,15 +62,10 @@ class Attempts(NamedTuple):
         return attempts <= self.retries and isinstance(error, self.on)
 
     def wait_s(self, attempts: int) -> float:
-        return float(min(self.delay_s * self.backoff ** (attempts - 1), self.longest_s))
-
-
-class _Edge(NamedTuple):
-    """Says that somebody waits for a task; it is not written, for the run is no task of that call."""
-
-    succ: UUID
-    pred: UUID
-    position: int = 0
+        try:
+            return float(min(self.delay_s * self.backoff ** (attempts - 1), self.longest_s))
+        except OverflowError:
+            return self.longest_s
 
 
 class Course:
@@ -106,15 +99,16 @@ class Course:
         if self.hold.delivery > 1:
             self.history.load((yield workflows.recall(self.hold.run)))
             for row in self.history.steps.values():
-                if row.kind == "child" and row.value:
-                    self._note_children(row)
+                if row.kind == "child" and row.state == "SUCCESS":
+                    self.note_children(row)
                 elif row.kind == "restart":
                     self.generation = row.ordinal
                     self.history.place(row.name, is_once=True)
         if self.task.mode == "pin":
             yield from self._pin()
 
-    def _note_children(self, row: Recorded) -> None:
+    def note_children(self, row: Recorded) -> None:
+        """Remember whose end this run is told."""
         self.children.update(UUID(each) for each in decode(row.value or b"", None)["tasks"])
 
     def _pin(self) -> Plan[None]:
@@ -173,7 +167,7 @@ class Course:
         raise unwound
 
     def unwind(self, unwound: Unwound) -> None:
-        """From now on every further step raises this."""
+        """Make every further step raise this."""
         self.unwinding = unwound
         if self.crowd is not None:
             self.crowd.left.set()
@@ -189,7 +183,7 @@ class Course:
         *,
         threaded: bool = False,
     ) -> Plan[Any]:
-        """Run a step, or say again what came of it."""
+        """Run a step, or replay its recorded outcome."""
         known = yield from self.known(place)
         if known is not None and known.state != "PENDING":
             return self.replay(place, known)
@@ -277,26 +271,30 @@ class Course:
             self.check(None if amended is None else amended.is_cancelled)
             if amended.is_recorded:
                 return None
-            return (yield from self.adopt(step.place))
+            return (yield from self.adopt(step.place, WorkflowError(f"Step {step.place.name!r} cannot be recorded.")))
         try:
             self.check((yield workflows.remember(self.hold, step)))
         except Exception as error:
-            if not _is_there(error):
+            if not is_there(error):
                 raise
-            return (yield from self.adopt(step.place))
+            return (yield from self.adopt(step.place, error))
         return None
 
-    def adopt(self, place: Place) -> Plan[Recorded]:
-        """The first recorded outcome is the outcome: of an earlier holder, or of this one, when an answer was lost."""
-        rows = yield workflows.recall(self.hold.run)
+    def adopt(self, place: Place, error: Exception) -> Plan[Recorded]:
+        """The first recorded outcome is the outcome: of an earlier holder, or of this one, when an answer was lost.
+
+        Raises `error`, by which it was known that there is one, when there is none.
+        """
+        rows: list[Recorded] = yield workflows.recall(self.hold.run)
         self.check((yield workflows.held(self.hold)))
-        found: Recorded
-        (found,) = [row for row in rows if (row.name, row.ordinal) == (place.name, place.ordinal)]
+        found = next((row for row in rows if (row.name, row.ordinal) == (place.name, place.ordinal)), None)
+        if found is None:
+            raise error
         self.history.steps[place.name, place.ordinal] = found
         return found
 
     def check(self, is_cancelled: bool | None) -> None:
-        """Go on only while the run is held, and wanted."""
+        """Continue only while the claim is held and the run is not cancelled."""
         if is_cancelled is None:
             self.leave(RunLost(f"Run {self.hold.run} is not held by this worker any more"))
         if is_cancelled and not self.is_undoing:
@@ -304,7 +302,7 @@ class Course:
             self.leave(RunCancelled(f"Run {self.hold.run} was revoked"))
 
     def replay(self, place: Place, known: Recorded) -> Any:
-        """Say again what came of a step: give its value, or raise its error."""
+        """Replay a recorded step: return its value, or raise its error."""
         if known.state != "FAILURE":
             return self.load(known)
         error = self.error_of(known)
@@ -327,7 +325,10 @@ class Course:
         backend = self.app.backend
         write = _WRITERS.get(type(value))
         if write is not None and backend.serializer == "json" and not backend.compression:
-            return {"value": write(value)}
+            try:
+                return {"value": write(value)}
+            except ValueError as error:  # an integer of thousands of digits
+                raise EncodeError(str(error)) from error
         content_type, encoding, body = encode(value, backend.serializer, backend.compression)
         return {
             "content_type": None if content_type == JSON else content_type,
@@ -336,11 +337,11 @@ class Course:
         }
 
     def key_of_run(self) -> str:
-        """What names this run in the outside world."""
+        """The idempotency key of this run."""
         return f"{self._name}~{self.generation}" if self.generation else self._name
 
     def key_of(self, place: Place) -> str:
-        """What names this step in the outside world: the same for every try and every replay of it."""
+        """The idempotency key of this step: the same for every try and every replay of it."""
         return f"{self.key_of_run()}:{place.name}:{place.ordinal}"
 
     # -- suspending
@@ -362,48 +363,6 @@ class Course:
             self.unwind(RunCancelled(f"Run {self.hold.run} was revoked"))
 
     # -- children
-
-    def spawn(self, place: Place, send: Callable[[], Any]) -> Plan[Any]:
-        """Make tasks, exactly once: `send` publishes them, into what is recorded and enqueued in one round trip."""
-        known = yield from self.known(place)
-        if known is not None:
-            return self._spawned(self.replay(place, known))
-        with outside(), collecting() as batches:
-            result = send()
-        made = [message.id for messages, _ in batches for message in messages]
-        if not made:
-            return result
-        value = {
-            "tasks": [str(each) for each in made],
-            "result": result.as_tuple() if hasattr(result, "as_tuple") else [str(each.id) for each in result],
-            "ignored": bool(getattr(result, "ignored", False)),
-        }
-        source = str(result.id) if getattr(result, "is_single", False) else None
-        queries = [workflows.adopt(self.hold, place, encode(value).body, source, made)]
-        for messages, edges in batches:
-            own = [_Edge(self.hold.run, message.id) for message in messages]
-            queries.append(tasks.enqueue(messages, [*edges, *own]))  # type: ignore[arg-type]
-        try:
-            yield Together(queries)
-        except Exception as error:
-            if workflows.is_lost(error):
-                self.check(None)
-            if not _is_there(error):
-                raise
-            adopted = yield from self.adopt(place)
-            self._note_children(adopted)
-            return self._spawned(self.replay(place, adopted))
-        self.children.update(made)
-        return result
-
-    def _spawned(self, value: Any) -> Any:
-        ids = value["result"]
-        if all(isinstance(each, str) for each in ids):
-            return self.app.ResultSet([self.app.AsyncResult(each) for each in ids])
-        result = result_from_tuple(ids, self.app)
-        if value["ignored"]:
-            result.ignored = True
-        return result
 
     def is_own(self, task_id: str) -> bool:
         """Did this run make that task?"""
@@ -433,7 +392,7 @@ class Course:
                 logger.exception("The undoing of %s in run %s failed.", name, self.hold.run)
 
     def close(self) -> Plan[None]:
-        """The code has come to its end: log what is remembered and was not come by."""
+        """Called at the end of the code: log recorded steps that it did not reach."""
         if self.is_cancelled:
             self.leave(RunCancelled(f"Run {self.hold.run} was revoked before that was known"))
         if not self.history.last_seq:
@@ -454,5 +413,6 @@ def outside() -> Iterator[None]:
         _state.current_run.reset(token)
 
 
-def _is_there(error: BaseException) -> bool:
+def is_there(error: BaseException) -> bool:
+    """Does an error say that a step is recorded already?"""
     return isinstance(error, UniqueViolation) or isinstance(error.__cause__, UniqueViolation)

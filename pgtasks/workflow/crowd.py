@@ -1,4 +1,4 @@
-"""The branches of an asynchronous run: which of them work, and when all of them wait.
+"""The branches of an asynchronous run: which of them are active, and when all of them wait.
 
 A run is suspended as a whole. So a branch that has to wait says so and sits out until no branch works any more; then one of
 them suspends the run for all, until the first of what they wait for is there.
@@ -34,7 +34,7 @@ class Crowd:
         self._waiting: dict[object, Wish] = {}
         self._changed = asyncio.Event()
         self._suspending = asyncio.Lock()
-        #: Set when the run's code is to be left.
+        #: Set when the run's code must be left.
         self.left = asyncio.Event()
         self._scopes: dict[Any, str] = {}
         self.main: asyncio.Task[Any] | None = None

@@ -1,4 +1,4 @@
-"""Steps at the same time. Their places in the history are given out before any of them begins, so that a replay finds each
+"""Concurrent steps. Their places in the history are given out before any of them begins, so that a replay finds each
 its own whatever order they finished in."""
 
 from __future__ import annotations

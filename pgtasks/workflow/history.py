@@ -7,6 +7,7 @@ they find their own steps again in whatever order they finish.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,9 +16,12 @@ from pgtasks.store.workflows import Place, Recorded
 
 __all__ = ("Drift", "History")
 
+#: What `Crowd.scope` puts behind a name.
+_OF_BRANCH = re.compile(r"@\d+$")
+
 
 class Drift(NamedTuple):
-    """A place where the code does not do what is remembered."""
+    """A place where the code does not match its history."""
 
     seq: int
     found: str
@@ -46,7 +50,7 @@ class History:
 
     @property
     def is_replaying(self) -> bool:
-        """Is there anything remembered beyond where the program is?"""
+        """Is anything recorded beyond the program's current place?"""
         return self._seq + self._shift < self.last_seq
 
     def place(self, name: str, *, is_once: bool = False) -> Place:
@@ -65,7 +69,7 @@ class History:
 
     def drift(self, place: Place, known: Recorded | None) -> Drift | None:
         """Say where code and history part, once for each parting; places in branches are not compared."""
-        if "@" in place.name or not self.last_seq:
+        if not self.last_seq or ("@" in place.name and _OF_BRANCH.search(place.name)):
             return None
         if known is not None:
             shift = known.seq - place.seq
@@ -82,7 +86,7 @@ class History:
         return Drift(place.seq, place.name, _named(there))
 
     def unvisited(self) -> list[Recorded]:
-        """What is remembered and was not come by."""
+        """Recorded steps that the code did not reach."""
         return [row for key, row in self.steps.items() if key not in self._seen]
 
 

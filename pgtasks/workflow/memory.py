@@ -1,4 +1,4 @@
-"""A run without a worker: a workflow that is called as a function, or eagerly, as in tests.
+"""A run in memory, without a worker: a workflow called as a function, or eagerly, as in tests.
 
 Steps are called, time is waited for, and nothing is remembered. What only others can bring, it cannot wait for.
 """

@@ -1,8 +1,8 @@
-"""What a run needs done, and the two ways to do it: for threads and for coroutines.
+"""What a run needs done, and the two ways of doing it: in threads and in coroutines.
 
 The logic of a run is written once, as generators: they yield a need and are sent the answer, or have its error raised in
-them. Needs are `Query` (one statement), `Together` (some in one transaction), `Body` (the user's
-own code), `Pause` and `Wish` (suspend until something is there).
+them. Needs are `Query` (one statement), `Together` and `Transaction` (some in one
+transaction), `Body` (the user's own code), `Pause` and `Wish` (suspend until something is there).
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ class Together(NamedTuple):
     queries: list[Query[Any]]
 
 
+class Transaction(NamedTuple):
+    """Call `work` with what runs queries in one transaction, for queries that depend on the answers to those before."""
+
+    work: Callable[[Callable[[Query[Any]], Any]], Any]
+
+
 class Body(NamedTuple):
     """Call the user's code, as the step `key`; `within` is entered around it."""
 
@@ -41,7 +47,7 @@ class Body(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """Do nothing for so many seconds."""
+    """Sleep for this many seconds."""
 
     seconds: float
 
@@ -82,6 +88,8 @@ def supply(database: Any, need: Any, recorder: Recorder | None = None) -> Any:
     try:
         if isinstance(need, Together):
             return database.run_at_once(*need.queries)
+        if isinstance(need, Transaction):
+            return database.transact(need.work)
         if recorder is not None and workflows.may_share(need):
             return recorder.record(need)
         return database.run(need)

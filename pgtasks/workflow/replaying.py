@@ -1,4 +1,4 @@
-"""Running a workflow's present code against what runs remember, with nothing done: does it still fit?
+"""Checking a workflow's current code against recorded histories, without side effects: does it still match?
 
 Every step is answered by what is recorded. What the code comes to and the history does not have is a divergence, as is what
 the history has and the code does not come to. At the end of the history of a run that has not ended, the code is left.
@@ -19,7 +19,7 @@ from pgtasks.serialization import encode
 from pgtasks.store import workflows
 from pgtasks.store.workflows import Hold, Recorded, Wish
 from pgtasks.workflow import care
-from pgtasks.workflow.need import Body, Pause, Together
+from pgtasks.workflow.need import Body, Pause, Together, Transaction
 from pgtasks.workflow.run import Run
 
 __all__ = ("Verdict", "replay", "replay_document")
@@ -56,7 +56,7 @@ class _Replay(Run):
             if self.is_undoing or self.history.is_replaying:
                 return None  # a step that is new here: the code goes on with nothing
             self.leave(RunSuspended("at the end of the history"))
-        if isinstance(need, Wish | Pause | Together):
+        if isinstance(need, Wish | Pause | Together | Transaction):
             self.leave(RunSuspended("at the end of the history"))
         return self._answer(need.statement.name, need.values)
 
@@ -84,9 +84,15 @@ def replay(app: Any, run_id: str) -> Verdict:
 
 def replay_document(app: Any, text: str) -> Verdict:
     """Replay a run that was exported."""
-    document = json.loads(text)
-    rows = [_recorded(step) for step in document["steps"]]
-    return _replayed(app, document["name"], UUID(document["id"]), document, rows)
+    try:
+        document = json.loads(text)
+        rows = [_recorded(step) for step in document["steps"]]
+        name, run_id, _ = document["name"], UUID(document["id"]), (document["args"], document["kwargs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkflowError(
+            f"This is no exported run: {error!r}. `pgtasks workflow export RUN_ID` writes one that can be replayed."
+        ) from error
+    return _replayed(app, name, run_id, document, rows)
 
 
 def _recorded(step: Mapping[str, Any]) -> Recorded:

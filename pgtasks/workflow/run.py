@@ -1,4 +1,4 @@
-"""A run as the code of its workflow meets it: what calls, waits and children become.
+"""A run as its workflow's code sees it: what calls, waits and children become.
 
 Each of these is given its place in the history as it is called, and then carried out: at once in a plain workflow, as a
 coroutine in one that is a coroutine function.
@@ -17,7 +17,7 @@ from pgtasks.exceptions import Unwound, WorkflowError
 from pgtasks.store import workflows
 from pgtasks.store.workflows import Place, Wish
 from pgtasks.utils.coroutines import run_coroutine
-from pgtasks.workflow import waiting
+from pgtasks.workflow import spawning, waiting
 from pgtasks.workflow.course import Attempts, Course
 from pgtasks.workflow.need import Plan, carry_out, supply
 from pgtasks.workflow.transacting import step_within
@@ -120,6 +120,10 @@ class Run(Course):
             plan = prepared.args[0]  # type: ignore[attr-defined]
             return self.drive(plan)
         return prepared()
+
+    def spawn(self, place: Place, send: Callable[[], Any]) -> Plan[Any]:
+        """Make tasks, exactly once."""
+        return spawning.spawn(self, place, send)
 
     def publish(self, name: str, send: Callable[[], Any]) -> Any:
         """Make tasks: what `.delay()`, `.apply_async()` and a canvas do in a workflow."""

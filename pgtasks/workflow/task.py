@@ -35,7 +35,7 @@ class Workflow(Task[Any, Any]):
     """Base class of workflows."""
 
     abstract = True
-    #: The worker hands over by what it holds the task.
+    #: Set by the worker: the hold under which the run writes.
     remembers = True
 
     #: What to do where the code no longer fits what a run remembers: `tolerant` goes by the names of steps and logs what
@@ -122,7 +122,7 @@ class Workflow(Task[Any, Any]):
         return body.result()
 
     def _ended_by(self, run: Run, error: BaseException) -> Plan[None]:
-        """What is to be done as the body is left by an exception; raises what it is really left by."""
+        """Handle an exception that left the body; raises the one that the run ends with."""
         if run.unwinding is not None and not isinstance(run.unwinding, RunCancelled):
             if error is not run.unwinding:
                 raise run.unwinding
@@ -133,7 +133,7 @@ class Workflow(Task[Any, Any]):
             yield from run.undo()
             raise cancelled
         if isinstance(error, TaskPredicate):
-            # It is to be run again: so is the step that it stumbled over.
+            # The run is retried: so is the step that failed it.
             place = run.culprit(error)
             if place is not None:
                 yield workflows.forget_failure(run.hold, place.name, place.ordinal)

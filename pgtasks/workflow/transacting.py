@@ -1,4 +1,4 @@
-"""Steps that are recorded in the transaction in which they have written: exactly once.
+"""Steps that are recorded in the same transaction as their own writes: exactly once.
 
 The body writes, the record follows in the same transaction, which locks the claim until it commits. Either both are there or
 neither; a worker that has lost the run rolls back. When the answer to COMMIT is lost, the history says whether it was done.
@@ -29,7 +29,7 @@ class _Unsure(Exception):
 def step_within(
     run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, *, awaits: bool = False
 ) -> Plan[Any]:
-    """Run a step in a transaction of this source, or say again what came of it; `call` gets the connection."""
+    """Run a step in a transaction of this source, or replay its recorded outcome; `call` gets the connection."""
     known = yield from run.known(place)
     if known is not None and known.state != "PENDING":
         return run.replay(place, known)
@@ -37,7 +37,7 @@ def step_within(
     try:
         value, step = yield _body(run, place, kind, call, source, began_at, awaits)
     except _Unsure as unsure:
-        return (yield from _resolved(run, place, unsure.__cause__ or unsure))
+        return (yield from _resolved(run, place, unsure))
     except Exception as error:
         yield from run.fail(place, kind, error, 1, time.monotonic() - began_at, False)
         raise
@@ -95,11 +95,12 @@ def _is_recorded_before(error: BaseException) -> bool:
     return bool(constraint == "step_pkey")
 
 
-def _resolved(run: Course, place: Place, error: BaseException) -> Plan[Any]:
+def _resolved(run: Course, place: Place, unsure: _Unsure) -> Plan[Any]:
     """Find out whether the step is there; if not, it was rolled back."""
+    error = unsure.__cause__ or unsure
     rows = yield workflows.recall(run.hold.run)
     if any((row.name, row.ordinal) == (place.name, place.ordinal) for row in rows):
-        adopted = yield from run.adopt(place)
+        adopted = yield from run.adopt(place, unsure)
         return run.replay(place, adopted)
     if is_connection_lost(error):
         run.leave(RunInterrupted(str(error)))

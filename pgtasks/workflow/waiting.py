@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pgtasks.exceptions import TimeoutError
+from pgtasks.exceptions import TimeoutError, WorkflowError
 from pgtasks.message import id_of
 from pgtasks.store import workflows
 from pgtasks.store.workflows import Came, Pending, Place, Recorded, Step, Wish
@@ -26,7 +26,7 @@ RECHECK_S = 10.0
 
 
 def sleep(run: Course, place: Place, seconds: float) -> Plan[None]:
-    """Go on after some seconds, by the database's clock."""
+    """Suspend the run for some seconds, by the database's clock."""
     known = yield from run.known(place)
     if known is not None:
         yield from _sleep_on(run, known)
@@ -41,7 +41,7 @@ def sleep(run: Course, place: Place, seconds: float) -> Plan[None]:
 
 
 def sleep_until(run: Course, place: Place, moment: datetime) -> Plan[None]:
-    """Go on at a moment; at once if it is past."""
+    """Suspend the run until a moment; returns at once if it is past."""
     known = yield from run.known(place)
     if known is not None:
         yield from _sleep_on(run, known)
@@ -73,8 +73,9 @@ class Sought(NamedTuple):
 
 
 def wait(run: Course, place: Place, kind: str, sought: Sought) -> Plan[Recorded | Came]:
-    """Wait for the first of what is sought; a state of TIMEOUT says that there was none in time, for good."""
+    """Wait for the first of what is sought; a state of TIMEOUT, once recorded, is final."""
     known = yield from run.known(place)
+    _refuse_oneself(run, sought.keys)
     while known is None or known.state == "PENDING":
         step = Step(place=place, kind=kind)
         answer = yield workflows.receive(run.hold, step, sought.names, sought.keys)
@@ -84,6 +85,11 @@ def wait(run: Course, place: Place, kind: str, sought: Sought) -> Plan[Recorded 
             return came
         yield from run.suspend(_wish(run, place, kind, sought, known))
     return known
+
+
+def _refuse_oneself(run: Course, tasks: Sequence[UUID]) -> None:
+    if run.hold.run in tasks:
+        raise WorkflowError(f"Run {run.hold.run} of {run.task.name} waits for its own end, which would never come.")
 
 
 def _wish(run: Course, place: Place, kind: str, sought: Sought, known: Recorded | None) -> Wish:
@@ -115,6 +121,7 @@ def get_all(run: Course, places: Sequence[Place], task_ids: Sequence[str]) -> Pl
             found[index] = known
     while missing := [index for index in range(len(places)) if index not in found]:
         keys = [id_of(task_ids[index]) for index in missing]
+        _refuse_oneself(run, keys)
         answer = yield workflows.collect(run.hold, [places[index] for index in missing], keys)
         run.check(None if answer is None else answer.is_cancelled)
         for index in missing:

@@ -295,7 +295,7 @@ class Arena:
 
     # -- the end
 
-    def settle_down(self, seconds: float = 60, *, replacing: bool = False) -> None:
+    def settle_down(self, seconds: float = 120, *, replacing: bool = False) -> None:
         """Stop the producers, and wait until nothing is left to do; `replacing` workers that die meanwhile.
 
         Fails when nothing has ended for so many seconds.
@@ -307,7 +307,7 @@ class Arena:
         for producer in self.producers:
             assert producer.stdin is not None
             producer.stdin.close()
-            assert producer.wait(60) == 0, "a producer failed"
+            assert producer.wait(120) == 0, "a producer failed"
         self.replace_the_dead()
         with self.connect() as conn:
             deadline, ended = time.monotonic() + seconds, _ended(conn)
@@ -320,7 +320,7 @@ class Arena:
                     self.replace_the_dead()
                 time.sleep(0.05)
 
-    def judge(self, seconds: float = 60) -> list[history.Violation]:
+    def judge(self, seconds: float = 120) -> list[history.Violation]:
         """Settle down, and say what has happened that must not."""
         self.settle_down(seconds)
         with self.connect() as conn:

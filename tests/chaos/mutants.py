@@ -31,6 +31,7 @@ def unfenced() -> None:
     fence = "AND worker = %(worker)s\n    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]"
     for name in ("settle", "release", "claim"):
         _edit(tasks._SQL, name, fence, "")
+    _edit(tasks._SQL, "pass_on", "AND worker = %(worker)s AND delivery = %(delivery)s", "")
 
 
 def forgetful() -> None:

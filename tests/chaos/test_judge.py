@@ -240,7 +240,7 @@ def zombie(arena: Arena) -> None:
     # The statement that settles and claims; the one that ticks skips locked rows too.
     arena.proxies[doomed.pid].before(b"UPDATE SKIP LOCKED\n  ) r", lambda: (held.set(), let_go.wait(60)))
     gate.touch()
-    assert held.wait(20), "it has ended, and is about to be settled"
+    assert held.wait(60), "it has ended, and is about to be settled"
     gate.unlink()
     arena.start_worker(concurrency=1, through_proxy=False)
     eventually(lambda: len(arena.begun(task_id)) == 2, "the heir runs it too")
@@ -264,7 +264,7 @@ def test_a_producer_that_tries_again_under_another_id_is_found_out() -> None:
             arena.start_worker(through_proxy=False)
             arena.start_producers(1, patience_s=0)
             for _ in range(2):
-                assert arena.proxies[-1].cut_after(b"INSERT INTO pgtasks.message").wait(20)
+                assert arena.proxies[-1].cut_after(b"INSERT INTO pgtasks.message").wait(60)
             assert {violation.invariant for violation in arena.judge()} == guilt
 
 

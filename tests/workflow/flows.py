@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pgtasks import Celery, chain, group, wf
+from pgtasks import Celery, Debounce, Unique, chain, group, wf
+from pgtasks.exceptions import AlreadyEnqueued
 from pgtasks.workflow.need import current_step
 from tests.worker.jobs import note, pass_gate
 
@@ -286,6 +287,23 @@ def beginning_anew() -> str:
     return "done"
 
 
+@app.workflow
+def leaving_a_child_behind() -> str:
+    add.delay(1, 2)
+    if wf.wait("how") == "again":
+        wf.restart()
+    return "done"
+
+
+@app.workflow
+def waiting_twice() -> list[Any]:
+    """Two waits, of two names, each the first of its name."""
+    first = wf.wait("packed")
+    second = wf.wait_any("packed")
+    wf.wait("end")
+    return [first, second.value]
+
+
 @app.workflow(bind=True, max_retries=2, default_retry_delay=0)
 def retrying(self: Any, path: str) -> Any:
     wf.step(effect, "kept")
@@ -344,6 +362,20 @@ def looping(n: int) -> int:
     return total
 
 
+@app.workflow(bind=True, max_retries=9, default_retry_delay=0)
+def everything_else(self: Any, path: str) -> list[Any]:
+    """What `everything` does not: begin anew, make what others may stand for, be tried again."""
+    if wf.wait("round") == "again":
+        wf.step(effect, "round", 1)
+        wf.restart()
+    done = [packed.delay(7).get(), *packed.delay_many([7, 8]).get()]
+    try:
+        done.append(wf.step(_third_time, path, name="flaky"))
+    except Refused as error:
+        raise self.retry(exc=error) from error
+    return done
+
+
 @app.workflow
 def changing() -> list[str]:
     return _changing()
@@ -399,6 +431,56 @@ def _steps_within() -> Any:
 @app.task
 def stepping_outside() -> Any:
     return wf.step(effect, "outside")
+
+
+@app.task(unique=Unique("order"))
+def packed(order: int) -> int:
+    note("effect", name="packed", values=[order])
+    return order
+
+
+@app.task(unique=Unique("order", on_conflict="raise"))
+def packed_by_one(order: int) -> int:
+    return order
+
+
+@app.task(debounce=Debounce(0.5, key="document"))
+def indexed(document: str, version: int) -> int:
+    return version
+
+
+@app.workflow
+def packing(order: int) -> Any:
+    return packed.delay(order).get()
+
+
+@app.workflow
+def packing_many(orders: list[int]) -> Any:
+    return packed.delay_many(orders).get()
+
+
+@app.workflow
+def packing_in_a_canvas(order: int) -> Any:
+    try:
+        return chain(packed.s(order), add.s(1)).delay().get()
+    except AlreadyEnqueued:
+        wf.sleep(60)
+        return "somebody else packs"
+
+
+@app.workflow
+def insisting_on_packing(order: int) -> Any:
+    try:
+        return packed_by_one.delay(order).get()
+    except AlreadyEnqueued:
+        wf.sleep(60)
+        return "somebody else packs"
+
+
+@app.workflow
+def indexing() -> Any:
+    results = [indexed.delay("page", version) for version in range(3)]
+    return [result.get() for result in results]
 
 
 # -- coroutines
@@ -470,6 +552,13 @@ def overdraw(self: Any, account: str) -> None:
 def break_rule(self: Any, account: str) -> None:
     """Violates a constraint that is looked at no earlier than at COMMIT."""
     self.connection.execute("INSERT INTO money (account) VALUES (%s)", [account])
+
+
+@app.workflow
+def paying_off(account: str, times: int) -> int:
+    for _ in range(times):
+        debit(account, 1)
+    return times
 
 
 @app.workflow

@@ -202,7 +202,7 @@ def test_the_commands_show_talk_and_run_again(desk: Desk) -> None:
     assert "fits" in said("replay", result.id)
     copy = said("workflow", "fork", result.id, "--from", "wait packed").strip()
     assert desk.get(flows.app.AsyncResult(copy)) == {"by": "cli"}
-    assert said("workflow", "rewind", result.id) == "rewound 1 runs\n"
+    assert said("workflow", "rewind", result.id) == "rewound 1 run\n"
     assert desk.get(result) == {"by": "cli"}
 
 
@@ -215,6 +215,17 @@ def test_the_commands_say_what_is_wrong_in_a_line(desk: Desk) -> None:
     assert "is not JSON" in said("workflow", "signal", result.id, "packed", "{", status=2)
     assert "None of these has failed" in said("workflow", "redrive", result.id, status=1)
     assert "choose them by" in said("workflow", "redrive", status=2)
+    assert said("workflow", "cancel", result.id) == "cancelled 0 runs; 1 had ended before\n"
+    assert "No run nonsense" in said("workflow", "cancel", "nonsense", status=1)
+    assert "No run nonsense" in said("workflow", "signal", "nonsense", "packed", status=1)
+    assert "No workflow is named flows.fvie here" in said("workflow", "cancel", "--name", "flows.fvie")
+    assert "'SUSPENDD' is not one of" in said("workflow", "list", "--state", "SUSPENDD", status=2)
+    assert "has no step '99'. Its steps: 1 effect" in said("workflow", "fork", result.id, "--from", "99", status=1)
+    assert "there may be more" in said("workflow", "cancel", "--state", "SUCCESS", "--limit", "1", "--dry-run")
+    for text in ("xx", '{"a": 1}', "[]"):
+        file = desk.stage.directory / "run.json"
+        file.write_text(text)
+        assert "This is no exported run" in said("replay", str(file), status=1)
 
 
 def test_many_runs_are_redriven_by_a_filter_and_a_dry_run_does_nothing(desk: Desk) -> None:
@@ -227,7 +238,7 @@ def test_many_runs_are_redriven_by_a_filter_and_a_dry_run_does_nothing(desk: Des
     assert results[1].id not in dry
     assert desk.drain() == 0
 
-    assert said("workflow", "redrive", "--name", flows.frail.name) == "1 tasks run again\n"
+    assert said("workflow", "redrive", "--name", flows.frail.name) == "1 task runs again\n"
     assert desk.drain() == 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pgtasks.message import id_of
+from pgtasks.store import runs
 from tests.workflow import flows
 from tests.workflow.conftest import Desk
 
@@ -35,14 +36,15 @@ class Wire:
         self.database = desk.app.database
         self.sent: list[str] = []
         self.breaks_at: int | None = None
+        self.breaks_on: str | None = None
         self.is_after = False
 
     def _pass(self, name: str, send: Callable[[], Any]) -> Any:
         at = len(self.sent)
         self.sent.append(name)
-        if at != self.breaks_at:
+        if at != self.breaks_at and name != self.breaks_on:
             return send()
-        self.breaks_at = None
+        self.breaks_at = self.breaks_on = None
         if self.is_after:
             send()
         raise Died(name)
@@ -56,6 +58,8 @@ class Wire:
                 "run",
                 lambda query, conn=None: self._pass(query.statement.name, lambda: run(query, conn)),
             )
+            transact = self.database.transact
+            patch.setattr(self.database, "transact", lambda work: self._pass("transact", lambda: transact(work)))
             for together in ("run_together", "run_at_once"):
                 send = getattr(self.database, together)
                 patch.setattr(
@@ -85,9 +89,14 @@ def play(desk: Desk, wire: Wire, result: Any) -> None:
         desk.travel(61)
 
 
-def scene(desk: Desk, monkeypatch: pytest.MonkeyPatch, breaks_at: int | None, is_after: bool) -> tuple[Any, Wire]:
-    path = desk.stage.directory / f"tries-{breaks_at}-{is_after}"
-    result = flows.everything.delay(str(path))
+def scene(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, flow: Any, breaks_at: int | None, is_after: bool
+) -> tuple[Any, Wire]:
+    path = desk.stage.directory / f"tries-{flow.name}-{breaks_at}-{is_after}"
+    result = flow.delay(str(path))
+    if flow is flows.everything_else:
+        for answer in ("again", "on"):
+            result.signal("round", answer)
     wire = Wire(desk)
     wire.breaks_at, wire.is_after = breaks_at, is_after
     with wire.tapped(monkeypatch):
@@ -95,11 +104,14 @@ def scene(desk: Desk, monkeypatch: pytest.MonkeyPatch, breaks_at: int | None, is
     return result, wire
 
 
-def judge(desk: Desk, result: Any) -> None:
+def judge(desk: Desk, flow: Any, result: Any) -> None:
     result._cache = None
     value = result.get(timeout=0)
-    assert value[:7] == EXPECTED[:7]
-    assert value[8] == EXPECTED[8]
+    if flow is flows.everything:
+        assert value[:7] == EXPECTED[:7]
+        assert value[8] == EXPECTED[8]
+    else:
+        assert value[:3] == [7, 7, 8]
     assert desk.standing(result) == ["SUCCESS"]
     steps = desk.conn.execute(
         "SELECT name, ordinal FROM pgtasks.step WHERE run = %s AND state = 'SUCCESS'", [id_of(result.id)]
@@ -108,46 +120,91 @@ def judge(desk: Desk, result: Any) -> None:
     children = desk.conn.execute(
         "SELECT count(*) FROM pgtasks.message WHERE parent = %s", [id_of(result.id)]
     ).fetchone()
-    assert children == (4,)
+    assert children == (4,) if flow is flows.everything else children in {(2,), (3,)}
     effects = Counter((line["name"], str(line.get("values")), line.get("key")) for line in desk.stage.lines("effect")
                       if line["name"] != "flaky")  # fmt: skip
-    assert max(effects.values()) <= 2
+    # A task may be sent twice by this run, and one of the two is lost with its worker.
+    assert all(count <= (3 if name == "packed" else 2) for (name, *_), count in effects.items())
     for table in ("claim", "ready", "scheduled", "waiting"):
         assert desk.conn.execute(f"SELECT count(*) FROM pgtasks.{table}".encode()).fetchone() == (0,), table
 
 
 def clean(desk: Desk) -> None:
     desk.stage.journal.write_text("")
-    for table in ("message", "result", "step", "signal", "awaited", "divergence"):
+    for table in ("message", "result", "step", "signal", "awaited", "divergence", "unique_key"):
         desk.conn.execute(f"DELETE FROM pgtasks.{table}".encode())
 
 
-def enumerate_crashes(desk: Desk, monkeypatch: pytest.MonkeyPatch, chosen: Callable[[int, str], bool]) -> int:
-    result, wire = scene(desk, monkeypatch, None, False)
-    judge(desk, result)
+def enumerate_crashes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, flow: Any, chosen: Callable[[int, str], bool]
+) -> int:
+    result, wire = scene(desk, monkeypatch, flow, None, False)
+    judge(desk, flow, result)
     count = 0
     for at, name in enumerate(wire.sent):
         for is_after in (False, True):
             if name not in NOT_A_RUNS and chosen(at, name):
                 clean(desk)
-                result, _ = scene(desk, monkeypatch, at, is_after)
-                judge(desk, result)
+                result, _ = scene(desk, monkeypatch, flow, at, is_after)
+                judge(desk, flow, result)
                 count += 1
     return count
 
 
+@pytest.mark.parametrize(
+    ("flow", "must_be"),
+    [
+        (flows.everything, {"remember", "adopt", "suspend", "recall", "receive", "collect", "amend", "claim", "settle"}),
+        (flows.everything_else, {"restart", "transact", "forget_failure"}),
+    ],
+    ids=["everything", "everything else"],
+)
 def test_a_worker_that_dies_at_one_statement_of_each_kind_is_survived(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, flow: Any, must_be: set[str]
 ) -> None:
     kinds: dict[str, int] = {}
 
     def first_of_kind(at: int, name: str) -> bool:
-        return kinds.setdefault(name, at) == at
+        return name in must_be and kinds.setdefault(name, at) == at
 
-    assert enumerate_crashes(desk, monkeypatch, first_of_kind) >= 2 * 8
-    assert {"remember", "adopt", "suspend", "recall", "receive", "collect", "amend", "claim", "settle"} <= set(kinds)
+    assert enumerate_crashes(desk, monkeypatch, flow, first_of_kind) >= 2 * len(must_be)
+    assert must_be <= set(kinds)
+
+
+@pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("statement", ["diverge", "postpone", "blame"])
+def test_a_worker_that_dies_where_code_and_history_part_or_where_a_run_fails_is_survived(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, statement: str, is_after: bool
+) -> None:
+    result = flows.fails.delay() if statement == "blame" else flows.changing_strictly.delay()
+    desk.drain()
+    code = desk.stage.directory / "code.json"
+    if statement == "blame":
+        desk.app.database.run(runs.redrive([id_of(result.id)]))  # a run that fails, once more
+    else:
+        code.write_text('{"before": ["a", "c", "b"]}')
+        result.signal("deployed")
+    wire = Wire(desk)
+    wire.breaks_on, wire.is_after = statement, is_after
+    with wire.tapped(monkeypatch):
+        (claim,) = desk.claim()
+        with pytest.raises(Died):
+            outcome = desk.run(claim)
+            raise Died if b"Died" in (outcome.value or b"") else AssertionError(outcome)
+    desk.die()
+    code.unlink(missing_ok=True)
+    desk.drain()
+    desk.travel(61)
+    desk.drain()
+
+    assert desk.standing(result) == ["FAILURE" if statement == "blame" else "SUCCESS"]
+    done = Counter(desk.effects())
+    assert all(count == 1 for name, count in done.items() if name != "refuse")
 
 
 @pytest.mark.chaos
-def test_a_worker_that_dies_at_any_statement_is_survived(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert enumerate_crashes(desk, monkeypatch, lambda at, name: True) > 60
+@pytest.mark.parametrize("flow", [flows.everything, flows.everything_else], ids=["everything", "everything else"])
+def test_a_worker_that_dies_at_any_statement_is_survived(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, flow: Any
+) -> None:
+    assert enumerate_crashes(desk, monkeypatch, flow, lambda at, name: True) > 20

@@ -129,3 +129,94 @@ def test_a_child_costs_one_round_trip(desk: Desk, proxy: FaultProxy, far: Databa
     far.run_at_once(*spawning(hold)[1])
 
     assert len(waits) == 1
+
+
+# -- calls that other tasks may stand for
+
+
+def children(desk: Desk, name: str) -> int:
+    row = desk.conn.execute("SELECT count(*) FROM pgtasks.message WHERE name = %s", [name]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_unique_child_is_made_once_however_often_the_run_is_replayed(desk: Desk) -> None:
+    result = flows.packing.delay(7)
+
+    assert desk.get(result) == 7
+    assert children(desk, flows.packed.name) == 1
+    assert desk.effects() == ["packed"]
+
+
+def test_a_task_that_is_there_stands_for_a_unique_child_and_is_not_cancelled_with_the_run(desk: Desk) -> None:
+    there = flows.packed.apply_async((7,), countdown=60)
+    result = flows.packing.delay(7)
+    desk.drain()
+    assert desk.is_suspended(result)
+    revoked = flows.packing.delay(7)
+    desk.drain()
+    revoked.revoke()
+    desk.drain()
+    assert standing(desk.conn, id_of(there.id)) == ["scheduled"]
+
+    desk.travel(61)
+
+    assert desk.get(there) == 7
+    desk.travel(11)  # it is looked for, since its end tells nobody
+    assert desk.get(result) == 7
+    assert children(desk, flows.packed.name) == 1
+
+
+@pytest.mark.parametrize("flow", [flows.insisting_on_packing, flows.packing_in_a_canvas], ids=lambda flow: flow.name)
+def test_the_refusal_of_a_unique_child_stands_though_the_key_is_free_in_the_replay(desk: Desk, flow: Any) -> None:
+    task = flows.packed if flow is flows.packing_in_a_canvas else flows.packed_by_one
+    there = task.apply_async((7,), countdown=30)
+    result = flow.delay(7)
+    desk.drain()
+    assert desk.is_suspended(result)
+
+    desk.travel(61)
+    desk.drain()
+
+    assert desk.get(there) == 7
+    assert desk.get(result) == "somebody else packs"
+    assert children(desk, task.name) == 1
+
+
+def test_unique_children_in_bulk_are_made_once_and_one_stands_for_its_equals(desk: Desk) -> None:
+    result = flows.packing_many.delay([1, 2, 1])
+
+    assert desk.get(result) == [1, 2, 1]
+    assert children(desk, flows.packed.name) == 2
+
+
+def test_a_canvas_with_a_unique_task_that_nobody_has_sent_is_made_once(desk: Desk) -> None:
+    result = flows.packing_in_a_canvas.delay(7)
+
+    assert desk.get(result) == 8
+    assert children(desk, flows.packed.name) == 1
+
+
+def test_debounced_children_become_one_with_the_last_words(desk: Desk) -> None:
+    result = flows.indexing.delay()
+    desk.drain()
+    desk.travel(1)
+    desk.drain()
+    desk.travel(11)
+
+    assert desk.get(result) == [2, 2, 2]
+    assert children(desk, flows.indexed.name) == 1
+
+
+def test_a_unique_child_whose_record_is_not_answered_is_made_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    transact = desk.app.database.transact
+
+    def unanswered(work: Any) -> Any:
+        transact(work)
+        return transact(work)  # it is sent once more, and is there already
+
+    monkeypatch.setattr(desk.app.database, "transact", unanswered)
+    result = flows.packing.delay(7)
+
+    assert desk.get(result) == 7
+    assert children(desk, flows.packed.name) == 1

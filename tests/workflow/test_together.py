@@ -154,7 +154,7 @@ def test_what_is_parked_behind_a_long_step_goes_to_another_worker(
 
     def long_for_one(name: str, *values: Any) -> Any:
         if values[0] == 102:
-            assert given_back.wait(30), "nothing was given up"
+            assert given_back.wait(60), "nothing was given up"
         return effect(name, *values)
 
     monkeypatch.setattr(flows, "effect", long_for_one)
@@ -232,7 +232,7 @@ def test_threads_that_record_at_the_same_time_share_statements(desk: Desk, monke
     def held_up(query: Any, conn: Any = None) -> Any:
         if not is_first.is_set():
             is_first.set()
-            assert may_go.wait(30)
+            assert may_go.wait(60)
         return run(query, conn)
 
     monkeypatch.setattr(desk.app.database, "run", held_up)
@@ -242,7 +242,7 @@ def test_threads_that_record_at_the_same_time_share_statements(desk: Desk, monke
         for n in range(6)
     ]
     threads[0].start()
-    assert is_first.wait(30)
+    assert is_first.wait(60)
     for thread in threads[1:]:
         thread.start()
     while len(shared._waiting) < 5:

@@ -9,6 +9,7 @@ import pytest
 
 from pgtasks.exceptions import DatabaseUnavailable, RunEnded, RunNotFound, TaskRevokedError, WorkflowError
 from pgtasks.message import id_of, new_id
+from pgtasks.store import fleet
 from tests.workflow import flows
 from tests.workflow.conftest import Desk
 
@@ -60,6 +61,17 @@ def test_a_signal_wakes_the_run_that_waits_for_it(desk: Desk) -> None:
 
     assert desk.get(result) == {"by": "ann"}
     assert desk.effects() == ["before"]
+
+
+def test_a_signal_tells_an_idle_worker_to_claim_and_not_to_look_around_before(desk: Desk) -> None:
+    result = flows.waiter.delay("packed")
+    desk.drain()
+    desk.app.database.run(fleet.idle(desk.hand.id, ["celery"]))
+    desk.conn.execute(f'LISTEN "pgtasks_worker_{desk.hand.id}"'.encode())
+
+    result.signal("packed")
+
+    assert [heard.payload for heard in desk.conn.notifies(timeout=30, stop_after=1)] == ["ready"]
 
 
 def test_a_signal_before_the_wait_is_kept_for_it(desk: Desk) -> None:
