@@ -1,4 +1,4 @@
-"""`app.control`: orders about tasks and to workers, and questions to them.
+"""`app.control`: remote control commands, and revoking tasks.
 
     broadcast -> a letter to each live worker -> it obeys -> its reply -> whoever asked
 
@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 import psycopg
 from kombu.matcher import match as _match
 
+from pgtasks.app import pidbox
 from pgtasks.exceptions import DuplicateNodenameWarning, TaskRevokedError
 from pgtasks.message import id_of
 from pgtasks.serialization import accepted, decode, encode, encode_exception
@@ -83,7 +84,7 @@ _matches: Callable[[str, str, str | None], bool] = _match  # type: ignore[assign
 
 
 class Inspect:
-    """Questions to workers. An answer maps node names to replies; None when nobody replied in time."""
+    """Queries to workers. An answer maps node names to replies; None when nobody replied in time."""
 
     app: Any = None
 
@@ -163,6 +164,18 @@ class Inspect:
             ids = tuple(ids[0])
         return self._request("query_task", ids=ids)
 
+    def memsample(self) -> Any:
+        """What memory the worker's parent process uses now, in words."""
+        return self._request("memsample")
+
+    def memdump(self, samples: int = 10) -> Any:
+        """What it used whenever it was asked, as text."""
+        return self._request("memdump", samples=samples)
+
+    def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Any:
+        """The file with a picture of what refers to objects of a type; the worker needs the package objgraph."""
+        return self._request("objgraph", num=n, max_depth=max_depth, type=type)
+
     def revoked(self) -> Any:
         """The ids of the tasks that were revoked while the worker ran."""
         return self._request("revoked")
@@ -180,7 +193,7 @@ class Inspect:
         return self._request("conf", with_defaults=with_defaults)
 
     def report(self) -> Any:
-        """What to send along with a bug report."""
+        """What to include in a bug report."""
         return self._request("report")
 
     def clock(self) -> Any:
@@ -193,7 +206,7 @@ class Inspect:
 
 
 class Control:
-    """Orders to the workers of one app, and about its tasks.
+    """Commands to the workers of one app, and about its tasks.
 
     Methods that are one command take the arguments of `broadcast` as well: destination=, reply=, timeout=, ...
     """
@@ -280,7 +293,7 @@ class Control:
         return self.broadcast("ping", reply=True, arguments={}, destination=destination, timeout=timeout, **kwargs)
 
     def shutdown(self, destination: Any = None, **kwargs: Any) -> Any:
-        """Have workers end when the tasks that run have ended."""
+        """Tell workers to shut down once their running tasks have ended."""
         return self.broadcast("shutdown", destination=destination, **kwargs)
 
     def add_consumer(
@@ -293,14 +306,14 @@ class Control:
         destination: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Have workers consume a queue as well."""
+        """Tell workers to start consuming a queue."""
         arguments = {"queue": queue, "exchange": exchange, "exchange_type": exchange_type, "routing_key": routing_key}
         return self.broadcast(
             "add_consumer", destination=destination, arguments={**arguments, **(options or {})}, **kwargs
         )
 
     def cancel_consumer(self, queue: str, destination: Any = None, **kwargs: Any) -> Any:
-        """Have workers consume a queue no longer."""
+        """Tell workers to stop consuming a queue."""
         return self.broadcast("cancel_consumer", destination=destination, arguments={"queue": queue}, **kwargs)
 
     def pool_grow(self, n: int = 1, destination: Any = None, **kwargs: Any) -> Any:
@@ -324,7 +337,7 @@ class Control:
         return self.broadcast("pool_restart", destination=destination, arguments=arguments, **kwargs)
 
     def autoscale(self, max: int, min: int, destination: Any = None, **kwargs: Any) -> Any:
-        """Set the most and the fewest processes of workers that scale by themselves."""
+        """Set the maximum and minimum number of processes of autoscaling workers."""
         return self.broadcast("autoscale", destination=destination, arguments={"max": max, "min": min}, **kwargs)
 
     def enable_events(self, destination: Any = None, **kwargs: Any) -> Any:
@@ -367,13 +380,19 @@ class Control:
         are accepted and not needed.
         """
         hostnames = self._addressees(destination, pattern, matcher)
-        body = encode({**(arguments or {}), **extra_kwargs}, self.app.conf.task_serializer)
+        others = pidbox.nodes(self.app, hostnames if destination else None, pattern, matcher)
+        arguments = {**(arguments or {}), **extra_kwargs}
+        body = encode(arguments, self.app.conf.task_serializer)
         ticket = uuid4() if reply else None
         letter = letters.Letter(ticket, self.app.clock.forward(), command, *body)
         if ticket is None:
             self.app.database.run(letters.post(letter, hostnames))
+            pidbox.ask(self.app, others, command, arguments, reply=False)
             return None
-        return _Replies(self.app, ticket).to(letters.post(letter, hostnames, timeout), timeout, limit, callback)
+        posted = letters.post(letter, hostnames, timeout)
+        replies = _Replies(self.app, ticket).to(posted, timeout, limit, callback)
+        left = limit - len(replies) if limit else None
+        return replies + pidbox.ask(self.app, others, command, arguments, timeout, left, callback)
 
     def _addressees(
         self, destination: Sequence[str] | None, pattern: str | None, matcher: str | None

@@ -1,11 +1,11 @@
-"""`pgtasks db`: look after the database."""
+"""`pgtasks db`: manage the database."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -14,7 +14,7 @@ import psycopg
 
 from pgtasks.bin.options import CeleryCommand, CLIContext, json_option
 from pgtasks.exceptions import ImproperlyConfigured
-from pgtasks.store import database, faults, migrate
+from pgtasks.store import database, faults, migrate, roles
 from pgtasks.store.embedded import Server
 from pgtasks.store.url import THROW_AWAY, configured_url
 from pgtasks.utils.text import mask_url
@@ -24,7 +24,7 @@ _A_DAY_S = 86_400.0
 
 @click.group()
 def db() -> None:
-    """Look after the database: the private server, and the schema.
+    """Manage the database: the private server and the schema.
 
     Which database that is: PGTASKS_DATABASE_URL, else broker_url and result_backend of the app named with -A,
     else DATABASE_URL, else a private server of this user.
@@ -47,7 +47,7 @@ def start(obj: CLIContext, /, as_json: bool) -> None:
 @json_option
 @click.option(
     "--mode", type=click.Choice(["smart", "fast", "immediate"]), default="fast", show_default=True,
-    help="Wait for the sessions to end, end them, or stop at once and recover at the next start.",
+    help="Wait for sessions to end, disconnect them, or abort and recover at the next start.",
 )  # fmt: skip
 @click.pass_obj
 def stop(obj: CLIContext, /, as_json: bool, mode: str) -> None:
@@ -82,7 +82,7 @@ def status(obj: CLIContext, /, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def url(obj: CLIContext, /, as_json: bool) -> None:
-    """Print the database's URL, password included; starts the private server if it is that."""
+    """Print the database's URL, password included; starts the private server if that is the one in use."""
     found = _url(obj)
     _print(obj, as_json, {"url": found}, found)
 
@@ -101,20 +101,74 @@ def upgrade(obj: CLIContext, /, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def check(obj: CLIContext, /, as_json: bool) -> None:
-    """Fail, saying what to do, unless the schema fits this release."""
+    """Check that the schema fits this release; if not, fail and say what to do."""
     with _connected(_url(obj)) as conn:
         migrate.check(conn)
         newest = str(migrate.applied(conn)[-1])
     _print(obj, as_json, {"ok": True, "schema": newest}, f"The schema fits this release: it is at {newest}.")
 
 
+def _role_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for kind, does in (
+        ("observer", "reads the views"),
+        ("worker", "runs tasks and looks after them"),
+        ("producer", "sends tasks and reads results"),
+    ):
+        command = click.option(
+            f"--{kind}", kind, metavar="ROLE", multiple=True, help=f"A role that {does}, and no more."
+        )(command)
+    return command
+
+
+def _kinds(chosen: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Each kind of role with its name, in the order of what they may do."""
+    found = [(kind, name) for kind in roles.KINDS for name in chosen[kind]]
+    names = [name for _, name in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise click.UsageError(
+            f"{twice[0]!r} is to be of two kinds. A worker may do all that the others may; take one role for each."
+        )
+    return found
+
+
 @db.command(cls=CeleryCommand)
-@click.option("--pending", is_flag=True, help="Only what the database lacks. Without it no database is needed.")
-@click.option("--grant", "role", metavar="ROLE", help="Print what lets ROLE work with the schema, instead.")
+@json_option
+@_role_options
 @click.pass_obj
-def sql(obj: CLIContext, /, pending: bool, role: str | None) -> None:
-    """Print the schema's SQL, for a DBA to run with psql."""
-    if role:
+def grant(obj: CLIContext, /, as_json: bool, **chosen: tuple[str, ...]) -> None:
+    """Let roles that exist work with the schema, each with no more rights than it needs.
+
+    What they had in the schema before is taken from them. Run it as the schema's owner, and again after an upgrade.
+
+    \b
+    pgtasks db grant --producer web --worker jobs --observer grafana
+    """
+    granted = _kinds(chosen)
+    if not granted:
+        raise click.UsageError("Name a role, as in `pgtasks db grant --producer web --worker jobs --observer grafana`.")
+    try:
+        with _connected(_url(obj)) as conn, conn.transaction():
+            for kind, name in granted:
+                conn.execute(roles.statements(kind, name).encode())
+    except psycopg.Error as exc:
+        raise click.ClickException(f"{exc}. Nothing was granted; `CREATE ROLE ... LOGIN` makes a role.") from exc
+    facts = {kind: list(names) for kind, names in chosen.items() if names}
+    _print(obj, as_json, facts, "\n".join(f"{name} is {_ARTICLE[kind]} {kind} now." for kind, name in granted))
+
+
+_ARTICLE = {"producer": "a", "worker": "a", "observer": "an"}
+
+
+@db.command(cls=CeleryCommand)
+@click.option("--pending", is_flag=True, help="Only the migrations that the database lacks.")
+@click.option("--grant", "role", metavar="ROLE", help="Print what lets ROLE do all but change the schema, instead.")
+@_role_options
+@click.pass_obj
+def sql(obj: CLIContext, /, pending: bool, role: str | None, **chosen: tuple[str, ...]) -> None:
+    """Print the schema's SQL, or that of `pgtasks db grant`, for a DBA to run with psql."""
+    if granted := _kinds(chosen):
+        click.echo("".join(roles.statements(kind, name) for kind, name in granted), nl=False)
+    elif role:
         click.echo(migrate.grants(role), nl=False)
     elif pending:
         with _connected(_url(obj)) as conn:
@@ -158,7 +212,7 @@ def _configured(obj: CLIContext) -> str | None:
 def _url(obj: CLIContext) -> str:
     url = _configured(obj)
     if url == THROW_AWAY:
-        raise click.UsageError("A memory:// broker is a new database in each process: there is none to look after.")
+        raise click.UsageError("A memory:// broker is a new database in each process: there is none to manage.")
     return Server.at().start() if url is None else url
 
 

@@ -25,7 +25,10 @@ import socket
 import struct
 import threading
 import time
+from _socket import socket as PlainSocket  # which gevent leaves as it is: its own cannot look without waiting
+from _socket import socketpair
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -114,8 +117,9 @@ def _unpack_report(packed: tuple[Any, ...], claims: Callable[[int], Claim]) -> R
         ran_s, value, hidden = rest
         claim = claims(number)
         outcome = Outcome(
-            id=claim.id, delivery=claim.delivery, value=value, hidden=hidden, has_successors=claim.has_successors
-        )
+            id=claim.id, delivery=claim.delivery, value=value, hidden=hidden, has_successors=claim.has_successors,
+            is_member=claim.group_id is not None,
+        )  # fmt: skip
         return Ended(number, outcome, ran_s)
     if kind == _FULL:
         ran_s, pickled = rest
@@ -155,11 +159,12 @@ class _Frames:
 class Line:
     """The child's end of the line; the slots of a child share it."""
 
-    def __init__(self, sock: socket.socket, tickets: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, sock: PlainSocket, tickets: PlainSocket) -> None:
+        self.sock = sock
         self._tickets = tickets
         self._frames = _Frames()
         self._inbox: dict[int, Claim] = {}
+        self._stops: list[tuple[int, str]] = []
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
 
@@ -178,20 +183,43 @@ class Line:
                 return None
             (number,) = _TICKET.unpack(ticket)
             while number not in self._inbox:
-                data = self._sock.recv(_READ)
+                data = self.sock.recv(_READ)
                 if not data:
                     return None
-                for first, packed in self._frames.feed(data):
-                    self._inbox[first] = unpack_claim(packed)
+                self._sort(data)
             # Tickets come in order: what lies before this one was taken back.
             while (first := next(iter(self._inbox))) != number:
                 del self._inbox[first]
             return number, self._inbox.pop(number)
 
+    def stops(self) -> list[tuple[int, str]]:
+        """Read what there is without waiting; gives the claims whose tasks are to be stopped, each with its fate.
+
+        Raises EOFError when the parent has gone.
+        """
+        with self._receiving:
+            with suppress(BlockingIOError):
+                while data := self.sock.recv(_READ, socket.MSG_DONTWAIT):
+                    self._sort(data)
+                raise EOFError("the parent has closed the line")
+        return self.take_stops()
+
+    def take_stops(self) -> list[tuple[int, str]]:
+        """Those that have been read already, with a claim."""
+        stops, self._stops = self._stops, []
+        return stops
+
+    def _sort(self, data: bytes) -> None:
+        for number, content in self._frames.feed(data):
+            if isinstance(content, str):
+                self._stops.append((number, content))
+            else:
+                self._inbox[number] = unpack_claim(content)
+
     def report(self, report: Report) -> None:
         data = _frame(_pack_report(report))
         with self._sending:
-            self._sock.sendall(data)
+            self.sock.sendall(data)
 
 
 class Serve(Protocol):
@@ -208,6 +236,8 @@ class ChildOptions:
     max_tasks: int | None = None
     #: Peak resident memory in KiB after which the child is replaced, as Celery counts it.
     max_memory_kib: int | None = None
+    #: It can stop one of its tasks when it is told to, and need not be killed for it.
+    can_stop: bool = False
 
 
 class Worker:
@@ -256,13 +286,13 @@ class Child:
         self._unsent = bytearray()
         self._hear: Callable[[], None] | None = None
         self._frames = _Frames()
-        self._sock, theirs = socket.socketpair()
-        self._tickets, self._tickets_read = socket.socketpair()
+        self._sock, theirs = socketpair()
+        self._tickets, self._tickets_read = socketpair()
         self.pid = fork(lambda: self._be_child(serve, site, theirs, close_in_child))
         theirs.close()
         self._sock.setblocking(False)
 
-    def _be_child(self, serve: Serve, site: Any, theirs: socket.socket, close_in_child: Callable[[], None]) -> int:
+    def _be_child(self, serve: Serve, site: Any, theirs: PlainSocket, close_in_child: Callable[[], None]) -> int:
         self._sock.close()
         self._tickets.close()
         close_in_child()
@@ -300,6 +330,13 @@ class Child:
             self._tickets.sendall(tickets)
         except OSError:
             pass  # it died, or was dismissed; the claims are found among its jobs
+
+    def stop(self, claim_id: UUID, fate: str) -> None:
+        """Have the child stop one of its tasks, which gets this fate; nothing if that has just ended."""
+        for number, job in self.jobs.items():
+            if job.claim.id == claim_id:
+                self._unsent += _frame((number, fate))
+        self.flush()
 
     @property
     def wants_to_write(self) -> bool:

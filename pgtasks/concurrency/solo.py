@@ -34,11 +34,13 @@ class LeaseKeeper(threading.Thread):
                 self._renew()
 
     def stop(self) -> None:
+        """Have it end, and wait until it has, but no longer for a renewal than a database takes that answers."""
         self._stopped.set()
+        self.join(5)
 
 
 class SoloChild:
-    """Looks to the crew like a child with one slot, and runs what it is sent before it returns."""
+    """Has the interface of a child with one slot, and runs what it is sent before `send` returns."""
 
     is_leaving = False
     wants_to_write = False

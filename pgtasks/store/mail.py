@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Unpack
 from uuid import UUID
 
 from pgtasks.message import Message
-from pgtasks.store.sql import Query, Row, count, load, nothing
+from pgtasks.store.sql import Query, Row, column, count, load, nothing, rows
 from pgtasks.store.tasks import StateRow
 
 _SQL = load("mail")
@@ -91,8 +91,18 @@ def find_mailbox(exchange: str, routing_key: str) -> Query[str | None]:
     return Query(_SQL["find_mailbox"], {"exchange": exchange, "routing_key": routing_key}, _first)
 
 
+def nodes(exchange: str) -> Query[list[str]]:
+    """The names of the live workers of Celery that read commands sent by this exchange."""
+    return Query(_SQL["nodes"], {"exchange": exchange}, column)
+
+
 def _first(found: Sequence[Row]) -> str | None:
     return found[0][0] if found else None
+
+
+def bindings() -> Query[Sequence[Row]]:
+    """What exchanges send to: queue, exchange, routing key."""
+    return Query(_SQL["bindings"], {}, rows)
 
 
 def unbind(exchange: str, queue: str, routing_key: str) -> Query[None]:
@@ -101,7 +111,7 @@ def unbind(exchange: str, queue: str, routing_key: str) -> Query[None]:
 
 
 def close_mailbox(name: str) -> Query[None]:
-    """Throw a mailbox away with all that belongs to it."""
+    """Delete a mailbox with all that belongs to it."""
     return Query(_SQL["close_mailbox"], {"name": name}, nothing)
 
 
@@ -136,7 +146,7 @@ def _look(found: Sequence[Row]) -> Look:
 
 
 def empty(name: str) -> Query[int]:
-    """Throw away what is in a mailbox; gives how many messages that were."""
+    """Empty a mailbox; gives how many messages were removed."""
     return Query(_SQL["empty"], {"name": name}, count)
 
 
@@ -151,7 +161,7 @@ def reply(mailbox: str, properties: bytes, body: bytes) -> Query[None]:
 
 
 def sweep() -> Query[None]:
-    """Throw away mailboxes that nobody reads, and tasks acknowledged a week ago and never heard of."""
+    """Delete mailboxes that nobody reads, and tasks acknowledged a week ago whose end was never reported."""
     return Query(_SQL["sweep"], {}, nothing)
 
 

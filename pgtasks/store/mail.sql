@@ -36,6 +36,19 @@ ON CONFLICT (exchange, queue, routing_key) DO NOTHING
 -- Find the mailbox that a direct exchange sends to by a routing key. Out: its name.
 SELECT queue FROM pgtasks.binding WHERE exchange = %(exchange)s AND routing_key = %(routing_key)s AND is_mailbox LIMIT 1
 
+-- name: nodes
+-- The workers of Celery that read their commands from mailboxes of an exchange, by the names that these begin with.
+-- Relies on binding_pkey. In: exchange. Out: names.
+SELECT left(b.queue, -1 - length(%(exchange)s::text))
+FROM pgtasks.binding b JOIN pgtasks.mailbox m ON m.name = b.queue
+WHERE b.exchange = %(exchange)s::text AND b.is_mailbox AND m.seen_at > pgtasks.clock() - m.expires
+  AND right(b.queue, 1 + length(%(exchange)s::text)) = '.' || %(exchange)s::text
+ORDER BY b.queue
+
+-- name: bindings
+-- What exchanges send to, as programs of Celery have declared it. Few rows, read whole. Out: queue, exchange, routing key.
+SELECT queue, exchange, routing_key FROM pgtasks.binding ORDER BY queue, exchange, routing_key
+
 -- name: unbind
 -- Have an exchange send to a queue no longer.
 DELETE FROM pgtasks.binding

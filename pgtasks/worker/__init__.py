@@ -1,4 +1,4 @@
-"""The worker: the process that claims tasks and looks after the children that run them."""
+"""The worker: the process that claims tasks and supervises the children that run them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Which pool a worker has, and the crew made of it."""
+"""Choosing a worker's pool, and building its crew."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pgtasks.concurrency.base import ChildOptions
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.execution import Site
 from pgtasks.message import Claim
+from pgtasks.utils.nodenames import worker_direct
 from pgtasks.utils.sysinfo import cpu_budget
 from pgtasks.worker.crew import CrewOptions
 from pgtasks.worker.pacing import PacedCrew
@@ -22,7 +23,15 @@ POOLS: dict[str, tuple[str, bool]] = {
     "processes": ("pgtasks.concurrency.prefork", True),
     "threads": ("pgtasks.concurrency.thread", False),
     "aio": ("pgtasks.concurrency.aio", False),
+    "gevent": ("pgtasks.concurrency.gevent", False),
     "solo": ("pgtasks.concurrency.solo", False),
+}
+
+
+#: What else there is for those who are used to another one.
+_INSTEAD = {
+    "eventlet": " The authors of eventlet advise against its use: take gevent, which is closest to it, threads, or aio"
+    " for coroutines."
 }
 
 
@@ -33,20 +42,29 @@ def concurrency_of(wanted: int | str | None) -> int:
     return int(wanted or os.cpu_count() or 1)
 
 
+def select_queues(app: Any, hostname: str, queues: Iterable[str] | None, exclude_queues: Iterable[str] | None) -> None:
+    """Have the app's workers take from these queues, and from the worker's own with `worker_direct`."""
+    app.amqp.queues.select(queues)
+    app.amqp.queues.deselect(exclude_queues)
+    if app.conf.worker_direct:
+        app.amqp.queues.select_add(worker_direct(hostname))
+
+
 def assemble(
     worker: Any, *, is_at_most_once: Callable[[Claim], bool], private_descriptors: Callable[[], Iterable[int]]
 ) -> PacedCrew:
     """Make the crew of a worker for its current registration; its children are not started yet."""
-    serve, are_children = _pool(worker.pool)
+    pool, are_children = _pool(worker.pool)
     return PacedCrew(
         Site(worker.app, worker.consumer.worker, worker.hostname),
         CrewOptions(
-            serve=serve,
+            serve=getattr(pool, "serve", None),
             children=worker.concurrency if are_children else 1,
             child=ChildOptions(
                 slots=1 if are_children else worker.concurrency,
                 max_tasks=worker.max_tasks_per_child,
                 max_memory_kib=worker.max_memory_per_child,
+                can_stop=getattr(pool, "can_stop", False),
             ),
             max_deliveries=int(worker.app.conf.task_max_deliveries),
         ),
@@ -57,11 +75,7 @@ def assemble(
 
 
 def _pool(name: str) -> tuple[Any, bool]:
-    try:
-        module, are_children = POOLS[name]
-    except KeyError:
-        raise ImproperlyConfigured(
-            f"No pool {name!r} here. There are: {', '.join(POOLS)}."
-            " (gevent and eventlet: use aio for coroutines, or threads.)"
-        ) from None
-    return getattr(import_module(module), "serve", None), are_children
+    if name not in POOLS:
+        raise ImproperlyConfigured(f"No pool {name!r} here. There are: {', '.join(POOLS)}.{_INSTEAD.get(name, '')}")
+    module, are_children = POOLS[name]
+    return import_module(module), are_children

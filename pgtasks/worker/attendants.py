@@ -1,9 +1,10 @@
-"""What goes along with a worker's loop: its events, its autoscaler, systemd, and the steps of the project.
+"""What goes along with a worker's loop: its events, its autoscaler, systemd, the project's steps and their timer.
 
-start    once the worker is registered and has its children
-looked   once a second, with what the tick has shown
-mind     at every turn; `next_at` says when one is needed
-stop     while the worker can still speak with the database
+include_steps  before the worker has children
+start          once it is registered and has them
+looked         once a second, with what the tick has shown
+mind           at every turn; `next_at` says when one is needed
+stop           while the worker can still speak with the database
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 from pgtasks.app.flows import declared_flows
 from pgtasks.bootsteps import in_order
+from pgtasks.exceptions import WorkerShutdown, WorkerTerminate
 from pgtasks.store import flows
 from pgtasks.utils.log import get_logger
+from pgtasks.worker import state
 from pgtasks.worker.autoscale import Autoscaler
 from pgtasks.worker.reporter import HEARTBEAT_S, Reporter
 
@@ -28,7 +33,7 @@ logger = get_logger("celery.worker")
 
 
 class Attendants:
-    """All that goes along with one worker."""
+    """The services attached to one worker."""
 
     def __init__(self, worker: Any, options: dict[str, Any]) -> None:
         self._worker = worker
@@ -43,20 +48,39 @@ class Attendants:
         scale = options.get("autoscale")
         self.autoscaler = Autoscaler(worker, *scale) if scale else None
         self.systemd = Systemd()
+        self._steps: list[Any] = []
+
+    @cached_property
+    def timer(self) -> Any:
+        # It comes with kombu's event loop, which a worker without steps need not load.
+        return import_module("pgtasks.worker.timer").Timer()
 
     def start(self) -> None:
         worker, consumer = self._worker, self._worker.consumer
         self.reporter.start()
         for name, flow in declared_flows(worker.app).items():
             consumer.database.run(flows.declare(name, flow.limits()))
-        worker.steps, consumer.steps = [], []
-        for blueprint, parent in (("worker", worker), ("consumer", consumer)):
-            for cls in in_order(worker.app.steps[blueprint]):
-                cls(parent, **self._options).include(parent)
+        consumer.steps = []
+        self._include("consumer", consumer)
         for step in (*worker.steps, *consumer.steps):
             logger.debug("Starting %s", step.alias)
             step.start(worker if step in worker.steps else consumer)
         self.systemd.tell("READY=1", f"STATUS={worker.hostname} ready.")
+
+    def include_steps(self) -> None:
+        """Make the worker's own steps before it forks: what they connect to signals, its children inherit."""
+        self._worker.steps = []
+        self._include("worker", self._worker)
+
+    def _include(self, blueprint: str, parent: Any) -> None:
+        for cls in in_order(self._worker.app.steps[blueprint]):
+            step = cls(parent, **{**self._own_options(), **self._options})
+            step.include(parent)
+            # Receivers of signals are held weakly, and may be methods of a step that is neither started nor stopped.
+            self._steps.append(step)
+
+    def _own_options(self) -> dict[str, Any]:
+        return {name: getattr(self._worker, name) for name in ("concurrency", "loglevel", "pool", "purge")}
 
     def looked(self, tick: Any) -> None:
         self.reporter.listened(tick.has_listeners)
@@ -68,9 +92,16 @@ class Attendants:
     def mind(self, now: float) -> None:
         self.reporter.mind(now)
         self.systemd.mind(now)
+        if "timer" in vars(self):
+            self.timer.mind(now)
+        try:
+            state.maybe_shutdown()
+        except (WorkerShutdown, WorkerTerminate) as wish:
+            self._worker.end(wish)
 
     def next_at(self) -> Iterable[float]:
-        return [at for at in (self.reporter.next_at(), self.systemd.next_at) if at is not None]
+        times = [self.reporter.next_at(), self.systemd.next_at, self.timer.next_at if "timer" in vars(self) else None]
+        return [at for at in times if at is not None]
 
     def stop(self, is_terminating: bool) -> None:
         self.systemd.tell("STOPPING=1")
@@ -79,12 +110,19 @@ class Attendants:
         for step, parent in started:
             step.close(parent)
         for step, parent in started:
-            try:
-                (step.terminate if is_terminating else step.stop)(parent)
-            except Exception:
-                # The others, and the worker's own signing off, must not fail with it.
-                logger.exception("Error while stopping the step %s", step.alias)
+            self._end(step, step.terminate if is_terminating else step.stop, parent)
+        for step, parent in started:
+            # Steps of Celery's consumer may have one more: for what is to be done when all have stopped.
+            if parent is not self._worker and (shutdown := getattr(step, "shutdown", None)):
+                self._end(step, shutdown, parent)
         self.reporter.stop()
+
+    def _end(self, step: Any, end: Callable[[Any], Any], parent: Any) -> None:
+        try:
+            end(parent)
+        except Exception:
+            # The others, and the worker's own signing off, must not fail with it.
+            logger.exception("Error while stopping the step %s", step.alias)
 
     def stats(self) -> dict[str, Any]:
         """What `inspect stats` shows of them."""

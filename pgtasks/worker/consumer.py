@@ -1,4 +1,4 @@
-"""A worker's dealings with the database: claiming, settling, the lease, sleeping and being woken.
+"""A worker's database side: claiming, settling, the lease, idling and being woken.
 
     step    settle what ended and claim for the free slots: one round trip for plain successes, one more for the rest
     tick    once a second: move what is due, look for anything missed, and every few seconds renew the lease
@@ -94,6 +94,15 @@ class Consumer:
         queues: list[str] = self._description["queues"]
         return queues
 
+    @property
+    def app(self) -> Any:
+        """For steps and commands of the project, as is `timer`."""
+        return self.controller.app
+
+    @property
+    def timer(self) -> Any:
+        return self.controller.timer
+
     # -- membership
 
     def enlist(self) -> None:
@@ -165,7 +174,7 @@ class Consumer:
         return list({*self.database.descriptors(), *([self.bell.fileno()] if self.bell else [])})
 
     def hear(self) -> list[str]:
-        """Take in notifications, and give what they say; a doorbell that broke is replaced by the next tick."""
+        """Read notifications and return their payloads; a broken doorbell is replaced by the next tick."""
         try:
             return self._bell.heard() if self._bell is not None else []
         except psycopg.Error:
@@ -180,8 +189,8 @@ class Consumer:
         """Settle outcomes and claim up to `room` tasks.
 
         Raises when the database does not answer; the same outcomes may then be given again, since those that were
-        settled already do not match any more. `known` are the claims in hand, for what an answer lost on the way
-        may have added to them.
+        settled already do not match any more. `known` are the claims that the worker knows of, to find those that a
+        lost answer may have added.
         """
         if self._is_unsure or self.database.connects > self._connects:
             self._compare([(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes])
@@ -208,7 +217,7 @@ class Consumer:
         return claims
 
     def _compare(self, in_hand: Sequence[tuple[UUID, int]]) -> None:
-        """After an answer or a connection was lost: see what became of claims, and take the tables' word for it."""
+        """After an answer or a connection was lost: compare the claims in hand with the tables, which are right."""
         back, lost = self.database.run(fleet.disown(self.worker, in_hand))
         if back:
             logger.warning("%d claims whose answer was lost on the way went back to their queues", back)
@@ -217,13 +226,18 @@ class Consumer:
 
     def _release(self, outcomes: Sequence[Outcome], room: int) -> list[Claim]:
         """Settle successes that others wait for; takes what they release when nothing else waits for its turn."""
+        room = room if self._is_drained else 0
+        may_lag = not self.database.is_pooled
+        settled: tasks.Settled | None = None
         try:
-            settled = self.database.run(
-                tasks.release(
-                    self.worker, self.hostname, outcomes,
-                    queues=self._free, room=room if self._is_drained else 0, may_lag=not self.database.is_pooled,
+            if room and len(outcomes) == 1 and tasks.is_link(outcomes[0]):
+                link = tasks.pass_on(self.worker, self.hostname, outcomes[0], queues=self._free, may_lag=may_lag)
+                settled = self.database.run(link)
+            if settled is None:
+                release = tasks.release(
+                    self.worker, self.hostname, outcomes, queues=self._free, room=room, may_lag=may_lag
                 )
-            )  # fmt: skip
+                settled = self.database.run(release)
         except OperationalError:
             raise
         except Exception:

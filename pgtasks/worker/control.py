@@ -127,9 +127,11 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
     if not terminate:
         logger.info("Tasks flagged as revoked: %s", ", ".join(ids))
         return ok(f"tasks {ids} flagged as revoked")
-    mine = [request for request in _in_hand(state) if request.id in ids]
-    _terminate(state, mine, signal)
-    return ok(f"terminate: {', '.join(request.id for request in mine)}" if mine else "terminate: tasks unknown")
+    _terminate(state, [request for request in _in_hand(state) if request.id in ids], signal)
+    # Its row may have reached this worker before the letter did.
+    lately = state.consumer.controller.crew.terminated
+    mine = [each for each in ids if id_of(each) in lately]
+    return ok(f"terminate: {', '.join(mine)}" if mine else "terminate: tasks unknown")
 
 
 @control_command(variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [id2 [... [idN]]]]")

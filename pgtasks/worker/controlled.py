@@ -8,7 +8,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from importlib import reload as reload_module
 from typing import Any
 
@@ -48,6 +49,11 @@ class Controlled:
     def queues(self) -> list[str]:
         """The names of the queues it consumes."""
         return list(self.app.amqp.queues.consume_from)
+
+    @property
+    def timer(self) -> Any:
+        """By which steps of the project have something done later, in the loop."""
+        return self.attendants.timer
 
     # -- its tasks
 
@@ -146,10 +152,15 @@ class Controlled:
 
     def end(self, how: WorkerShutdown | WorkerTerminate) -> None:
         """Shut down as a command asks for it by raising."""
-        self.exitcode = how.code if isinstance(how.code, int) else self.exitcode
         self.stop(signal.SIGTERM if isinstance(how, WorkerShutdown) else signal.SIGQUIT)
+        if isinstance(how.code, int):
+            # After the signal has been heeded, which says what the status is for itself.
+            self.call_soon(partial(setattr, self, "exitcode", how.code))
 
     def stop(self, how: int = signal.SIGTERM) -> None:
+        raise NotImplementedError
+
+    def call_soon(self, call: Callable[[], Any]) -> None:
         raise NotImplementedError
 
 

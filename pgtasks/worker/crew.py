@@ -1,4 +1,4 @@
-"""The children of a worker: who runs what, who is late, who died, who comes next.
+"""The children of a worker: which claims each one runs, time limits, deaths and replacements.
 
     accept(claims) -> backlog -> dispatch -> child -> outcomes
                          ^                     |
@@ -59,7 +59,7 @@ class CrewOptions(NamedTuple):
 
 
 class Crew:
-    """Children, the claims in their hands, and those still waiting for a free slot."""
+    """Children, the claims they were sent, and those still waiting for a free slot."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Crew:
         self.dispatch()
 
     def suspects(self) -> list[Claim]:
-        """The suspects that a slot is free for; they are to be charged, and then to `begin`."""
+        """The suspects that a slot is free for; the caller charges them, then lets them `begin`."""
         self._put_suspects_first()
         free = sum(child.options.slots - len(child.jobs) for child in self._with_free_slots())
         return list(takewhile(_is_suspect, islice(self.backlog, free)))
@@ -227,7 +227,7 @@ class Crew:
     # -- what the children say
 
     def listen(self, child: Child) -> None:
-        """Take in what a child reports, and its death if that is what there is."""
+        """Process what a child reports, including its death."""
         reports = child.receive()
         if reports is None:
             self._bury(child)
@@ -271,7 +271,7 @@ class Crew:
         return bool(self.backlog) or any(len(child.jobs) > child.options.slots for child in self.children)
 
     def disclaim(self, ids: Collection[UUID]) -> None:
-        """Have nothing come of claims that are not this worker's any more; those that run go on, unheard."""
+        """Drop claims that are not this worker's any more; those that run go on, and their outcomes are ignored."""
         self.backlog = deque(claim for claim in self.backlog if claim.id not in ids)
         for child in self.children:
             for job in child.jobs.values():
@@ -286,10 +286,9 @@ class Crew:
         """A child has gone: keep what it had not begun, and decide what becomes of what it was running."""
         self.children.remove(child)
         self.backlog.extendleft(reversed(child.take_back()))
-        running = list(child.jobs.values())
         status = child.bury()
         guilty, verdict = self._condemned.pop(child.pid, _NOBODY)
-        for job in running:
+        for job in list(child.jobs.values()):
             if guilty is not None and guilty != job.claim.id:
                 # A run that was parked beside the one which the child was killed for.
                 self._outcomes.append(returned(job.claim))
@@ -384,6 +383,8 @@ class Crew:
             taken_back = child.take_back()
             if any(claim.id == claim_id for claim in taken_back):
                 taken_back = [c._replace(fate="revoked") if c.id == claim_id else c for c in taken_back]
+            elif signal_name and child.options.can_stop:
+                child.stop(claim_id, f"terminated:{signal_name}")
             elif signal_name and child.options.slots == 1 and child.pid not in self._condemned:
                 self.condemn(child, job.claim, f"terminated:{signal_name}", _signal_number(signal_name))
             self.backlog.extendleft(reversed(taken_back))
@@ -393,7 +394,7 @@ class Crew:
     # -- what others ask
 
     def whereabouts(self) -> Iterator[tuple[Claim, int | None, float | None]]:
-        """Every claim in hand, the process it was sent to, and since when that runs it by the monotonic clock."""
+        """Every unsettled claim, the process it was sent to, and since when it runs by the monotonic clock."""
         for child in self.children:
             begun = child.begun()
             for job in list(child.jobs.values()):
@@ -456,5 +457,4 @@ def _is_suspect(claim: Claim) -> bool:
 
 
 def _signal_number(name: str) -> int:
-    number = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", signal.SIGTERM)
-    return int(number)
+    return int(getattr(signal, name if name.startswith("SIG") else f"SIG{name}", signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""A worker's letters: each is a command, given to the function of the `Panel` that it names.
+"""A worker's letters: each is a remote control command, dispatched to the function of the `Panel` that it names.
 
 letter -> Letterbox.empty -> command -> its answer as a reply
 """
@@ -28,7 +28,7 @@ logger = get_logger("celery.worker.control")
 
 
 class Letterbox:
-    """Reads a worker's letters and sees that they are obeyed."""
+    """Reads a worker's letters and executes them."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
@@ -38,7 +38,7 @@ class Letterbox:
         )
 
     def empty(self) -> None:
-        """Obey the letters that have come, in their order; raises only when the database does not answer."""
+        """Execute the letters that have come, in order; raises only when the database does not answer."""
         consumer = self._worker.consumer
         found = consumer.database.run(letters.take(consumer.worker))
         if not self._worker.app.conf.worker_enable_remote_control:

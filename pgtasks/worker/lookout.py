@@ -1,4 +1,4 @@
-"""How far a worker looks around once a second, so that what an old snapshot keeps dead does not make it busy."""
+"""How much a worker's tick scans, so that dead rows kept by an old snapshot do not make it expensive."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pgtasks.message import NEVER_AGAIN, Claim, Outcome
 
 __all__ = ("delivered_again", "described", "returned")
 
-#: A claim whose child died is run again at once, then after so many seconds, which double with every further death.
+#: A claim whose child died is run again at once, then after this many seconds, doubling with every further death.
 REST_AFTER_DEATH_S = 1.0
 
 
@@ -27,7 +27,7 @@ def delivered_again(claim: Claim) -> Outcome:
 
 
 def returned(claim: Claim, *, must_not_run: bool = False) -> Outcome:
-    """Back to the queue as it was; or with so many losses that whoever claims it next fails it instead."""
+    """Back to the queue as it was; or with so many losses that its next claimer fails it instead."""
     losses = NEVER_AGAIN if must_not_run else claim.losses
     return Outcome(id=claim.id, delivery=claim.delivery, kind="back", retries=claim.retries, losses=losses)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -23,6 +24,8 @@ class PacedCrew(Crew):
     def __init__(self, *args: Any, throttle: Throttle, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.throttle = throttle
+        #: What it was told to terminate lately, and had: by its row or by a letter, whichever came first.
+        self.terminated: deque[UUID] = deque(maxlen=1000)
 
     def _ended(self, report: Ended) -> None:
         Crew._ended(self, report)
@@ -41,7 +44,7 @@ class PacedCrew(Crew):
         return self.throttle.release()
 
     def reset_rate_limits(self) -> None:
-        """Read the limits of all tasks anew."""
+        """Read the limits of all tasks again."""
         self.throttle.reset()
         self._outcomes.extend(self.throttle.take_outcomes())
 
@@ -53,6 +56,8 @@ class PacedCrew(Crew):
         return min((at for at in times if at is not None), default=None)
 
     def revoke(self, claim_id: Any, signal_name: str) -> None:
+        if signal_name and any(claim.id == claim_id for claim in self.in_hand()):
+            self.terminated.append(claim_id)
         if (claim := self.throttle.withdraw(claim_id)) is not None:
             self.accept([claim._replace(fate="revoked")])
         else:

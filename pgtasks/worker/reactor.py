@@ -11,7 +11,7 @@ React = Callable[[], None]
 
 
 class Reactor:
-    """Sleeps until something happens, and lets whoever it concerns react."""
+    """Sleeps until something happens, and calls the callback registered for it."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -21,7 +21,9 @@ class Reactor:
         self._hear_bell: React = lambda: None
 
     def fileno(self) -> int:
-        return self._selector.fileno()
+        """The selector's own descriptor; -1 where it has none, as those of gevent."""
+        fileno: Callable[[], int] = getattr(self._selector, "fileno", lambda: -1)
+        return fileno()
 
     def watch(self, descriptor: int, react: React) -> None:
         """Watch a descriptor from now on."""

@@ -1,4 +1,4 @@
-"""A worker's events: what it tells whoever listens, of itself and, when asked to, of its tasks.
+"""A worker's monitoring events: about itself and, when enabled, about its tasks.
 
 While nobody listens nothing is made and nothing is sent: the worker learns by its tick, which it does in any case, whether
 somebody does. Everything is sent together, a few times a second at most.

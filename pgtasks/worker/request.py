@@ -23,7 +23,7 @@ __all__ = ("LogData", "Request")
 
 
 class Request:
-    """One task in the hands of a worker. Names that are not below are those of `task.request`."""
+    """One task that a worker has claimed. Names that are not below are those of `task.request`."""
 
     def __init__(
         self, site: Site, claim: Claim, *, worker_pid: int | None = None, began_at: float | None = None

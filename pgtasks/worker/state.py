@@ -1,4 +1,4 @@
-"""What the workers of this process have in hand and have done, under the names that Celery gives it.
+"""What the workers of this process are doing and have done, under Celery's names.
 
 The requests are looked up in the workers when somebody asks; only counts, recent successes and what was revoked are
 kept here. It is for remote control and for monitoring code: what must not be lost is in the database.
@@ -16,18 +16,22 @@ from typing import Any
 from uuid import UUID
 
 from pgtasks import __version__
+from pgtasks.exceptions import WorkerShutdown, WorkerTerminate
 from pgtasks.message import Outcome, id_of
 
 __all__ = (
     "SOFTWARE_INFO",
     "active_requests",
     "all_total_count",
+    "maybe_shutdown",
     "requests",
     "reserved_requests",
     "reset_state",
     "revoked",
     "revoked_stamps",
     "scheduled_requests",
+    "should_stop",
+    "should_terminate",
     "successful_requests",
     "total_count",
 )
@@ -37,6 +41,10 @@ SUCCESSFUL_MAX, REVOKES_MAX = 1000, 50_000
 
 #: What events say of the software that sends them.
 SOFTWARE_INFO = {"sw_ident": "py-celery", "sw_ver": __version__, "sw_sys": platform.system()}
+
+#: Set by code of the project in the worker's parent process: an exit status, for a warm stop or a cold one.
+should_stop: int | None = None
+should_terminate: int | None = None
 
 #: The workers that run in this process.
 workers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -139,6 +147,17 @@ def note_received(names: Iterable[str]) -> None:
 def note_settled(outcomes: Iterable[Outcome]) -> None:
     """Remember which tasks have succeeded; to be called once their results can be read."""
     successful_requests.extend(o.id for o in outcomes if o.kind == "done" and o.state == "SUCCESS")
+
+
+def maybe_shutdown() -> None:
+    """Raise what stands for the stop that was asked for, once, with its exit status."""
+    global should_stop, should_terminate
+    cold, should_terminate = should_terminate, None
+    warm, should_stop = should_stop, None
+    if cold is not None and cold is not False:
+        raise WorkerTerminate(cold)
+    if warm is not None and warm is not False:
+        raise WorkerShutdown(warm)
 
 
 def reset_state() -> None:

@@ -1,4 +1,4 @@
-"""The worker: one process that looks after children, and never runs a task itself.
+"""The worker: one process that supervises children, and never runs a task itself.
 
     start:  logging, task modules, signals -> children -> register -> banner
     loop:   hear children -> settle and claim -> hand out -> sleep on pipes, the doorbell, signals and timers
@@ -32,7 +32,7 @@ from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
 from pgtasks.worker import state
 from pgtasks.worker.alarm import Alarm
-from pgtasks.worker.assembly import assemble, concurrency_of
+from pgtasks.worker.assembly import assemble, concurrency_of, select_queues
 from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
@@ -91,18 +91,15 @@ class Worker(Controlled):
         self.hostname = default_nodename(hostname)
         self.pool = pool or conf.worker_pool or "prefork"
         self.concurrency = concurrency_of(concurrency or conf.worker_concurrency)
-        self.loglevel = loglevel
-        self.logfile = logfile
+        self.loglevel, self.logfile = loglevel, logfile
         self.max_tasks_per_child = max_tasks_per_child or conf.worker_max_tasks_per_child
         self.max_memory_per_child = max_memory_per_child or conf.worker_max_memory_per_child
         self.colorize = None if no_color is None else not no_color
         self.redirect_stdouts = conf.worker_redirect_stdouts if redirect_stdouts is None else redirect_stdouts
-        self.quiet = quiet
-        self.purge = purge
+        self.quiet, self.purge = quiet, purge
         self.exitcode = EX_OK
         self._installs_signal_handlers = installs_signal_handlers
-        app.amqp.queues.select(queues)
-        app.amqp.queues.deselect(exclude_queues)
+        select_queues(app, self.hostname, queues, exclude_queues)
         if time_limit is not None:
             conf.task_time_limit = time_limit
         if soft_time_limit is not None:
@@ -119,6 +116,7 @@ class Worker(Controlled):
         """Run until told to stop; gives the exit status."""
         self._prepare()
         try:
+            self.attendants.include_steps()
             self._open()
             self.attendants.start()
             self.on_consumer_ready(self.consumer)
@@ -172,7 +170,7 @@ class Worker(Controlled):
         return {name: getattr(self, name) for name in (*names, "max_tasks_per_child", "max_memory_per_child")}
 
     def _open(self) -> None:
-        """Open everything in the order that keeps children clean: they are forked before connections exist."""
+        """Open everything, children first: they are forked before there are connections that they could inherit."""
         app, conf = self.app, self.app.conf
         self._reactor = Reactor()
         # A worker waits out the database's absence in its own loop, where it can mind its lease.
@@ -441,7 +439,7 @@ class Worker(Controlled):
         self.crew.backlog.clear()
 
     def _rejoin(self) -> None:
-        """Start over under a new id, with new children."""
+        """Register again under a new id, with new children."""
         self._lose_lease()
         self.consumer.enlist()
         self._has_lost_lease = False
@@ -463,7 +461,7 @@ class Worker(Controlled):
                 wish()
 
     def _heed(self, signum: int) -> None:
-        """Begin the shutdown that a signal asks for; a second SIGINT turns a warm one cold."""
+        """Start the shutdown that a signal asks for; a second SIGINT turns a warm one cold."""
         if signum == signal.SIGHUP:
             self._restarts = True
         is_cold = signum == signal.SIGQUIT or (signum == signal.SIGINT and self._is_stopping)
@@ -541,7 +539,8 @@ class Worker(Controlled):
         """Let the children end by themselves, as they have nothing left to do; those that do not are killed."""
         self.crew.dismiss()
         deadline = time.monotonic() + 5
-        while self.crew.children and time.monotonic() < deadline:
+        # The one of the solo pool is this process, and has nowhere to go.
+        while any(child.pid for child in self.crew.children) and time.monotonic() < deadline:
             self._follow_children()
             self._reactor.sleep(0.1)
         return [job.claim for job in self.crew.kill()]

@@ -21,7 +21,7 @@ from pgtasks.utils.time import rate
 
 __all__ = ("Throttle",)
 
-#: Claims whose turn comes within so many seconds are held; a second claim would cost more than the place.
+#: Claims whose turn comes within this many seconds are held; a second claim would cost more than the place.
 HOLD_S = 2.0
 
 
@@ -65,7 +65,7 @@ class Throttle:
         self.reset()
 
     def reset(self) -> None:
-        """Read the rate limits of all tasks anew; gives way to what is held at its new rate."""
+        """Read the rate limits of all tasks again, and apply the new rates to what is held."""
         before, self._buckets = self._buckets, {}
         if self._is_disabled:
             return
@@ -134,7 +134,7 @@ class Throttle:
         return None
 
     def take_outcomes(self) -> Iterable[Outcome]:
-        """What is to be settled of the claims that were sent back."""
+        """Outcomes to settle for the claims that were sent back."""
         outcomes, self._sent_back = self._sent_back, []
         return outcomes
 

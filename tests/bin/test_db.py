@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
-from pgtasks.store import migrate
+from pgtasks.store import migrate, roles
 from pgtasks.store.embedded import Server
 from tests.bin.conftest import Command
 
@@ -77,6 +80,33 @@ def test_grants_for_a_role_are_printed(command: Command) -> None:
     assert 'GRANT USAGE ON SCHEMA pgtasks TO "app";' in command("db", "sql", "--grant", "app").stdout
 
 
+def test_a_role_is_granted_what_it_needs_and_may_be_of_one_kind_only(
+    command: Command, database_url: str, conn: psycopg.Connection[Any]
+) -> None:
+    role = f"pgtasks_granted_{os.getpid()}"
+    conn.execute(f"CREATE ROLE {role}")
+    try:
+        granted = command("db", "grant", "--observer", role)
+        both = command("db", "grant", "--observer", role, "--producer", role)
+        nobody = command("db", "grant", "--worker", "no-such-role")
+
+        assert granted.stdout == f"{role} is an observer now.\n"
+        assert conn.execute("SELECT has_table_privilege(%s, 'pgtasks.tasks', 'SELECT')", [role]).fetchone() == (True,)
+    finally:
+        conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    assert both.exit_code == 2
+    assert "is to be of two kinds" in both.stderr
+    assert nobody.exit_code
+    assert 'role "no-such-role" does not exist' in nobody.stderr
+    assert command("db", "grant").exit_code == 2
+
+
+def test_the_grants_of_a_kind_are_printed_without_a_database(command: Command) -> None:
+    printed = command("db", "sql", "--producer", "web", "--observer", "grafana").stdout
+
+    assert printed == roles.statements("producer", "web") + roles.statements("observer", "grafana")
+
+
 def test_the_url_of_the_environment_is_printed_whole_for_programs_and_masked_for_people(
     command: Command, database_url: str
 ) -> None:
@@ -88,4 +118,4 @@ def test_a_throw_away_broker_has_no_database_to_look_after(command: Command, mon
     result = command("-b", "memory://", "db", "upgrade")
 
     assert result.exit_code == 2
-    assert "none to look after" in result.stderr
+    assert "none to manage" in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,13 @@ from pgtasks import Celery, bootsteps
 from pgtasks.contrib.testing.app import TestApp, setup_default_app
 from pgtasks.contrib.testing.worker import start_worker
 from pgtasks.exceptions import ImproperlyConfigured
+from pgtasks.signals import task_prerun
+from pgtasks.utils.nodenames import worker_direct
 from pgtasks.worker import autoscale
+from pgtasks.worker import state as worker_state
 from pgtasks.worker.attendants import Systemd
 from pgtasks.worker.autoscale import Autoscaler
+from pgtasks.worker.timer import Timer
 from tests.support.workers import eventually
 
 pytestmark = pytest.mark.usefixtures("only_built_in_tasks")
@@ -57,6 +62,9 @@ def test_steps_are_made_started_and_stopped_in_the_order_they_require(app: Celer
     class OfConsumer(Noting):
         requires = {"celery.worker.consumer.connection:Connection"}
 
+        def shutdown(self, parent: Any) -> None:
+            told.append(("shutdown", self.alias))
+
     class Disabled(Noting):
         def include_if(self, parent: Any) -> bool:
             return False
@@ -72,6 +80,7 @@ def test_steps_are_made_started_and_stopped_in_the_order_they_require(app: Celer
     assert [each[1] for each in told if each[0] == "start"] == ["First", "Second", "OfConsumer"]
     assert {each[2] for each in told if each[0] == "start"} == {NODE}
     assert [each[1] for each in told if each[0] == "stop"] == ["OfConsumer", "Second", "First"]
+    assert told[-1] == ("shutdown", "OfConsumer")
 
 
 def test_a_step_starts_and_stops_what_it_made_and_shows_in_the_statistics(app: Celery) -> None:
@@ -94,6 +103,35 @@ def test_a_step_starts_and_stops_what_it_made_and_shows_in_the_statistics(app: C
     assert (made.started, made.stopped) == (1, 1)
 
 
+def test_receivers_that_are_methods_of_a_step_hear_the_tasks_in_the_children(app: Celery) -> None:
+    class Binding(bootsteps.Step):
+        def __init__(self, parent: Any, **options: Any) -> None:
+            super().__init__(parent, **options)
+            task_prerun.connect(self.bind)
+
+        def bind(self, task: Any, **_: Any) -> None:
+            task.request.bound = "by the step"
+
+    @app.task(bind=True, shared=False)
+    def bound(self: Any) -> Any:
+        return getattr(self.request, "bound", None)
+
+    app.steps["worker"].add(Binding)
+    with start_worker(app, pool="prefork", perform_ping_check=False):
+        assert bound.delay().get(timeout=60) == "by the step"
+
+
+def test_with_worker_direct_each_worker_has_a_queue_of_its_own(app: Celery) -> None:
+    app.conf.worker_direct = True
+
+    @app.task(bind=True, shared=False)
+    def whoami(self: Any) -> Any:
+        return self.request.hostname
+
+    with start_worker(app, pool="solo", hostname=NODE, perform_ping_check=False):
+        assert whoami.apply_async(queue=worker_direct(NODE)).get(timeout=60) == NODE
+
+
 def test_a_step_that_cannot_be_stopped_keeps_no_other_and_not_the_worker_from_ending(
     app: Celery, conn: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,6 +152,50 @@ def test_a_step_that_cannot_be_stopped_keeps_no_other_and_not_the_worker_from_en
     assert (stopped, worker.exitcode) == (["Fine"], 0)
     assert "Error while stopping the step Broken" in caplog.text
     assert conn.execute("SELECT count(*) FROM pgtasks.worker").fetchone() == (0,)
+
+
+def test_a_step_has_the_loop_call_it_again_and_again_and_later_until_it_is_told_to_stop(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    class Liveness(bootsteps.StartStopStep):
+        requires = {"celery.worker.components:Timer"}
+
+        def start(self, parent: Any) -> None:
+            self.tref = parent.timer.call_repeatedly(0.01, told.append, ("again",), priority=10)
+            parent.timer.call_after(0.01, told.append, ("later",))
+            parent.timer.call_after(0.01, lambda: 1 / 0)
+
+        def stop(self, parent: Any) -> None:
+            self.tref.cancel()
+
+    app.steps["consumer"].add(Liveness)
+    with start_worker(app, perform_ping_check=False) as worker:
+        eventually(lambda: told.count("again") > 2 and "later" in told and "ZeroDivisionError" in caplog.text)
+
+    assert told.count("later") == 1
+    assert worker.exitcode == 0
+
+
+def test_code_of_the_project_stops_the_worker_by_the_flag_that_celery_has_for_it(app: Celery) -> None:
+    with start_worker(app, perform_ping_check=False) as worker:
+        worker_state.should_stop = 3
+        eventually(lambda: worker_state.should_stop is None and worker._is_stopping)
+
+    assert worker.exitcode == 3
+
+
+def test_a_timer_makes_only_the_calls_that_are_due_and_not_those_that_were_cancelled() -> None:
+    timer, told = Timer(), []
+    timer.call_after(0, told.append, ("due",))
+    timer.call_after(3600, told.append, ("in an hour",))
+    timer.call_after(0, told.append, ("cancelled",)).cancel()
+
+    timer.mind(time.monotonic())
+
+    assert told == ["due"]
+    assert time.monotonic() + 3500 < timer.next_at < time.monotonic() + 3601
 
 
 def test_a_step_that_wants_messages_of_a_broker_is_refused_with_what_to_do() -> None:
@@ -212,7 +294,7 @@ def test_a_worker_scales_by_itself_and_by_order_and_not_by_hand(app: Celery, tmp
         assert len(app.control.inspect(timeout=30).stats()[NODE]["pool"]["processes"]) == 4
         (tmp_path / "gate").touch()
         for result in results:
-            result.get(timeout=30)
+            result.get(timeout=60)
 
 
 # -- systemd

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from pgtasks.exceptions import TimeLimitExceeded, WorkerLostError
 from pgtasks.message import id_of
 from pgtasks.store.database import Database
+from pgtasks.worker.supervisor import Worker
 from tests.support.hands import Hand, standing
 from tests.support.workers import STUCK_S, Stage, WorkerProcess, eventually, running
 from tests.worker import jobs
@@ -221,6 +223,15 @@ def test_an_idle_worker_stops_at_once(start: Start, conn: Conn) -> None:
             assert worker.stop() == 0
     assert conn.execute("SELECT count(*) FROM pgtasks.worker").fetchone() == (0,)
     assert conn.execute("SELECT count(*) FROM pgtasks.idle").fetchone() == (0,)
+
+
+def test_a_worker_that_runs_tasks_itself_waits_for_no_child_to_leave() -> None:
+    worker = Mock(spec=Worker, crew=Mock(children=[Mock(pid=0)]), _reactor=Mock())
+    worker.crew.kill.return_value = []
+
+    assert Worker._release_children(worker) == []
+
+    worker._reactor.sleep.assert_not_called()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "aio"])

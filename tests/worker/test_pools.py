@@ -39,7 +39,7 @@ from tests.support.hands import message, standing
 from tests.support.workers import STUCK_S, Stage, WorkerProcess, eventually
 from tests.worker import jobs
 
-POOLS = ("prefork", "threads", "aio", "solo")
+POOLS = ("prefork", "threads", "aio", "gevent", "solo")
 SLOTS = 2
 
 
@@ -98,6 +98,8 @@ class World:
 
 @pytest.fixture(scope="module", params=POOLS)
 def _world(request: pytest.FixtureRequest, _database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    if request.param == "gevent":
+        pytest.importorskip("gevent", reason="the gevent pool is an extra: pip install 'pgtasks[gevent]'")
     postgres.empty(_database)
     world = World(request.param, _database, tmp_path_factory.mktemp(request.param))
     patch = pytest.MonkeyPatch()
@@ -366,7 +368,7 @@ def test_the_urgent_run_first_and_equals_in_their_order(world: World) -> None:
         assert order == sorted(order)
 
 
-@only("prefork", "threads", "aio")
+@only("prefork", "threads", "aio", "gevent")
 def test_short_tasks_do_not_wait_behind_a_long_one(world: World) -> None:
     gate, held = world.occupy(1)
 
@@ -414,7 +416,7 @@ def test_revoking_a_running_task_without_terminate_lets_it_end(world: World) -> 
     assert result.state == "SUCCESS"
 
 
-@only("prefork")
+@only("prefork", "gevent")
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGKILL", "TERM"])
 def test_a_running_task_is_terminated_and_its_neighbour_is_not(world: World, signal_name: str) -> None:
     gate, (doomed, neighbour) = world.occupy(2)
@@ -464,13 +466,13 @@ def test_the_soft_limit_is_raised_in_the_task_and_can_be_caught(world: World) ->
     assert world.get(jobs.spin.apply_async((True,), soft_time_limit=0.2)) == "cleaned up"
 
 
-@only("prefork", "aio", "solo")
+@only("prefork", "aio", "gevent", "solo")
 def test_the_soft_limit_ends_a_coroutine(world: World) -> None:
     with pytest.raises(SoftTimeLimitExceeded):
         world.get(jobs.async_spin.apply_async(soft_time_limit=0.2))
 
 
-@only("prefork", "threads", "aio")
+@only("prefork", "threads", "aio", "gevent")
 def test_the_hard_limit_ends_the_task(world: World) -> None:
     result = jobs.spin.apply_async(time_limit=0.3)
 
@@ -479,7 +481,7 @@ def test_the_hard_limit_ends_the_task(world: World) -> None:
     assert result.state == "FAILURE"
 
 
-@only("prefork", "aio")
+@only("prefork", "aio", "gevent")
 def test_the_hard_limit_ends_a_coroutine(world: World) -> None:
     with pytest.raises(TimeLimitExceeded):
         world.get(jobs.async_spin.apply_async(time_limit=0.3))
@@ -655,7 +657,7 @@ def test_a_thing_that_a_task_leaves_behind_is_not_seen_by_the_next(world: World)
     assert lines == [f"[{n}]" for n in range(5)]
 
 
-@only("prefork", "threads", "aio")
+@only("prefork", "threads", "aio", "gevent")
 def test_a_signal_to_a_child_from_outside_is_a_death_like_any_other(world: World) -> None:
     gate, (result,) = world.occupy(1)
     (pid,) = {line["pid"] for line in world.stage.lines("begin", id=result.id)}

@@ -150,8 +150,8 @@ def test_tasks_over_their_rate_wait_in_the_database_and_others_pass_them(app: Ce
     often = app.tasks["often"].delay(1)
 
     with start_worker(app, pool="prefork", concurrency=1, perform_ping_check=False):
-        assert often.get(timeout=30) == 1
-        assert rare[0].get(timeout=30) == 0
+        assert often.get(timeout=60) == 1
+        assert rare[0].get(timeout=60) == 0
         eventually(lambda: conn.execute("SELECT count(*) FROM pgtasks.scheduled").fetchone() == (19,))
         due = conn.execute("SELECT due - pgtasks.clock() FROM pgtasks.scheduled ORDER BY due").fetchall()
 
@@ -167,7 +167,7 @@ def test_what_is_held_at_the_end_goes_back_to_the_queue(
     waiting = [app.tasks["rare"].delay(n) for n in range(3)]
 
     with start_worker(app, pool="prefork", concurrency=1, hostname="w@h", perform_ping_check=False):
-        assert waiting[0].get(timeout=30) == 0
+        assert waiting[0].get(timeout=60) == 0
         eventually(lambda: len(app.control.inspect(timeout=30).reserved()["w@h"]) == 2)
 
     assert conn.execute("SELECT count(*), sum(losses) FROM pgtasks.ready").fetchone() == (2, 0)
@@ -178,7 +178,7 @@ def test_a_held_task_can_be_revoked(app: Celery, conn: Conn, monkeypatch: pytest
     first, second = app.tasks["rare"].delay(1), app.tasks["rare"].delay(2)
 
     with start_worker(app, pool="prefork", concurrency=1, hostname="w@h", perform_ping_check=False):
-        assert first.get(timeout=30) == 1
+        assert first.get(timeout=60) == 1
         eventually(lambda: app.control.inspect(timeout=30).reserved()["w@h"])
         second.revoke()
         eventually(lambda: second.state == "REVOKED")
@@ -187,10 +187,10 @@ def test_a_held_task_can_be_revoked(app: Celery, conn: Conn, monkeypatch: pytest
 def test_a_new_limit_holds_at_once_and_none_lets_all_run(app: Celery, tmp_path: Path) -> None:
     with start_worker(app, pool="prefork", concurrency=1, hostname="w@h", perform_ping_check=False):
         assert told(app, "often", "1/h") == {"ok": "new rate limit set successfully"}
-        assert app.tasks["often"].delay(1).get(timeout=30) == 1
+        assert app.tasks["often"].delay(1).get(timeout=60) == 1
         assert told(app, "often", "0") == {"ok": "new rate limit set successfully"}
         assert told(app, "often", None) == {"ok": "rate limit disabled successfully"}
-        assert [app.tasks["often"].delay(n).get(timeout=30) for n in range(3)] == [0, 1, 2]
+        assert [app.tasks["often"].delay(n).get(timeout=60) for n in range(3)] == [0, 1, 2]
 
 
 def told(app: Celery, name: str, limit: Any) -> Any:
