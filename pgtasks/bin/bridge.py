@@ -41,11 +41,11 @@ _SAY_S = 1.0
 @click.command(cls=CeleryCommand)
 @option("--from", "origin", metavar="URL", help="The old broker, redis:// or amqp://; else the app's broker_url.")
 @option("--to", "target", metavar="URL", help="The database, else the configured one; a broker's URL is the way back.")
-@option("-Q", "--queues", type=COMMA_SEPARATED_LIST, help="Queues, separated by commas. Without it: Redis, all that"
-        " are known there; RabbitMQ and the way back, those of the app.")  # fmt: skip
-@option("--once", is_flag=True, help="End when nothing waits.")
-@option("--until-empty", is_flag=True, help="End when nothing waits and no old worker holds or consumes anything.")
-@option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+@option("-Q", "--queues", type=COMMA_SEPARATED_LIST, help="Queues, separated by commas. Default: for Redis, all"
+        " that it knows; for RabbitMQ and the way back, those of the app.")  # fmt: skip
+@option("--once", is_flag=True, help="Exit when nothing waits.")
+@option("--until-empty", is_flag=True, help="Exit when nothing waits and no old worker holds or consumes anything.")
+@option("--dry-run", is_flag=True, help="Report what would be done; change nothing.")
 @option("--batch", "limit", type=click.IntRange(1, 10_000), default=500, show_default=True,
         help="Messages per queue and transaction.")  # fmt: skip
 @option("--leave", "stays", type=click.Choice([CHORDS, GROUPS]), default=CHORDS, show_default=True,
@@ -53,15 +53,15 @@ _SAY_S = 1.0
 @option("--leave-to", "chords", default="pgtasks.chords", show_default=True,
         help="The queue of the old broker that this goes to: keep an old worker on it until it is empty.")  # fmt: skip
 @option("--results", metavar="URL", help="Write results of what is taken over to this old Redis result store as well.")
-@option("--reclaim", is_flag=True, help="Redis: take what old workers had and did not finish. Only when all of them are"
+@option("--reclaim", is_flag=True, help="Redis: take the unfinished messages of old workers. Only when all of them are"
         " gone: what one still runs would run twice.")  # fmt: skip
-@option("--again", is_flag=True, help="Read anew what was set aside, and end.")
+@option("--again", is_flag=True, help="Retry the messages that were set aside, and exit.")
 @option("--accept", type=COMMA_SEPARATED_LIST, help="Serializers of messages to accept; else the app's accept_content.")
 @option("--transport-options", type=JSON_OBJECT, help="Options of the old broker's transport, as JSON; else the app's.")
 @json_option
 @click.pass_obj
 def bridge(obj: CLIContext, /, **given: Any) -> None:
-    """Move tasks of a running Celery installation into Postgres, and back.
+    """Move the tasks of a running Celery installation into Postgres, and back.
 
     What waits at the old broker is enqueued here under the same ids, in order, and then taken off the broker; it may be
     stopped and killed at any point. Without --once or --until-empty it goes on until it is stopped. Give the app
@@ -191,16 +191,15 @@ def _dry_run(obj: CLIContext, given: dict[str, Any], reader: Reader, source: Sou
     standing = source.standing()
     found: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    if isinstance(source, RedisSource):
-        for parcel in source.peek(_PEEK):
-            try:
-                taken = reader.read(parcel)
-            except Unreadable as error:
-                found["aside"] += 1
-                reasons[str(error)[:200]] += 1
-                continue
-            found["left" if taken.stays else "taken"] += 1
-            found["following"] += len(taken.messages) - 1
+    for parcel in source.peek(_PEEK):
+        try:
+            taken = reader.read(parcel)
+        except Unreadable as error:
+            found["aside"] += 1
+            reasons[str(error)[:200]] += 1
+            continue
+        found["left" if taken.stays else "taken"] += 1
+        found["following"] += len(taken.messages) - 1
     source.close()
     facts = {
         "source": source.name, "waiting": dict(standing.waiting), "held": standing.held,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 
 import click
 import psycopg
 
 from pgtasks.bin.options import CeleryCommand, CLIContext, json_option
-from pgtasks.diagnosis import examine, status_of
+from pgtasks.diagnosis import Diagnosis, Finding, examine, status_of
+from pgtasks.diagnosis.finding import GRAVITIES, many
 from pgtasks.store import faults
+from pgtasks.store.doctor import LIMIT
 from pgtasks.utils.text import mask_url
 
 _COLOURS = {"broken": "red", "risky": "yellow", "note": "cyan"}
@@ -28,15 +31,49 @@ def doctor(obj: CLIContext, /, as_json: bool) -> None:
     url = obj.app.database.url
     known = frozenset(obj.app.tasks) if obj.given_app is not None else frozenset()
     try:
-        findings = examine(url, known)
+        diagnosis = examine(url, known)
     except psycopg.Error as error:
         raise faults.translate(error, url) from error
     if as_json:
-        facts = {"database": mask_url(url), "findings": [finding._asdict() for finding in findings]}
-        obj.echo(json.dumps(facts))
+        obj.echo(json.dumps(_facts(mask_url(url), diagnosis)))
     else:
-        for each in findings:
-            obj.echo(f"{obj.style(each.gravity, fg=_COLOURS[each.gravity])}: {each.name}: {each.found}")
-            obj.echo(f"    {each.why}\n    {each.advice}")
-        obj.echo(f"{mask_url(url)}: {len(findings) or 'no'} finding{'s' if len(findings) != 1 else ''}.")
-    sys.exit(status_of(findings))
+        _tell(obj, mask_url(url), diagnosis)
+    sys.exit(status_of(diagnosis.findings))
+
+
+def _facts(database: str, diagnosis: Diagnosis) -> dict[str, object]:
+    return {
+        "database": database,
+        "server": diagnosis.server,
+        "standing": diagnosis.standing and diagnosis.standing._asdict(),
+        "findings": [finding._asdict() for finding in diagnosis.findings],
+    }
+
+
+def _tell(obj: CLIContext, database: str, diagnosis: Diagnosis) -> None:
+    """How bad it is, then how it stands, then each finding with what to do."""
+    findings = diagnosis.findings
+    counts = Counter(each.gravity for each in findings)
+    verdict = ", ".join(
+        obj.style(f"{counts[gravity]} {gravity}", fg=_COLOURS[gravity]) for gravity in GRAVITIES if counts[gravity]
+    )
+    obj.echo(f"{verdict or obj.style('All is well', fg='green')}: {database}")
+    obj.echo(f"Postgres {diagnosis.server}{_standing(diagnosis)}.")
+    for each in findings:
+        _tell_one(obj, each)
+
+
+def _standing(diagnosis: Diagnosis) -> str:
+    standing = diagnosis.standing
+    if standing is None:
+        return ""
+    oldest = "" if standing.oldest_s is None else f" (one for {max(standing.oldest_s, 0):.0f} s)"
+    return (
+        f"; {standing.alive} workers with {standing.slots} slots; tasks: {many(standing.ready, LIMIT)} ready{oldest},"
+        f" {many(standing.claimed, LIMIT)} with workers, {many(standing.scheduled, LIMIT)} scheduled"
+    )
+
+
+def _tell_one(obj: CLIContext, finding: Finding) -> None:
+    obj.echo(f"\n{obj.style(finding.gravity, fg=_COLOURS[finding.gravity])}: {finding.name}: {finding.found}")
+    obj.echo(f"    {finding.why}\n    -> {finding.advice}")

@@ -49,7 +49,7 @@ def instrument(app: Any, *, tracer_provider: Any = None, links: bool = False) ->
 
 
 class Telemetry:
-    """Makes spans of what the signals tell."""
+    """Makes spans from signals."""
 
     def __init__(self, app: Any, tracer_provider: Any = None, *, links: bool = False) -> None:
         self.app = app

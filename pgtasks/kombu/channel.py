@@ -211,7 +211,7 @@ class Channel(base.StdChannel):
         return self.connection.get(self, queue, no_ack)
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
-        """Have no more than so many messages that are not acknowledged; 0 is no limit."""
+        """Limit the number of unacknowledged messages; 0 is no limit."""
         self.prefetch_count = prefetch_count
         self.connection.look_soon()
 

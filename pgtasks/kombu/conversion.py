@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
-from kombu.utils.json import JSONEncoder
-
+from pgtasks.app.interchange import first_protocol, headers_of, message_of, options_of, reply_to_of, write_options
 from pgtasks.canvas.nodes import Edge, shaped
-from pgtasks.message import HIGHEST_PRIORITY, Claim, Message, id_of, new_id, own_spelling
-from pgtasks.serialization import decode, encode
+from pgtasks.message import HIGHEST_PRIORITY, Claim, Message, id_of, new_id
+from pgtasks.serialization import JSON, Encoded, decode, encode
 from pgtasks.store import mail, tasks
 from pgtasks.store.sql import Query
-from pgtasks.utils.nodenames import reply_address
 
 __all__ = (
     "HEADER_OF_CHORD", "RESULTS_OF_HEADER", "Parcel", "handed_in", "is_task", "pack", "parcel_of", "unpack",
@@ -37,21 +34,7 @@ HEADER_OF_CHORD, RESULTS_OF_HEADER = "pgtasks_header", "pgtasks: the results of 
 #: The name of what is no task.
 UNKNOWN = "celery.unknown_message"
 
-#: Headers that have a column or are made anew, and those that are options under their own names.
-_COLUMNS = {
-    *("task", "id", "root_id", "parent_id", "group", "eta", "expires", "retries", "lang", "compression"),
-}
-_OPTIONS = {
-    *("shadow", "group_index", "argsrepr", "kwargsrepr", "origin", "ignore_result", "timelimit"),
-    *("replaced_task_nesting", "stamped_headers", "stamps"),
-}
-#: Properties that say nothing which is not said elsewhere.
-_PLAIN_PROPERTIES = {
-    *("correlation_id", "reply_to", "priority", "delivery_mode", "delivery_info", "delivery_tag"),
-}
 _NAMESPACE = UUID("8e1b3f55-6a8e-4d0a-9c6e-0c1d5cf3a6a5")
-
-_write_json = JSONEncoder(separators=(",", ":")).encode
 
 
 class Parcel(NamedTuple):
@@ -103,60 +86,24 @@ def handed_in(parcel: Parcel, queue: str, copy: int = 0) -> Query[Any]:
 
 
 def _message(parcel: Parcel, queue: str) -> Message:
-    headers = parcel.headers
-    task_id = headers["id"] if is_task(parcel) else None
-    key = id_of(task_id) if task_id else new_id()
-    root, parent = headers.get("root_id"), headers.get("parent_id")
-    root = None if root == task_id else root
-    encoding = parcel.content_encoding or "utf-8"
-    if compression := headers.get("compression"):
-        encoding = f"{encoding};{compression}"
-    return Message(
-        id=key,
-        name=headers["task"] if task_id else UNKNOWN,
-        payload=parcel.body,
-        content_type=None
-        if parcel.content_type == "application/json"
-        else parcel.content_type or "application/data",
-        content_encoding=None if encoding == "utf-8" else encoding,
-        queue=queue,
-        priority=_priority(parcel.properties),
-        due=_moment(headers.get("eta")) if task_id else None,
-        expires=_moment(headers.get("expires")) if task_id else None,
-        root=id_of(root) if task_id and isinstance(root, str) else None,
-        parent=id_of(parent) if task_id and isinstance(parent, str) else None,
-        group_id=headers.get("group") if task_id else None,
-        task_id=own_spelling(task_id, key) if task_id else None,
-        options=_write_json(_options(parcel, queue)).encode("utf-8", "surrogatepass"),
-    )
-
-
-def _options(parcel: Parcel, queue: str) -> dict[str, Any]:
-    headers, properties = parcel.headers, parcel.properties
+    content_type, priority = parcel.content_type or "application/data", _priority(parcel.properties)
     if not is_task(parcel):
-        return {"headers": headers, "exchange": parcel.exchange, "routing_key": parcel.routing_key}
-    options = {
-        key: headers[key] for key in _OPTIONS if headers.get(key) not in (None, "", [], {}, [None, None], 0)
-    }
-    # Absent, it would be kept whatever the task says.
-    if headers.get("ignore_result") is not False:
-        options["ignore_result"] = headers.get("ignore_result")
-    custom = {key: value for key, value in headers.items() if key not in _COLUMNS and key not in _OPTIONS}
-    custom.pop(HEADER_OF_CHORD, None)
-    if custom:
-        options["headers"] = custom
-    for option, key in (("root_id", "root_id"), ("parent_id", "parent_id")):
-        given = headers.get(key)
-        if isinstance(given, str) and given != headers["id"] and own_spelling(given, id_of(given)):
-            options[option] = given
-    reply_to = properties.get("reply_to")
-    if reply_to and reply_to != reply_address(options.get("origin")):
-        options["reply_to"] = reply_to
-    if parcel.exchange or parcel.routing_key != queue:
-        options["exchange"], options["routing_key"] = parcel.exchange, parcel.routing_key
-    if others := {key: value for key, value in properties.items() if key not in _PLAIN_PROPERTIES}:
-        options["properties"] = others
-    return options
+        options = {"headers": parcel.headers, "exchange": parcel.exchange, "routing_key": parcel.routing_key}
+        return Message(
+            id=new_id(), name=UNKNOWN, payload=parcel.body, queue=queue, priority=priority,
+            content_type=None if content_type == JSON else content_type,
+            content_encoding=None if _encoding(parcel) == "utf-8" else _encoding(parcel), options=write_options(options),
+        )  # fmt: skip
+    headers = {name: value for name, value in parcel.headers.items() if name != HEADER_OF_CHORD}
+    options = options_of(headers, parcel.properties, queue, parcel.exchange, parcel.routing_key)
+    encoded = Encoded(content_type, _encoding(parcel), parcel.body)
+    return message_of(headers, encoded, queue, priority, options)
+
+
+def _encoding(parcel: Parcel) -> str:
+    encoding = parcel.content_encoding or "utf-8"
+    compression = parcel.headers.get("compression")
+    return f"{encoding};{compression}" if compression else encoding
 
 
 def _copied(message: Message, copy: int) -> Message:
@@ -179,7 +126,7 @@ def _waiting(
             "content_type": None,
             "content_encoding": None,
             "inputs": "list" if takes_results else "none",
-            "options": _write_json({**json.loads(message.options or b"{}"), "role": "body"}).encode(),
+            "options": write_options({**json.loads(message.options or b"{}"), "role": "body"}),
         }
     )
     header = [id_of(task_id) for task_id in waits_for]
@@ -199,14 +146,6 @@ def _priority(properties: Mapping[str, Any]) -> int:
     )
 
 
-def _moment(text: Any) -> datetime | None:
-    """The moment that a header names; a time without a zone is UTC, as Celery sends it."""
-    if not isinstance(text, str):
-        return None
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _embedded(parcel: Parcel) -> Mapping[str, Any]:
     """What a body says beside the arguments; asked only where it may name a chord."""
     if b"chord" not in parcel.body and "compression" not in parcel.headers:
@@ -220,10 +159,7 @@ def _embedded(parcel: Parcel) -> Mapping[str, Any]:
 
 def unpacked(parcel: Parcel) -> Any:
     """Decode a body, which must be of a kind that runs no code."""
-    encoding = parcel.content_encoding or "utf-8"
-    if compression := parcel.headers.get("compression"):
-        encoding = f"{encoding};{compression}"
-    return decode(parcel.body, parcel.content_type, encoding, _HARMLESS)
+    return decode(parcel.body, parcel.content_type, _encoding(parcel), _HARMLESS)
 
 
 _HARMLESS = frozenset({"application/json", "application/x-yaml", "application/x-msgpack"})
@@ -234,29 +170,15 @@ def _of_protocol_1(parcel: Parcel) -> Parcel | None:
     if parcel.content_type not in _HARMLESS:
         return None
     try:
-        old = unpacked(parcel)
+        read = first_protocol(parcel.headers, unpacked(parcel))
     except Exception:
         return None
-    if (
-        not isinstance(old, dict)
-        or not isinstance(old.get("task"), str)
-        or not isinstance(old.get("id"), str)
-    ):
+    if read is None:
         return None
-    embed = {key: old.get(key) for key in ("callbacks", "errbacks", "chain", "chord")}
-    encoded = encode([old.get("args") or [], old.get("kwargs") or {}, embed])
-    headers = {
-        **{key: value for key, value in parcel.headers.items() if key != "compression"},
-        **{key: old.get(key) for key in ("task", "id", "eta", "expires", "retries", "timelimit")},
-        "group": old.get("taskset"),
-        "lang": "py",
-        "ignore_result": None,
-    }
+    headers, body = read
+    content_type, content_encoding, written = encode(body)
     return parcel._replace(
-        body=encoded.body,
-        content_type=encoded.content_type,
-        content_encoding=encoded.content_encoding,
-        headers=headers,
+        body=written, content_type=content_type, content_encoding=content_encoding, headers=headers
     )
 
 
@@ -283,40 +205,13 @@ def parcel_of(claim: Claim) -> Parcel:
     )
     if claim.name == UNKNOWN:
         return parcel._replace(headers={**parcel.headers, **(options.get("headers") or {})})
-    origin = options.get("origin")
-    if reply_to := options.get("reply_to") or reply_address(origin):
+    if reply_to := reply_to_of(options):
         parcel.properties["reply_to"] = reply_to
-    return parcel._replace(headers={**parcel.headers, **_headers(claim, options)})
-
-
-def _headers(claim: Claim, options: Mapping[str, Any]) -> dict[str, Any]:
-    task_id = claim.public_id
-    headers = {
-        **(options.get("headers") or {}),
-        "lang": "py",
-        "task": claim.name,
-        "id": task_id,
-        "shadow": options.get("shadow"),
-        "eta": claim.due and claim.due.isoformat(),
-        "expires": claim.expires and claim.expires.isoformat(),
-        "group": claim.group_id,
-        "group_index": options.get("group_index"),
-        "retries": claim.retries + options.get("retries", 0),
-        "timelimit": options.get("timelimit") or [None, None],
-        "root_id": options.get("root_id") or (str(claim.root) if claim.root else task_id),
-        "parent_id": options.get("parent_id") or (str(claim.parent) if claim.parent else None),
-        "argsrepr": options.get("argsrepr"),
-        "kwargsrepr": options.get("kwargsrepr"),
-        "origin": options.get("origin"),
-        "ignore_result": options.get("ignore_result", False),
-        "replaced_task_nesting": options.get("replaced_task_nesting", 0),
-        "stamped_headers": options.get("stamped_headers"),
-        "stamps": options.get("stamps") or {},
-    }
+    headers = headers_of(claim, options)
     if claim.has_successors:
         # What others wait for is kept for them.
         headers["ignore_result"] = False
-    return headers
+    return parcel._replace(headers={**parcel.headers, **headers})
 
 
 def _with_inputs(claim: Claim, options: Mapping[str, Any]) -> bytes:
@@ -346,7 +241,7 @@ def pack(parcel: Parcel) -> bytes:
     """Everything but the body of a message, for a mailbox."""
     properties = parcel._asdict()
     del properties["body"]
-    return _write_json(properties).encode("utf-8", "surrogatepass")
+    return write_options(properties)
 
 
 def unpack(properties: bytes, body: bytes) -> Parcel:

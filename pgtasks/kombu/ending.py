@@ -1,4 +1,4 @@
-"""Ending a task that a program of Celery had, with all that follows from it for a canvas of ours.
+"""Ending a task that a Celery worker had claimed, with everything that follows for a canvas of ours.
 
 What waits for the task is released, or fails with it, and the errbacks of chord bodies are sent, by the same
 code that does it in our workers.

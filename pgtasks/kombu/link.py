@@ -26,7 +26,7 @@ from pgtasks.kombu.claiming import Claimant
 from pgtasks.kombu.conversion import Parcel, parcel_of, unpack
 from pgtasks.kombu.letters import carries_events, hears_tasks
 from pgtasks.message import id_of
-from pgtasks.store import mail
+from pgtasks.store import events, mail
 from pgtasks.store.database import Database
 from pgtasks.store.listen import Doorbell
 from pgtasks.utils.log import get_logger
@@ -69,7 +69,7 @@ class Link:
         self.unheard_until = 0.0
         self.channels: list[Channel] = []
         self._consumptions: dict[str, Consumption] = {}
-        #: How to declare the mailboxes of this connection anew, should the database lose them.
+        #: How to declare the mailboxes of this connection again if the database loses them.
         self._declared: dict[str, list[Callable[[], Any]]] = {}
         self._ready: deque[Callable[[], Any]] = deque()
         self._bell: Doorbell | None = None
@@ -121,6 +121,7 @@ class Link:
         if time.monotonic() - _swept_at > SWEEP_EVERY_S:
             _swept_at = time.monotonic()
             self.database.run(mail.sweep())
+            self.database.run(events.sweep())
 
     def close_mailbox(self, name: str) -> None:
         self._declared.pop(name, None)

@@ -22,6 +22,7 @@ from kombu.transport import base
 from pgtasks.exceptions import OperationalError
 from pgtasks.kombu.channel import Channel
 from pgtasks.kombu.link import Link
+from pgtasks.store import mail
 
 __all__ = ("Transport",)
 
@@ -65,6 +66,19 @@ class Transport(base.Transport):
 
     def drain_events(self, connection: Link, timeout: float | None = None, **kwargs: Any) -> None:
         connection.drain_events(timeout)
+
+    # -- managing
+
+    @property
+    def manager(self) -> Transport:
+        """What `celery list bindings` asks: the transport itself."""
+        return self
+
+    def get_bindings(self) -> list[dict[str, str]]:
+        """What exchanges send to, as programs have declared it."""
+        client: Any = self.client
+        found = client.connection.database.run(mail.bindings())
+        return [{"destination": queue, "source": exchange, "routing_key": key} for queue, exchange, key in found]
 
     # -- in the loop of a worker
 

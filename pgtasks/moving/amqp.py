@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -90,6 +90,19 @@ class AmqpSource:
         with suppress(socket.timeout):
             self._connection.heartbeat_check()
 
+    def peek(self, limit: int) -> Iterator[Parcel]:
+        """Get messages and acknowledge none: when their channel closes, RabbitMQ puts them back where they were, as redelivered.
+
+        Workers do not get them meanwhile.
+        """
+        there = self.standing().waiting
+        with self._connection.channel() as channel:
+            for queue in there:
+                for _ in range(limit):
+                    if (message := channel.basic_get(queue)) is None:
+                        break
+                    yield _parcel(queue, channel.message_to_python(message))
+
     # -- when they are in Postgres
 
     def settle(self, parcels: list[Parcel]) -> None:
@@ -97,7 +110,7 @@ class AmqpSource:
             self._channel.basic_ack(parcel.handle)
 
     def leave(self, parcels: list[Parcel], queue: str) -> None:
-        """Publish them anew, have that confirmed, then acknowledge them here."""
+        """Publish them again with confirmation, then acknowledge them here."""
         with self._connection.channel() as channel:
             target = Queue(queue, Exchange(queue), routing_key=queue)
             target(channel).declare()

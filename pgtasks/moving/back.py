@@ -23,13 +23,13 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError as BrokerError
 from kombu.messaging import Producer
 
+from pgtasks.app.interchange import headers_of, reply_to_of
 from pgtasks.exceptions import OperationalError
 from pgtasks.serialization import JSON
 from pgtasks.store import database, faults, moving
 from pgtasks.store.database import Database, OwnConnection, backoff
 from pgtasks.store.moving import Departing
 from pgtasks.utils.log import get_logger
-from pgtasks.utils.nodenames import reply_address
 from pgtasks.utils.text import mask_url
 
 __all__ = ("Back",)
@@ -137,30 +137,8 @@ class Back:
     def _message(self, task: Departing) -> dict[str, Any]:
         """What `Producer.publish` takes for a task: Celery's headers and properties."""
         options: dict[str, Any] = json.loads(task.options) if task.options else {}
-        task_id = task.task_id or str(task.id)
         content_encoding, _, compression = (task.content_encoding or "utf-8").partition(";")
-        headers = {
-            **(options.get("headers") or {}),
-            "lang": "py",
-            "task": task.name,
-            "id": task_id,
-            "shadow": options.get("shadow"),
-            "eta": task.due.isoformat() if task.due else None,
-            "expires": task.expires.isoformat() if task.expires else None,
-            "group": task.group_id,
-            "group_index": options.get("group_index"),
-            "retries": task.retries + options.get("retries", 0),
-            "timelimit": options.get("timelimit") or [None, None],
-            "root_id": options.get("root_id") or str(task.root or task_id),
-            "parent_id": options.get("parent_id") or (str(task.parent) if task.parent else None),
-            "argsrepr": options.get("argsrepr"),
-            "kwargsrepr": options.get("kwargsrepr"),
-            "origin": options.get("origin"),
-            "ignore_result": options.get("ignore_result", False),
-            "replaced_task_nesting": options.get("replaced_task_nesting", 0),
-            "stamped_headers": options.get("stamped_headers"),
-            "stamps": options.get("stamps") or {},
-        }
+        headers = headers_of(task, options)
         if compression:
             headers["compression"] = compression
         return {
@@ -171,8 +149,8 @@ class Back:
             "content_encoding": content_encoding,
             "headers": headers,
             "priority": self._priority(task.priority),
-            "correlation_id": task_id,
-            "reply_to": options.get("reply_to") or reply_address(options.get("origin")) or "",
+            "correlation_id": task.public_id,
+            "reply_to": reply_to_of(options) or "",
             "delivery_mode": 2,
             **(options.get("properties") or {}),
         }

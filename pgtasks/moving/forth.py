@@ -121,7 +121,7 @@ class Forth:
         return until == "once" or (until == "empty" and self.source.standing().is_drained)
 
     def _endure(self, error: BaseException, attempt: int) -> None:
-        """Begin anew with a new connection to the broker: what was not settled is found there again."""
+        """Reconnect to the broker: what was not settled is found there again."""
         logger.warning("Waiting, nothing is lost: %s: %s", type(error).__name__, error)
         self.close()
         time.sleep(backoff(attempt + 2))
@@ -205,7 +205,7 @@ class Forth:
     def _queries(
         self, taken: Sequence[tuple[Parcel, Taken]], aside: Sequence[tuple[Parcel, str]]
     ) -> list[Query[None]]:
-        queries: list[Query[None]] = []
+        queries = [moving.durably()]
         messages = [message for _, each in taken for message in each.messages]
         if messages:
             queries.append(tasks.enqueue(messages, [edge for _, each in taken for edge in each.edges]))
@@ -225,7 +225,7 @@ class Forth:
 
 
 def retake(database: Database, reader: Reader, limit: int = 10_000) -> tuple[int, int]:
-    """Read anew what was set aside; gives how many messages were taken over, and how many still cannot be read."""
+    """Retry what was set aside; gives how many messages were taken over, and how many still cannot be read."""
     rows = database.run(moving.aside(limit))
     taken = 0
     for row in rows:

@@ -7,7 +7,7 @@ aside, so that all that was set aside can be read again in one way.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID, uuid5
@@ -65,7 +65,7 @@ class Standing:
 
     @property
     def is_drained(self) -> bool:
-        """Does nothing wait, and can nothing come back from a worker?"""
+        """Is nothing waiting, and can nothing come back from a worker?"""
         return not (sum(self.waiting.values()) or self.held or self.consumers)
 
 
@@ -79,6 +79,10 @@ class Source(Protocol):
 
     def take(self, limit: int, patience_s: float) -> list[Parcel]:
         """Give some messages, the oldest of each queue first, or none after `patience_s`. They stay the broker's."""
+        ...
+
+    def peek(self, limit: int) -> Iterator[Parcel]:
+        """Read the next messages of each queue; they are where they were when all were read."""
         ...
 
     def settle(self, parcels: list[Parcel]) -> None:

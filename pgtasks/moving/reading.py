@@ -8,24 +8,20 @@ that wait in Postgres, under ids that follow from the id of the first: read agai
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kombu.serialization import registry
-from kombu.utils.json import JSONEncoder
 
-from pgtasks.app.moments import due_of, expiry_of
+from pgtasks.app.interchange import first_protocol, message_of, options_of
 from pgtasks.app.planned import compose_plan
-from pgtasks.app.publish import relatives
 from pgtasks.canvas.ids import derived_from
 from pgtasks.canvas.nodes import Edge, Node, Plan
 from pgtasks.canvas.planner import After, Planner
 from pgtasks.canvas.steps import as_signature
-from pgtasks.message import Message, id_of, own_spelling
+from pgtasks.message import Message, id_of
 from pgtasks.moving.parcel import Parcel
 from pgtasks.serialization import JSON, Encoded, decode, encode
-from pgtasks.utils.nodenames import reply_address
 
 __all__ = ("CHORDS", "GROUPS", "Reader", "Taken", "Unreadable")
 
@@ -33,24 +29,6 @@ __all__ = ("CHORDS", "GROUPS", "Reader", "Taken", "Unreadable")
 CHORDS, GROUPS = "chords", "groups"
 
 _UNLOCK_CHORD = "celery.chord_unlock"
-#: Headers of protocol 2, and one that kombu adds to what a worker gave back; any other one is the caller's own.
-_HEADERS = frozenset(
-    (
-        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id"),
-        *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers"),
-        *("stamps", "compression", "utc", "redelivered"),
-    )
-)
-#: Headers that are kept under their own names.
-_KEPT = ("shadow", "origin", "argsrepr", "kwargsrepr", "replaced_task_nesting", "stamped_headers", "stamps")
-#: Properties that belong to the transport, or have a place of their own.
-_TRANSPORT = frozenset(
-    (
-        *("correlation_id", "reply_to", "delivery_mode", "delivery_info", "delivery_tag", "priority", "body_encoding"),
-        *("content_type", "content_encoding", "application_headers", "expiration"),
-    )
-)
-_write_json = JSONEncoder(separators=(",", ":")).encode
 
 
 class Unreadable(Exception):
@@ -113,9 +91,11 @@ class Reader:
             raise Unreadable(f"its body cannot be read: {type(error).__name__}: {error}") from error
         if "task" in parcel.headers:
             return _second(parcel.headers, body)
-        if isinstance(body, Mapping) and "task" in body and "id" in body:
-            return _first(parcel.headers, body)
-        raise Unreadable("it is no call of a task: neither its headers nor its body name one")
+        first = first_protocol(parcel.headers, body, self.app.timezone)
+        if first is not None:
+            headers, (args, kwargs, embed) = first
+            return _Call(headers, args, kwargs, embed, False)
+        raise Unreadable("it is not a task: neither its headers nor its body name one")
 
     def _must_stay(self, call: _Call) -> str:
         if call.headers["task"] == _UNLOCK_CHORD:
@@ -130,33 +110,12 @@ class Reader:
 
     def _message(self, parcel: Parcel, call: _Call) -> Message:
         headers = call.headers
-        key = id_of(str(headers["id"]))
-        root_id, parent_id = headers.get("root_id"), headers.get("parent_id")
-        root = id_of(root_id) if root_id and root_id != headers["id"] else None
-        parent = id_of(parent_id) if parent_id else None
-        _, due = due_of(self.app, {"eta": _moment(headers, "eta")})
-        expires_in_s, expires = expiry_of(self.app, {"expires": _moment(headers, "expires")})
-        options = {**_options(parcel, headers), **relatives(root_id, root, parent_id, parent)}
-        encoded = _body(parcel, call)
-        content_encoding = encoded.content_encoding.lower()
-        group_id = headers.get("group")
-        return Message(
-            id=key,
-            task_id=own_spelling(str(headers["id"]), key),
-            name=str(headers["task"]),
-            payload=encoded.body,
-            content_type=None if encoded.content_type == JSON else encoded.content_type,
-            content_encoding=None if content_encoding == "utf-8" else content_encoding,
-            queue=parcel.queue,
-            priority=parcel.priority,
-            due=due,
-            expires=expires,
-            expires_in_s=expires_in_s,
-            root=root,
-            parent=parent,
-            group_id=None if group_id is None else str(group_id),
-            options=_write_json(options).encode("utf-8", "surrogatepass"),
-        )
+        info = parcel.properties.get("delivery_info") or {}
+        exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or parcel.queue
+        options = options_of(headers, parcel.properties, parcel.queue, exchange, routing_key)
+        if headers.get("retries"):
+            options["retries"] = int(headers["retries"])
+        return message_of(headers, _body(parcel, call), parcel.queue, parcel.priority, options)
 
     # -- what follows it
 
@@ -184,7 +143,7 @@ class Reader:
 
 
 def _body(parcel: Parcel, call: _Call) -> Encoded:
-    """The body as it came, or anew without what becomes tasks of its own."""
+    """The body as it came, or re-encoded without the parts that become tasks of their own."""
     content_type = parcel.content_type or JSON
     if call.is_second and not (call.embed.get("callbacks") or call.embed.get("chain")):
         return Encoded(content_type, parcel.content_encoding or "utf-8", parcel.body)
@@ -201,52 +160,6 @@ def _second(headers: Mapping[str, Any], body: Any) -> _Call:
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
         raise Unreadable("its arguments are not a list and a mapping")
     return _Call(headers, args, kwargs, embed if isinstance(embed, Mapping) else {}, True)
-
-
-def _first(headers: Mapping[str, Any], body: Mapping[str, Any]) -> _Call:
-    """A message of protocol 1, which has everything in its body."""
-    named = ("id", "task", "retries", "eta", "expires", "timelimit", "group_index", "utc")
-    found = {name: body[name] for name in named if body.get(name) is not None}
-    found["group"] = body.get("group") or body.get("taskset")
-    embed = {name: body.get(name) for name in ("callbacks", "errbacks", "chord")}
-    args, kwargs = body.get("args") or [], body.get("kwargs") or {}
-    return _Call({**headers, **found, "ignore_result": None}, args, kwargs, embed, False)
-
-
-def _moment(headers: Mapping[str, Any], name: str) -> Any:
-    """A moment of a header; protocol 1 says by `utc` how one without an offset is meant."""
-    value = headers.get(name)
-    if isinstance(value, str) and headers.get("utc", "id" in headers):
-        moment = datetime.fromisoformat(value)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return value
-
-
-def _options(parcel: Parcel, headers: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into the options of a message: headers without a column, the caller's own, where it came from."""
-    options = {name: headers[name] for name in _KEPT if headers.get(name) not in (None, "", [], {}, 0)}
-    if headers.get("group_index") is not None:
-        options["group_index"] = headers["group_index"]
-    limits = headers.get("timelimit") or (None, None)
-    if any(limit is not None for limit in limits):
-        options["timelimit"] = list(limits)
-    if headers.get("ignore_result") is not False:
-        options["ignore_result"] = headers.get("ignore_result")
-    if headers.get("retries"):
-        options["retries"] = int(headers["retries"])
-    if custom := {name: value for name, value in headers.items() if name not in _HEADERS}:
-        options["headers"] = custom
-    properties = parcel.properties
-    reply_to = properties.get("reply_to")
-    if reply_to and reply_to != reply_address(headers.get("origin")):
-        options["reply_to"] = reply_to
-    info = properties.get("delivery_info") or {}
-    exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or parcel.queue
-    if exchange or routing_key != parcel.queue:
-        options["exchange"], options["routing_key"] = exchange, routing_key
-    if others := {name: value for name, value in properties.items() if name not in _TRANSPORT and value is not None}:
-        options["properties"] = others
-    return options
 
 
 def _mentions_chord(signature: Any) -> bool:

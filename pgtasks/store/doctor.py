@@ -12,6 +12,9 @@ _SQL = load("doctor")
 #: How many rows a statement looks at before it says "so many or more".
 LIMIT = 10_000
 
+#: Tables that are unlogged by intent: notes that a restart makes void.
+MAY_BE_LOST = frozenset({"idle", "waiter", "letter", "reply", "listener", "event", "mailbox", "mail"})
+
 
 class Table(NamedTuple):
     """One of our tables, by the statistics."""
@@ -21,8 +24,7 @@ class Table(NamedTuple):
     dead: int
     size: int
     is_unvacuumed: bool
-    age: int
-    options: str
+    is_unlogged: bool
 
 
 class Horizon(NamedTuple):
@@ -41,6 +43,29 @@ class Fleet(NamedTuple):
     dead: int
     slots: int
     versions: str
+    #: Connections that are not kept for superusers.
+    usable_connections: int
+
+
+class Standing(NamedTuple):
+    """How it stands with the work; counts of tasks end at `LIMIT`."""
+
+    alive: int
+    slots: int
+    ready: int
+    #: For how many seconds the oldest of those that were counted is ready.
+    oldest_s: float | None
+    scheduled: int
+    claimed: int
+
+
+class Way(NamedTuple):
+    """How this session reaches the server."""
+
+    is_local: bool
+    is_encrypted: bool
+    #: Seconds since 1970, by the server's clock.
+    clock_s: float
 
 
 def server() -> Query[dict[str, str]]:
@@ -52,8 +77,33 @@ def _as_dict(found: Sequence[Row]) -> dict[str, Any]:
     return dict(found)
 
 
+def way() -> Query[Way]:
+    """How this session reaches the server, and what time it is there."""
+    return Query(_SQL["way"], {}, lambda found: Way._make(found[0]))
+
+
+def standing() -> Query[Standing]:
+    """Who works, and how much waits."""
+    return Query(_SQL["standing"], {"limit": LIMIT}, lambda found: Standing._make(found[0]))
+
+
+def data_directory() -> Query[str | None]:
+    """Where the server keeps its data; None for a role that may not know."""
+    return Query(_SQL["data_directory"], {}, lambda found: found[0][0] if found else None)
+
+
+def idle_slots() -> Query[Sequence[Row]]:
+    """Replication slots that nobody reads: name, bytes of WAL that are kept for it."""
+    return Query(_SQL["idle_slots"], {}, rows)
+
+
+def archiving() -> Query[Sequence[Row]]:
+    """The file of WAL that could not be archived, and how often that has failed; none where all is well."""
+    return Query(_SQL["archiving"], {}, rows)
+
+
 def defaults() -> Query[Sequence[Row]]:
-    """What new sessions of this role begin with: name, value, by whom."""
+    """What new sessions of this role begin with: name, value as the server keeps it, by whom."""
     return Query(_SQL["defaults"], {}, rows)
 
 

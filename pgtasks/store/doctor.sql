@@ -2,36 +2,57 @@
 -- locks that anybody waits for; each is bounded, whatever the backlog. What the facts mean is said in doctor.py.
 
 -- name: server
--- Settings and states of the server and of this session. In: nothing. Out: one row of name and value, as text, each.
+-- Settings and states of the server and of this role. In: nothing. Out: one row of name and value, as text, each.
 SELECT name, setting FROM pg_settings
-WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_version_num',
-               'max_connections', 'superuser_reserved_connections', 'autovacuum', 'track_counts', 'hot_standby_feedback',
-               'zero_damaged_pages', 'ignore_checksum_failure', 'max_prepared_transactions', 'wal_level', 'ssl')
+WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_version',
+               'server_version_num', 'max_connections', 'superuser_reserved_connections', 'autovacuum', 'track_counts', 'jit')
 UNION ALL SELECT 'is_standby', pg_is_in_recovery()::text
 UNION ALL SELECT 'standbys', count(*)::text FROM pg_stat_replication
 UNION ALL SELECT 'standbys_sync', count(*)::text FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')
 UNION ALL SELECT 'connections', count(*)::text FROM pg_stat_activity WHERE backend_type = 'client backend'
-UNION ALL SELECT 'tls', coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)::text
-UNION ALL SELECT 'is_local', (inet_client_addr() IS NULL OR inet_client_addr() <<= '127.0.0.0/8'::inet
-                              OR inet_client_addr() = '::1'::inet)::text
 UNION ALL SELECT 'notification_queue', pg_notification_queue_usage()::text
-UNION ALL SELECT 'clock', extract(epoch FROM clock_timestamp())::text
 UNION ALL SELECT 'database_age', age(datfrozenxid)::text FROM pg_database WHERE datname = current_database()
-UNION ALL SELECT 'database_size', pg_database_size(current_database())::text
 UNION ALL SELECT 'is_superuser', rolsuper::text FROM pg_roles WHERE rolname = current_user
+UNION ALL SELECT 'sees_all', pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')::text
+
+-- name: way
+-- How this session reaches the server, as the server sees it, and what time it is there. In: nothing. Out: whether it comes
+-- from the server's own machine, whether it is encrypted, seconds since 1970.
+SELECT inet_client_addr() IS NULL OR inet_client_addr() <<= '127.0.0.0/8'::inet OR inet_client_addr() = '::1'::inet
+         OR inet_client_addr() = inet_server_addr(),
+       coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false),
+       extract(epoch FROM clock_timestamp())::float8
+
+-- name: standing
+-- Who works, and how much waits; what waits is counted up to a limit, in each table. Relies on message_pkey. In: limit.
+-- Out: workers alive, their slots, tasks that are ready, the seconds since the oldest of them was made, scheduled, claimed.
+WITH ready AS MATERIALIZED (SELECT id FROM pgtasks.ready LIMIT %(limit)s),
+     fleet AS (SELECT count(*) AS alive, coalesce(sum(concurrency), 0)::bigint AS slots FROM pgtasks.workers WHERE is_alive)
+SELECT f.alive, f.slots, (SELECT count(*) FROM ready),
+       (SELECT extract(epoch FROM pgtasks.clock() - min(m.created_at))::float8
+        FROM ready r JOIN pgtasks.message m ON m.id = r.id),
+       (SELECT count(*) FROM (SELECT FROM pgtasks.scheduled LIMIT %(limit)s) s),
+       (SELECT count(*) FROM (SELECT FROM pgtasks.claim LIMIT %(limit)s) c)
+FROM fleet f
+
+-- name: data_directory
+-- Where the server keeps its data. In: nothing. Out: a path; no row for a role that may not know.
+SELECT setting FROM pg_settings WHERE name = 'data_directory'
 
 -- name: defaults
--- What the role and the database set for new sessions, which pgtasks' own sessions override or suffer from.
--- In: nothing. Out: name, value, of what.
-SELECT split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1),
-       CASE WHEN s.setrole = 0 THEN 'the database' ELSE 'the role' END
-FROM pg_db_role_setting s, unnest(s.setconfig) AS c(entry)
-WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-  AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
-UNION ALL
-SELECT name, reset_val, 'the server' FROM pg_settings
-WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'lock_timeout', 'transaction_timeout',
-               'idle_session_timeout') AND reset_val <> '0'
+-- What sessions of this role begin with and pgtasks' own suffer from, as it is before a session changes it, and who has set it:
+-- a role's setting for one database comes before the role's, and that before the database's. In: nothing.
+-- Out: name, value (milliseconds, for timeouts), by whom.
+SELECT s.name, s.reset_val, coalesce((
+  SELECT CASE WHEN d.setrole = 0 THEN 'the database' ELSE 'the role' END
+  FROM pg_db_role_setting d, unnest(d.setconfig) AS c(entry)
+  WHERE split_part(c.entry, '=', 1) = s.name
+    AND d.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    AND d.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
+  ORDER BY d.setrole = 0, d.setdatabase = 0 LIMIT 1), 'the server')
+FROM pg_settings s
+WHERE s.name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout', 'default_transaction_isolation',
+                 'default_transaction_read_only')
 
 -- name: horizons
 -- Who keeps dead rows from being removed, and for how long or over how many transactions: sessions with an old snapshot,
@@ -51,12 +72,23 @@ UNION ALL
 SELECT 'standby', concat(application_name, ' at ', client_addr), NULL, age(backend_xmin)::bigint
 FROM pg_stat_replication WHERE backend_xmin IS NOT NULL
 
+-- name: idle_slots
+-- Replication slots that nobody reads, and how many bytes of WAL are kept for each. In: nothing. Out: name, bytes.
+SELECT slot_name, pg_wal_lsn_diff(
+  CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::bigint
+FROM pg_replication_slots WHERE NOT active AND restart_lsn IS NOT NULL
+
+-- name: archiving
+-- Whether archiving fails: its last attempt did. In: nothing. Out: the file, how often that has happened; or no row.
+SELECT last_failed_wal, failed_count FROM pg_stat_archiver
+WHERE last_failed_time > coalesce(last_archived_time, '-infinity')
+
 -- name: tables
--- Our tables: rows and dead rows as the statistics have them, bytes, whether autovacuum is off for it, and its age.
+-- Our tables: rows and dead rows as the statistics have them, bytes, whether autovacuum is off for it, whether it is unlogged.
 -- In: nothing. Out: one row per table.
 SELECT c.relname, coalesce(s.n_live_tup, 0), coalesce(s.n_dead_tup, 0), pg_table_size(c.oid),
        coalesce('autovacuum_enabled=off' = ANY (c.reloptions) OR 'autovacuum_enabled=false' = ANY (c.reloptions), false),
-       age(c.relfrozenxid)::bigint, coalesce(array_to_string(c.reloptions, ','), '')
+       c.relpersistence = 'u'
 FROM pg_class c LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
 WHERE c.relnamespace = to_regnamespace('pgtasks') AND c.relkind = 'r'
 
@@ -104,10 +136,11 @@ SELECT count(*), min(id::text) FROM (
   LIMIT %(limit)s) s
 
 -- name: fleet
--- Workers, and how many connections they may need. In: nothing. Out: alive, dead, slots of those alive, versions.
+-- Workers, and how many connections there are for them. In: nothing. Out: alive, dead, slots of those alive, versions, connections.
 SELECT count(*) FILTER (WHERE is_alive), count(*) FILTER (WHERE NOT is_alive),
        coalesce(sum(concurrency) FILTER (WHERE is_alive), 0)::bigint,
-       coalesce(string_agg(DISTINCT version, ', ') FILTER (WHERE is_alive), '')
+       coalesce(string_agg(DISTINCT version, ', ') FILTER (WHERE is_alive), ''),
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
 FROM pgtasks.workers
 
 -- name: names

@@ -87,9 +87,9 @@ def produce() -> dict[str, Any]:
     for name, call in calls.items():
         with trace.get_tracer("jobs").start_as_current_span(name):
             result = call()
-        value = result.get(timeout=30, propagate=False)
+        value = result.get(timeout=60, propagate=False)
         seen[name] = repr(value) if isinstance(value, Exception) else value
-    app.AsyncResult(seen["delegate"]).get(timeout=30)
+    app.AsyncResult(seen["delegate"]).get(timeout=60)
     # The worker has one slot: what was released before this has been run when this has.
-    add.delay(0, 0).get(timeout=30)
+    add.delay(0, 0).get(timeout=60)
     return seen

@@ -25,7 +25,7 @@ def test_an_app_and_a_worker_for_each_test(project: pytest.Pytester) -> None:
             def add(x, y):
                 return x + y
 
-            assert add.delay(4, 4).get(timeout=30) == 8
+            assert add.delay(4, 4).get(timeout=60) == 8
 
         def test_the_app_of_another_test_is_forgotten(celery_app):
             assert "test_an_app_and_a_worker_for_each_test.add" not in celery_app.tasks
@@ -71,10 +71,10 @@ def test_a_worker_for_the_whole_session_with_the_settings_that_fixtures_name(pro
             return "prefork"
 
         def test_a_function(celery_session_worker):
-            assert echo.delay(1).get(timeout=30) == 1
+            assert echo.delay(1).get(timeout=60) == 1
 
         def test_a_class(celery_session_app, celery_session_worker):
-            assert celery_session_app.tasks["own"].delay().get(timeout=30) == "theirs"
+            assert celery_session_app.tasks["own"].delay().get(timeout=60) == "theirs"
         """,
     )
 

@@ -97,7 +97,7 @@ def test_what_was_called_is_seen_and_run_and_gone_in_the_next_test(project: pyte
             with pytest.raises(AssertionError, match="should not be enqueued"):
                 pgtasks.assert_not_enqueued()
             assert [(each.name, each.state) for each in pgtasks.drain()] == [("proj.add", "SUCCESS")]
-            assert result.get(timeout=5) == 3
+            assert result.get(timeout=60) == 3
             pgtasks.assert_not_enqueued()
 
         def test_nothing_is_left_of_another_test(pgtasks):
@@ -183,14 +183,14 @@ def test_time_goes_on_to_what_is_due_and_stands_where_it_was_told_to(project: py
             assert len(pgtasks.drain()) == 1
             assert result.state == "RETRY"
             pgtasks.drain(until=timedelta(hours=3))
-            assert result.get(timeout=5) == 2
+            assert result.get(timeout=60) == 2
             assert ran == [(1, 1), (2, 2)]
             pgtasks.assert_enqueued(add, (3, 3), state="SCHEDULED")
 
         def test_a_workflow_sleeps_for_a_day_in_no_time(pgtasks):
             result = patient.delay()
             pgtasks.drain(until=timedelta(days=2))
-            assert result.get(timeout=5) == "awake"
+            assert result.get(timeout=60) == "awake"
 
         def test_in_a_transaction_time_goes_back_with_it(pgtasks):
             with psycopg.connect(pgtasks.database_url) as conn:
@@ -223,7 +223,7 @@ def test_a_worker_that_is_killed_loses_nothing(project: pytest.Pytester) -> None
 
         def test_thread(pgtasks):
             with pgtasks.worker(perform_ping_check=False):
-                assert add.delay(1, 2).get(timeout=30) == 3
+                assert add.delay(1, 2).get(timeout=60) == 3
 
         def test_processes(pgtasks, tmp_path):
             path = tmp_path / "ran"
@@ -237,7 +237,7 @@ def test_a_worker_that_is_killed_loses_nothing(project: pytest.Pytester) -> None
             with psycopg.connect(pgtasks.database_url, autocommit=True) as conn:
                 conn.execute("UPDATE pgtasks.worker SET heartbeat_at = heartbeat_at - interval '1 hour'")
             with pgtasks.worker_process("proj", "-c", "1", "-Q", "elsewhere") as worker:
-                assert result.get(timeout=30) == "done"
+                assert result.get(timeout=60) == "done"
                 assert worker.children()
                 assert worker.stop() == 0
         """

@@ -32,7 +32,7 @@ def test_every_pool_works_from_a_thread_and_leaves_nothing_behind(app: Celery, p
     before = children(), set(threading.enumerate()), signal.getsignal(signal.SIGTERM)
 
     with start_worker(app, pool=pool):
-        answer = add.delay(2, 3).get(timeout=30)
+        answer = add.delay(2, 3).get(timeout=60)
 
     assert answer == 5
     assert (children(), set(threading.enumerate()), signal.getsignal(signal.SIGTERM)) == before
@@ -66,7 +66,7 @@ def test_children_learn_of_tasks_that_were_defined_after_they_were_forked(app: C
 
         worker.reload()
 
-        assert late.delay().get(timeout=30) == "known"
+        assert late.delay().get(timeout=60) == "known"
 
 
 def test_what_forked_children_log_is_logged_here_with_all_that_belongs_to_it(
@@ -81,8 +81,8 @@ def test_what_forked_children_log_is_logged_here_with_all_that_belongs_to_it(
         logging.getLogger("told").error("look: %r", threading.Lock(), exc_info=ValueError("of the child"))
 
     with start_worker(app, pool="prefork"):
-        tell.delay("word").get(timeout=30)
-        tell_of_what_cannot_travel.delay().get(timeout=30)
+        tell.delay("word").get(timeout=60)
+        tell_of_what_cannot_travel.delay().get(timeout=60)
 
     plain, odd = [record for record in caplog.records if record.name == "told"]
     assert (plain.msg, plain.getMessage()) == ("%s from far", "word from far")
@@ -92,11 +92,33 @@ def test_what_forked_children_log_is_logged_here_with_all_that_belongs_to_it(
     assert "ValueError: of the child" in (odd.exc_text or "")
 
 
+class OfTwo(Exception):
+    """Pickles, and cannot be read again: `args` holds one argument, and two are needed."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(what)
+
+
+def test_a_log_record_that_cannot_be_read_does_not_leave_the_children_that_log_stuck(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task
+    def tell(number: int) -> None:
+        logging.getLogger("told").error("%s %s", number, OfTwo("broken", "on purpose"))
+        logging.getLogger("told").error("much: %s", "x" * 5000)
+
+    with start_worker(app, pool="prefork"):
+        for number in range(100):  # more than fits between the two
+            tell.delay(number).get(timeout=60)
+
+    assert "99 broken" in [record.getMessage() for record in caplog.records]
+
+
 def test_an_app_that_was_finalized_too_early_to_know_the_ping_can_be_pinged(app: Celery) -> None:
     del app.tasks["celery.ping"]
 
     with start_worker(app):
-        assert app.send_task("celery.ping").get(timeout=30) == "pong"
+        assert app.send_task("celery.ping").get(timeout=60) == "pong"
 
 
 def test_subclasses_hear_when_the_worker_consumes(app: Celery) -> None:

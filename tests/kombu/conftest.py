@@ -82,7 +82,7 @@ def start(database_url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerPro
             worker.send(signal.SIGTERM)
     for worker in workers:
         try:
-            worker.process.wait(5)
+            worker.process.wait(30)
         except subprocess.TimeoutExpired:
             worker.kill()
 

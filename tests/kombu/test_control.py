@@ -31,6 +31,7 @@ def test_the_commands_of_celery_show_and_steer_workers_of_both_kinds(
     assert run_celery("inspect", "ping").count("pong") == 2
     assert "2 nodes online." in run_celery("status")
     assert "mixed.add" in run_celery("inspect", "registered", "-d", "ours@h")
+    assert ["celery", "celery", "celery"] in [line.split() for line in run_celery("list", "bindings").splitlines()]
     assert "new rate limit set successfully" in run_celery("control", "rate_limit", "mixed.add", "100/s")
     assert "pool will grow" in run_celery("control", "pool_grow", "1", "-d", "ours@h")
     assert "add consumer other" in run_celery("control", "add_consumer", "other", "-d", "ours@h")
@@ -127,13 +128,31 @@ def test_events_cost_nothing_while_no_monitor_of_celery_listens(
     assert (rows(conn, "listener"), rows(conn, "event"), rows(conn, "mail")) == (0, 0, 0)
 
 
-def test_the_questions_of_ours_do_not_wait_for_workers_of_celery(
+def test_our_own_commands_show_and_steer_workers_of_both_kinds(
     start: Start, theirs: Celery, database_url: str, conn: psycopg.Connection[Any]
 ) -> None:
     start("theirs")
-    own = pgtasks.Celery("ours", broker=database_url, set_as_current=False)
-    theirs.send_task("mixed.add", (1, 1), countdown=3600)
+    start("ours")
+    own = pgtasks.Celery("own", broker=database_url, set_as_current=False)
 
-    assert {row[2] for row in own.database.run(fleet.workers())} == {"kombu"}
-    assert own.control.inspect(timeout=STUCK_S).ping() is None
+    assert own.control.inspect(timeout=STUCK_S).ping() == {"ours@h": {"ok": "pong"}, "theirs@h": {"ok": "pong"}}
+    assert own.control.ping(destination=["theirs@h"], timeout=STUCK_S) == [{"theirs@h": {"ok": "pong"}}]
+    assert own.control.inspect(pattern="o*", matcher="glob").ping() == {"ours@h": {"ok": "pong"}}
+    assert len(own.control.ping(limit=1, timeout=STUCK_S)) == 1
+    assert "mixed.add" in own.control.inspect(["theirs@h"], timeout=STUCK_S).registered()["theirs@h"]
+    own.control.add_consumer("other", destination=["theirs@h"])
+    assert theirs.send_task("mixed.who", queue="other").get(timeout=STUCK_S) == "theirs@h"
+
+    own.control.shutdown()
+
+    eventually(lambda: own.database.run(fleet.workers()) == [])
     assert rows(conn, "letter") == 0
+
+
+def test_a_worker_of_celery_that_was_killed_is_waited_for_no_longer_than_asked(
+    start: Start, database_url: str
+) -> None:
+    start("theirs").kill()
+    own = pgtasks.Celery("own", broker=database_url, set_as_current=False)
+
+    assert not own.control.ping(timeout=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from celery import Celery, chain, chord, group
 from celery.exceptions import ChordError
 
 import pgtasks
+from pgtasks.store.embedded import Server
 from tests.kombu.common import declare
 from tests.kombu.conftest import eventually, rows
+from tests.support import pooler
 from tests.support.workers import STUCK_S, WorkerProcess
 
 Start = Callable[..., WorkerProcess]
@@ -28,7 +31,7 @@ def ours(database_url: str) -> pgtasks.Celery:
 
 def canvases(app: Any, chain: Any, group: Any, chord: Any) -> dict[str, Any]:
     """Canvases of every kind, with what comes of them."""
-    add, total = app.tasks["mixed.add"], app.tasks["mixed.total"]
+    add, total, again = (app.tasks[f"mixed.{name}"] for name in ("add", "total", "again"))
     return {
         "chain": (chain(add.s(1, 2), add.s(3), add.s(4)), 10),
         "group": (group(add.s(i, i) for i in range(4)), [0, 2, 4, 6]),
@@ -44,6 +47,9 @@ def canvases(app: Any, chain: Any, group: Any, chord: Any) -> dict[str, Any]:
         ),
         "immutable body": (chord([add.s(1, 1), add.s(2, 2)], add.si(20, 1)), 21),
         "group as a body": (chord([add.s(1, 1), add.s(2, 2)], group(total.s(), total.s())), [6, 6]),
+        "retry before a step": (chain(again.s(1), add.s(3), add.s(4)), 8),
+        "retry in a header": (chord([again.s(1), add.s(5, 5)], total.s()), 11),
+        "retry in a chain in a header": (chord([chain(again.s(1), add.s(2)), add.s(5, 5)], total.s()), 13),
     }
 
 
@@ -65,6 +71,21 @@ def test_programs_of_either_kind_get_the_results_of_whoever_works(
         with pytest.raises(ValueError, match="as asked"):
             app.tasks["mixed.fail"].delay().get(timeout=STUCK_S)
     eventually(lambda: not rows(conn, "claim") and not rows(conn, "away") and not rows(conn, "ready"))
+
+
+def test_what_follows_a_task_of_a_celery_producer_survives_its_retries(
+    theirs: Celery, start: Start, conn: psycopg.Connection[Any]
+) -> None:
+    start("ours")
+    add, again, who = (theirs.tasks[f"mixed.{name}"] for name in ("add", "again", "who"))
+
+    again.apply_async((2,), link=[add.s(10).set(task_id="link")])
+    again.apply_async((9,), link_error=who.s().set(task_id="link_error"))
+    again.apply_async((2,), chain=[add.s(2).set(task_id="second"), add.s(1).set(task_id="first")])
+
+    assert theirs.AsyncResult("link").get(timeout=STUCK_S) == 12
+    assert theirs.AsyncResult("second").get(timeout=STUCK_S) == 5
+    assert theirs.AsyncResult("link_error").get(timeout=STUCK_S) == "ours@h"
 
 
 @pytest.mark.parametrize("worker", ["ours", "theirs"])
@@ -105,6 +126,48 @@ def test_a_task_sees_what_its_caller_said_whichever_way_it_came(
     assert seen["theirs"] == seen["ours"]
     assert seen["ours"]["args"] == [1, "ä\U0001f600"]
     assert (seen["ours"]["priority"], seen["ours"]["timelimit"], seen["ours"]["trace"]) == (3, [60, 50], "t")
+
+
+@pytest.mark.skipif(not pooler.is_installed(), reason="pgbouncer is not installed")
+def test_programs_of_celery_work_behind_a_pooler_as_without(
+    database_url: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pooler.pooled(database_url, tmp_path, size=10) as url:
+        monkeypatch.setenv("PGTASKS_DATABASE_URL", url)
+        start("theirs", "-P", "solo")
+        # An app chooses a protocol once.
+        with Celery("old", broker=f"pgtasks+{url}", backend=f"pgtasks+{url}", set_as_current=False) as old:
+            old.conf.task_protocol = 1
+            assert old.send_task("mixed.add", (20, 1)).get(timeout=STUCK_S) == 21
+        with Celery("theirs", broker=f"pgtasks+{url}", backend=f"pgtasks+{url}", set_as_current=False) as theirs:
+            declare(theirs)
+            add, again = theirs.tasks["mixed.add"], theirs.tasks["mixed.again"]
+
+            assert chain(add.s(1, 2), again.si(1), add.s(3)).apply_async().get(timeout=STUCK_S) == 4
+            assert chord([add.s(1, 1), add.s(2, 2)], theirs.tasks["mixed.total"].s())().get(timeout=STUCK_S) == 6
+            assert theirs.control.inspect(timeout=STUCK_S, limit=1).ping() == {"theirs@h": {"ok": "pong"}}
+
+
+def test_programs_of_celery_go_on_when_the_server_has_been_killed(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server.throw_away()
+    url = server.start()
+    monkeypatch.setenv("PGTASKS_DATABASE_URL", url)
+    worker = start("theirs", "-P", "solo")
+    with Celery("theirs", broker=f"pgtasks+{url}", backend=f"pgtasks+{url}", set_as_current=False) as theirs:
+        declare(theirs)
+        add = theirs.tasks["mixed.add"]
+        assert add.delay(1, 1).get(timeout=STUCK_S) == 2
+
+        os.kill(server.status().pid or 0, signal.SIGKILL)
+        eventually(lambda: server.status().pid is None)
+        server.start()
+
+        assert add.apply_async((2, 2), retry=True).get(timeout=STUCK_S) == 4
+        assert theirs.control.inspect(timeout=STUCK_S, limit=1).ping() == {"theirs@h": {"ok": "pong"}}
+    assert worker.stop() == 0
+    server.stop()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])

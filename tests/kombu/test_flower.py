@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from celery import Celery
 
+from pgtasks.kombu import link
 from tests.kombu.conftest import eventually, rows
 from tests.support.workers import REPOSITORY, STUCK_S, WorkerProcess
 
@@ -42,6 +43,8 @@ class Flower:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         self.log = log
+        configuration = log.with_name("flowerconfig.py")
+        configuration.write_text("from pgtasks.contrib import flower\n")
         command = [
             sys.executable,
             "-m",
@@ -50,6 +53,7 @@ class Flower:
             "tests.kombu.theirs",
             "flower",
             "--address=127.0.0.1",
+            f"--conf={configuration}",
         ]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -122,6 +126,10 @@ def test_flower_shows_workers_and_tasks_and_its_buttons_do_what_they_say(
     assert [result.get(timeout=STUCK_S) for result in done] == [1, 2, 3]
     eventually(lambda: list(stage.glob("began-*")))
 
+    page.goto(f"{flower.url}/broker")
+    ready, consumers = (page.locator("#queue-table tr#celery td").nth(n) for n in (3, 4))
+    assert (ready.inner_text(), consumers.inner_text()) == ("0", "1")
+
     page.goto(f"{flower.url}/tasks")
     page.locator("#tasks-table tbody tr", has_text="mixed.fail").locator("text=FAILURE").wait_for()
     assert page.locator("#tasks-table tbody tr", has_text="mixed.add").count() == 3
@@ -157,7 +165,7 @@ def test_flower_shows_workers_and_tasks_and_its_buttons_do_what_they_say(
 
 
 def test_a_flower_that_was_killed_leaves_nothing_behind_for_long(
-    start: Start, flower: Flower, theirs: Celery, conn: psycopg.Connection[Any]
+    start: Start, flower: Flower, theirs: Celery, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start("ours", "-E")
     eventually(lambda: rows(conn, "listener"))
@@ -171,8 +179,13 @@ def test_a_flower_that_was_killed_leaves_nothing_behind_for_long(
         theirs.send_task("mixed.add", (n, 1)).get(timeout=STUCK_S)
     assert rows(conn, "event") <= kept + 1
     conn.execute("UPDATE pgtasks.mailbox SET seen_at = seen_at - interval '10 minutes'")
-    # Whoever listens next tidies up, if no worker of ours has done it before.
+    conn.execute("UPDATE pgtasks.listener SET seen_at = seen_at - interval '10 minutes'")
+    killed = conn.execute("SELECT array_agg(id) FROM pgtasks.listener").fetchone()
+    # Whoever listens next tidies up, if it is some time since that was done, and no worker of ours does it before.
+    monkeypatch.setattr(link, "_swept_at", float("-inf"))
     with theirs.connection_for_read() as connection:
         theirs.events.Receiver(connection, app=theirs).queue(connection.default_channel).declare()
 
-    eventually(lambda: not rows(conn, "event") and not rows(conn, "mail"))
+    assert conn.execute("SELECT FROM pgtasks.event WHERE listener = ANY (%s)", killed).fetchall() == []
+    lost = "SELECT FROM pgtasks.mail WHERE mailbox NOT IN (SELECT name FROM pgtasks.mailbox)"
+    assert conn.execute(lost).fetchall() == []

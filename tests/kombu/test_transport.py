@@ -48,7 +48,7 @@ def received(connection: Connection, *queues: Queue, count: int = 1, no_ack: boo
     messages: list[Any] = []
     with Consumer(connection, list(queues), no_ack=no_ack, on_message=messages.append, accept=None):
         while len(messages) < count:
-            connection.drain_events(timeout=10)
+            connection.drain_events(timeout=60)
     return messages
 
 
@@ -160,7 +160,7 @@ def test_a_mailbox_that_the_database_has_lost_is_declared_anew(
             with pytest.raises(TimeoutError):
                 connection.drain_events(timeout=0.1)
         publish(connection, {"n": 1}, exchange)
-        connection.drain_events(timeout=10)
+        connection.drain_events(timeout=60)
 
     assert messages[0].payload == {"n": 1}
 
@@ -178,7 +178,7 @@ def test_messages_come_without_notifications_too(
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=0.1)
         publish(connection, {"n": 1}, Exchange("f", "fanout"))
-        connection.drain_events(timeout=10)
+        connection.drain_events(timeout=60)
 
     assert messages[0].payload == {"n": 1}
 
@@ -346,12 +346,12 @@ def test_a_consumer_gets_no_more_than_its_prefetch_count(
     messages: list[Any] = []
     with Consumer(channel, [theirs.amqp.queues["celery"]], on_message=messages.append):
         for _ in range(2):
-            connection.drain_events(timeout=10)
+            connection.drain_events(timeout=60)
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=0.1)
         assert (len(messages), rows(conn, "claim")) == (2, 2)
         messages[0].ack()
-        connection.drain_events(timeout=10)
+        connection.drain_events(timeout=60)
 
     assert len(messages) == 3
 
@@ -384,7 +384,7 @@ def test_a_task_that_was_lost_too_often_fails_instead_of_being_delivered(
                 connection.drain_events(timeout=0.5)
 
     with pytest.raises(WorkerLostError):
-        theirs.AsyncResult("poison").get(timeout=10)
+        theirs.AsyncResult("poison").get(timeout=60)
 
 
 def test_a_purge_of_celery_ends_what_waits(theirs: Celery, conn: psycopg.Connection[Any]) -> None:
@@ -407,9 +407,9 @@ def test_a_result_can_be_waited_for_forgotten_and_grouped(theirs: Celery) -> Non
     group = theirs.GroupResult("g", [theirs.AsyncResult("a"), theirs.AsyncResult("b")])
     group.save()
 
-    assert theirs.GroupResult.restore("g").get(timeout=10) == [1, [2]]
+    assert theirs.GroupResult.restore("g").get(timeout=60) == [1, [2]]
     with pytest.raises(KeyError):
-        theirs.AsyncResult("c").get(timeout=10)
+        theirs.AsyncResult("c").get(timeout=60)
     assert theirs.AsyncResult("c").traceback == "tb"
     theirs.AsyncResult("a").forget()
     assert theirs.AsyncResult("a").state == "PENDING"
@@ -421,7 +421,7 @@ def test_the_first_end_of_a_task_stays(theirs: Celery) -> None:
     theirs.backend.store_result("a", 1, "SUCCESS")
     theirs.backend.store_result("a", 2, "SUCCESS")
 
-    assert theirs.AsyncResult("a").get(timeout=10) == 1
+    assert theirs.AsyncResult("a").get(timeout=60) == 1
 
 
 # -- letters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import celery
+import psycopg
 import pytest
 
 import pgtasks
+from pgtasks.store.embedded import Server
 from tests.support.brokers import RabbitMQ, Redis
+from tests.support.workers import eventually
 
 PROJECT = """
 import os
@@ -110,6 +114,42 @@ def empty(server: Any) -> None:
                     channel.queue_purge(queue)
                 except connection.channel_errors:
                     pass
+
+
+class Killable:
+    """A Postgres of the test's own, that says of a commit that it was done before it is on disk."""
+
+    def __init__(self) -> None:
+        self.server = Server.throw_away()
+        self.url = self.server.start()
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            assert conn.execute("SHOW synchronous_commit").fetchone() == ("off",)
+            # So that what does not wait is lost when it is killed.
+            conn.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+            conn.execute("SELECT pg_reload_conf()")
+
+    def count(self) -> int:
+        """How many tasks are there; none while it starts."""
+        try:
+            with psycopg.connect(self.url) as conn:
+                found = conn.execute("SELECT count(*) FROM pgtasks.message").fetchone()
+                return int(found[0]) if found else 0
+        except (psycopg.OperationalError, psycopg.errors.UndefinedTable):
+            return 0
+
+    def kill(self) -> None:
+        """`kill -9` of the server."""
+        pid = self.server.status().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: self.server.status().pid is None, "the server to be gone")
+
+
+@pytest.fixture
+def killable(tmp_path: Path) -> Iterator[Killable]:
+    killable = Killable()
+    yield killable
+    killable.server.stop()
 
 
 class Move:

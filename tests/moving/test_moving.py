@@ -11,9 +11,12 @@ from typing import Any
 import celery
 import psycopg
 import pytest
+from kombu import Queue
 
 from pgtasks.message import id_of
-from tests.moving.conftest import Move, stop
+from pgtasks.moving import back
+from pgtasks.moving.back import Back
+from tests.moving.conftest import Killable, Move, stop
 from tests.support.brokers import Redis
 from tests.support.workers import eventually
 
@@ -204,14 +207,17 @@ def test_a_message_that_cannot_be_read_is_kept_and_blocks_no_other(
 
 
 def test_a_dry_run_changes_nothing(move: Move, conn: psycopg.Connection[Any]) -> None:
-    for n in range(3):
-        move.sig("add", n, n).apply_async()
+    sent = [move.sig("add", n, n).apply_async().id for n in range(3)]
+    move.sig("add", 1, 1).apply_async(serializer="pickle")
 
     said = json.loads(move.bridge("--dry-run", "--json"))
 
-    assert said["waiting"]["celery"] == 3
+    assert said["waiting"]["celery"] == 4
+    assert said["read"] == {"taken": 3, "aside": 1, "following": 0}
+    assert list(said["reasons"].values()) == [1]
     assert rows(conn, "SELECT count(*) FROM pgtasks.message") == [(0,)]
     assert json.loads(move.bridge("--once", "--json"))["taken"] == 3
+    assert [str(row[0]) for row in rows(conn, "SELECT id FROM pgtasks.ready ORDER BY rank, seq")] == sent
 
 
 def test_results_of_what_was_taken_over_reach_the_old_callers(move: Move, conn: psycopg.Connection[Any]) -> None:
@@ -276,6 +282,78 @@ def test_the_way_back_takes_along_all_that_celery_can_run(move: Move, conn: psyc
     assert canvas.id
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_a_way_back_that_is_killed_at_any_point_loses_nothing(
+    move: Move, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after everything that it asks of either side, and after the commit."""
+    move.new.conf.database_url = move.environ["PGTASKS_DATABASE_URL"]
+    points, left = 0, -1
+
+    def pass_point() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+
+    def surrounded(act: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            pass_point()
+            said = act(*args, **kwargs)
+            pass_point()
+            return said
+
+        return run
+
+    monkeypatch.setattr(back.OwnConnection, "run", surrounded(back.OwnConnection.run))
+    monkeypatch.setattr(back.Producer, "publish", surrounded(back.Producer.publish))
+    while True:
+        points += 1
+        sent = {move.new.signature("proj.add", args=(n, n)).apply_async().id for n in range(2)}
+        moving = Back(move.new, move.new.database, move.server.url, ["celery"], tell=lambda moved: pass_point())
+        is_over = False
+        left = points
+        try:
+            moving.run()
+            is_over = True
+        except Killed:
+            Back(move.new, move.new.database, move.server.url, ["celery"]).run()
+
+        assert rows(conn, "SELECT FROM pgtasks.message") == []
+        with move.old.connection_for_read() as connection:
+            queue = Queue("celery", channel=connection.default_channel)
+            found = Counter[str]()
+            while (message := queue.get(no_ack=True)) is not None:
+                found[message.headers["id"]] += 1
+        assert set(found) == sent
+        assert max(found.values()) <= 2
+        if is_over:
+            break
+
+    # Two turns, each of a statement and a report, and two messages.
+    assert points == 2 * 3 + 2 * 2 + 1
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_groups_stay_with_the_old_workers_where_their_result_store_counts_them(
+    move: Move, conn: psycopg.Connection[Any]
+) -> None:
+    members = celery.group(move.sig("add", n, n) for n in range(3)).apply_async()
+    plain = move.sig("add", 1, 1).apply_async()
+
+    said = json.loads(move.bridge("--once", "--json", "--leave", "groups", "--leave-to", "left"))
+    old = move.start("old", "worker", "-c", "1", "-Q", "left", "-l", "INFO")
+    values = members.get(timeout=60)
+    stop(old)
+
+    assert (said["taken"], said["left"]) == (1, 3)
+    assert values == [0, 2, 4]
+    assert [str(row[0]) for row in rows(conn, "SELECT id FROM pgtasks.message")] == [plain.id]
+
+
 def test_a_bridge_killed_again_and_again_loses_nothing_and_doubles_nothing(
     move: Move, conn: psycopg.Connection[Any]
 ) -> None:
@@ -307,6 +385,25 @@ def test_a_broker_that_is_killed_meanwhile_loses_nothing(move: Move, conn: psyco
 
     assert stop(bridge) == [0]
     assert {str(row[0]) for row in rows(conn, "SELECT id FROM pgtasks.ready")} == set(sent)
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_postgres_that_is_killed_meanwhile_loses_nothing_even_where_commits_do_not_wait_for_the_disk(
+    move: Move, killable: Killable
+) -> None:
+    move.environ["PGTASKS_DATABASE_URL"] = killable.url
+    sent = [move.sig("add", n, n).apply_async().id for n in range(600)]
+    bridge = move.start("new", "bridge", "--queues", "celery", "--batch", "20")
+
+    for part in (100, 300):
+        eventually(lambda part=part: killable.count() >= part, "the bridge to take some")
+        killable.kill()
+        killable.server.start()
+    eventually(lambda: killable.count() >= 600, "the bridge to take the rest")
+
+    assert stop(bridge) == [0]
+    with psycopg.connect(killable.url) as conn:
+        assert [str(row[0]) for row in rows(conn, "SELECT id FROM pgtasks.ready ORDER BY rank, seq")] == sent
 
 
 def test_connections_to_postgres_that_are_cut_lose_nothing(move: Move, conn: psycopg.Connection[Any]) -> None:

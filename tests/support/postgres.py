@@ -91,5 +91,5 @@ def new_database(server_url: str, name: str, template: str = "template0") -> Ite
 def empty(url: str) -> None:
     """Empty every table of the schema that has rows."""
     with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute("SET lock_timeout = '10s'")
+        conn.execute("SET lock_timeout = '60s'")
         conn.execute(_EMPTY_TABLES)

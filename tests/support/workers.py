@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 #: Only something that is stuck takes this long.
-STUCK_S = float(os.environ.get("PGTASKS_TEST_STUCK_S", 30))
+STUCK_S = float(os.environ.get("PGTASKS_TEST_STUCK_S", 90))
 REPOSITORY = Path(__file__).parents[2]
 
 

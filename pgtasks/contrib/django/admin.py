@@ -1,12 +1,14 @@
 """The admin's pages: tasks, queues, workers, schedules and steps, to look at; and what can be done to tasks.
 
 Whoever may view tasks may look. Revoking, redriving and retrying take the permission to change them
-(`pgtasks.change_task`), pausing a schedule that of schedules. Large tables stay quick: nothing is counted beyond ten
+(`pgtasks.change_task`). Large tables stay quick: nothing is counted beyond ten
 thousand, and lists go by the key.
 """
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -19,6 +21,7 @@ from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
+from django.utils.timezone import is_aware, localtime
 from django.utils.translation import ngettext
 
 from pgtasks import states
@@ -59,15 +62,18 @@ class ViewAdmin(admin.ModelAdmin):
     def has_add_permission(self, request: Any) -> bool:
         return False
 
+    def has_change_permission(self, request: Any, obj: Any = None) -> bool:
+        """Nothing is edited: pages are to view. What can be done are actions, which ask for `act`."""
+        return False
+
     def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
         return False
 
+    def has_act_permission(self, request: Any) -> bool:
+        return bool(request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}"))
+
     def get_readonly_fields(self, request: Any, obj: Any = None) -> Any:
         return [field.name for field in self.model._meta.fields]
-
-    def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
-        nothing = {"show_save": False, "show_save_and_continue": False, "show_save_and_add_another": False}
-        return super().change_view(request, object_id, form_url, {**nothing, **(extra_context or {})})
 
 
 def alias_of_tasks() -> str:
@@ -125,15 +131,48 @@ def link_to_task(task_id: Any) -> Any:
 
 
 def preformatted(text: str | None) -> Any:
-    return format_html('<pre style="white-space:pre-wrap;margin:0">{}</pre>', text) if text else "-"
+    return format_html('<pre style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0">{}</pre>', text) if text else "-"
+
+
+def moment(at: Any) -> Any:
+    """To the second, which Django's own format leaves out."""
+    if at is None:
+        return "-"
+    shown = f"{localtime(at) if is_aware(at) else at:%Y-%m-%d %H:%M:%S}"
+    return format_html('<span style="white-space:nowrap">{}</span>', shown)
+
+
+def call_of(task: Task) -> str | None:
+    """A task's call as one would write it; its body as it is, where that is no JSON that we know."""
+    try:
+        args, kwargs, _ = json.loads(task.payload or "")
+        given = [*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]
+    except (ValueError, TypeError, AttributeError):
+        return task.payload
+    return f"{task.name}({', '.join(given)})"
+
+
+def outcome_of(task: Task) -> str | None:
+    """What a task has returned, or the error that it failed with as one would write that."""
+    if task.state in states.EXCEPTION_STATES:
+        with suppress(ValueError, TypeError, KeyError):
+            error = json.loads(task.result or "")
+            message = error["exc_message"]
+            words = message if isinstance(message, list) else [message]
+            return f"{error['exc_type']}({', '.join(map(repr, words))})"
+    return task.result
+
+
+def _flat(each: Any) -> tuple[str, ...]:
+    return each if isinstance(each, tuple) else (each,)
 
 
 @admin.register(Task)
 class TaskAdmin(ViewAdmin):
     """Tasks, the newest first."""
 
-    list_display = ("name", "public_id", "shown_state", "queue", "created_at", "wait", "taken", "retries", "worker")
-    list_display_links = ("name", "public_id")
+    list_display = ("name", "short_id", "shown_state", "queue", "created", "wait", "taken", "retries", "worker")
+    list_display_links = ("name", "short_id")
     list_filter = (StateFilter, QueueFilter)
     search_fields = ("name",)
     search_help_text = "An id, or how the name begins"
@@ -141,15 +180,15 @@ class TaskAdmin(ViewAdmin):
     actions = ("revoke", "terminate", "redrive", "retry")
     fieldsets = (
         (None, {"fields": ("name", "public_id", "shown_state", "queue", "priority", "worker")}),
-        ("When", {"fields": (("created_at", "due", "expires"), ("claimed_at", "done_at"), ("wait", "taken"))}),
-        ("How often", {"fields": (("delivery", "retries"),)}),
-        ("Of what", {"fields": ("root_link", "parent_link", "group_id", "canvas")}),
-        ("What", {"fields": ("arguments", "outcome", "shown_traceback", "steps")}),
+        ("Call and outcome", {"fields": ("arguments", "outcome", "shown_traceback", "steps")}),
+        ("Times", {"fields": (("created", "due_at", "expires_at"), ("claimed", "wait"), ("done", "taken"))}),
+        ("Attempts", {"fields": (("delivery", "retries"),)}),
+        ("Canvas", {"fields": ("root_link", "parent_link", "group_id", "canvas")}),
     )
 
     def get_readonly_fields(self, request: Any, obj: Any = None) -> Any:
-        own = ("public_id", "shown_state", "wait", "taken", "root_link", "parent_link", "canvas")
-        return [*super().get_readonly_fields(request, obj), *own, "arguments", "outcome", "shown_traceback", "steps"]
+        shown = [field for _, options in self.fieldsets for each in options["fields"] for field in _flat(each)]
+        return [*super().get_readonly_fields(request, obj), *shown]
 
     def get_search_results(self, request: Any, queryset: Any, search_term: str) -> tuple[Any, bool]:
         if not search_term:
@@ -164,12 +203,38 @@ class TaskAdmin(ViewAdmin):
     # -- columns
 
     @admin.display(description="id")
-    def public_id(self, task: Task) -> Any:
-        return format_html('<span style="white-space:nowrap">{}</span>', task.public_id)
+    def public_id(self, task: Task) -> str:
+        return task.public_id
+
+    @admin.display(description="id")
+    def short_id(self, task: Task) -> Any:
+        """The end of an id that is a UUID: the beginning is the time, and leaves no room for other columns."""
+        shown = task.task_id or f"\N{HORIZONTAL ELLIPSIS}{str(task.id)[-12:]}"
+        return format_html('<span style="white-space:nowrap" title="{}">{}</span>', task.public_id, shown)
 
     @admin.display(description="state")
     def shown_state(self, task: Task) -> Any:
         return coloured(task.state)
+
+    @admin.display(description="created at")
+    def created(self, task: Task) -> Any:
+        return moment(task.created_at)
+
+    @admin.display(description="due")
+    def due_at(self, task: Task) -> Any:
+        return moment(task.due)
+
+    @admin.display(description="expires")
+    def expires_at(self, task: Task) -> Any:
+        return moment(task.expires)
+
+    @admin.display(description="begun at")
+    def claimed(self, task: Task) -> Any:
+        return moment(task.claimed_at)
+
+    @admin.display(description="ended at")
+    def done(self, task: Task) -> Any:
+        return moment(task.done_at)
 
     @admin.display(description="waited")
     def wait(self, task: Task) -> str:
@@ -187,13 +252,13 @@ class TaskAdmin(ViewAdmin):
     def parent_link(self, task: Task) -> Any:
         return link_to_task(task.parent) if task.parent else "-"
 
-    @admin.display(description="arguments")
+    @admin.display(description="call")
     def arguments(self, task: Task) -> Any:
-        return preformatted(task.payload)
+        return preformatted(call_of(task))
 
     @admin.display(description="result")
     def outcome(self, task: Task) -> Any:
-        return preformatted(task.result)
+        return preformatted(outcome_of(task))
 
     @admin.display(description="traceback")
     def shown_traceback(self, task: Task) -> Any:
@@ -219,11 +284,11 @@ class TaskAdmin(ViewAdmin):
 
     # -- actions
 
-    @admin.action(description="Revoke: what has not begun does not run", permissions=["change"])
+    @admin.action(description="Revoke: what has not begun does not run", permissions=["act"])
     def revoke(self, request: Any, queryset: Any) -> None:
         self._revoke(request, queryset, terminate=False)
 
-    @admin.action(description="Revoke, and end what runs", permissions=["change"])
+    @admin.action(description="Revoke, and end what runs", permissions=["act"])
     def terminate(self, request: Any, queryset: Any) -> None:
         self._revoke(request, queryset, terminate=True)
 
@@ -233,7 +298,7 @@ class TaskAdmin(ViewAdmin):
             project_app().control.revoke(ids, terminate=terminate)
         _say(self, request, len(ids), "task was revoked", "tasks were revoked", "They have ended: nothing was revoked.")
 
-    @admin.action(description="Redrive: run what failed in these canvases and workflows again", permissions=["change"])
+    @admin.action(description="Redrive: run what failed in these canvases and workflows again", permissions=["act"])
     def redrive(self, request: Any, queryset: Any) -> None:
         app, again = project_app(), 0
         for task in queryset:
@@ -246,7 +311,7 @@ class TaskAdmin(ViewAdmin):
                 self.message_user(request, str(error), messages.WARNING)
         _say(self, request, again, "task runs again", "tasks run again", "Nothing has failed there.")
 
-    @admin.action(description="Retry: send a copy of these tasks, which have ended", permissions=["change"])
+    @admin.action(description="Retry: send a copy of these tasks, which have ended", permissions=["act"])
     def retry(self, request: Any, queryset: Any) -> None:
         app, sent = project_app(), 0
         for task in queryset:

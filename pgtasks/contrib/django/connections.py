@@ -1,4 +1,4 @@
-"""Django's connections in a worker: looked after around each task as Django does around each request.
+"""Django's connections in a worker: checked and closed around each task as Django does around each request.
 
     in the parent     nothing is left open by what modules did while they were imported
     after a fork      the child lets go of inherited connections without a word to the server
@@ -25,7 +25,7 @@ __all__ = ("DjangoWorkerFixup",)
 
 
 class DjangoWorkerFixup:
-    """Looks after the connections of one app's worker."""
+    """Manages the connections of one app's worker."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import django
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.checks import run_checks
 from django.db import connections
@@ -51,6 +52,7 @@ class DjangoFixup:
             app.task_cls = TASK_CLASS
         app.default_database = self.default_database
         app.transaction_of_caller = self.transaction_of_caller
+        app.atransaction_of_caller = self.atransaction_of_caller
         signals.import_modules.connect(self.on_import_modules, sender=app)
         signals.worker_init.connect(self.on_worker_init)
         connection_created.connect(self.on_connection_created)
@@ -109,6 +111,12 @@ class DjangoFixup:
             if _is_in_transaction(connection) and self._takes_calls(connection):
                 return connection
         return None
+
+    async def atransaction_of_caller(self) -> Any:
+        """As `transaction_of_caller`, for a coroutine: in the thread where Django runs what is not asynchronous for it."""
+        if not self.app.conf.task_join_transaction:
+            return None
+        return await sync_to_async(self.transaction_of_caller)()
 
     def _takes_calls(self, connection: Any) -> bool:
         joins = self.app.conf.task_join_transaction

@@ -1,4 +1,4 @@
-"""Running what was called, here and now: a worker without a process, for tests.
+"""Running enqueued tasks in the calling thread: a worker without a process, for tests.
 
     with transaction.atomic():                 # or psycopg, or SQLAlchemy: the test's own transaction
         order = place_order()                  # calls tasks
@@ -76,7 +76,7 @@ class BorrowedDatabase(Database):
 
 @contextmanager
 def borrowing(app: Any, source: Any) -> Iterator[None]:
-    """Let everything that an app does in this block happen on one connection, which somebody else holds."""
+    """Run everything that an app does in this block on one connection, which belongs to the caller."""
     # Before the connection is borrowed: to make the tables is not for somebody else's transaction.
     app.database.ping()
     before = {name: app.__dict__.pop(name) for name in ("database", "outbox") if name in app.__dict__}

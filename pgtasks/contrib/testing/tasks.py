@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pgtasks.app.sharing import shared_task
 
-__all__ = ("ping",)
+__all__ = ("answer", "ping")
 
 
-@shared_task(name="celery.ping")
-def ping() -> str:
+def answer() -> str:
     """Answer: what `start_worker` asks a worker before a test may use it."""
     return "pong"
+
+
+ping = shared_task(name="celery.ping")(answer)

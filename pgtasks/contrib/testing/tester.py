@@ -73,13 +73,13 @@ class Tester:
     # -- time
 
     def travel(self, to: datetime | timedelta) -> AbstractContextManager[datetime]:
-        """Be at another time for as long as a `with` block lasts; see `travel`."""
+        """Set the clock for the duration of a `with` block; see `travel`."""
         return travel(self.app, to)
 
 
 @contextmanager
 def travel(app: Any, to: datetime | timedelta) -> Iterator[datetime]:
-    """Set the clock of the database to a moment, or to so long from now, for as long as the block lasts; gives the moment.
+    """Set the database's clock to a moment, or by an offset from now, for the duration of the block; gives the moment.
 
     It stands still there, for this app, and for workers and other programs that are started in the block. It is the
     database that says what is due, has expired, or was when: for what Python code asks of its own clock there are

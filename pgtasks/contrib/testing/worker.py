@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from pgtasks._state import _set_task_join_will_block
+from pgtasks.contrib.testing.tasks import answer
 from pgtasks.result import allow_join_result
 from pgtasks.utils.dispatch import Signal
 from pgtasks.utils.nodenames import anon_nodename
@@ -38,7 +39,7 @@ test_worker_stopped = Signal(name="test_worker_stopped", providing_args={"worker
 #: Options of Celery's worker that have no meaning here: there is no mingling, gossip or heartbeat to do without.
 _WITHOUT_MEANING = ("ready_callback", "without_heartbeat", "without_mingle", "without_gossip")
 #: Seconds that a worker has to end after it has been told to stop at once.
-_LAST_RESORT_S = 5.0
+_LAST_RESORT_S = 30.0
 
 
 class TestWorkController(Worker):
@@ -51,6 +52,7 @@ class TestWorkController(Worker):
         for name in _WITHOUT_MEANING:
             options.pop(name, None)
         self._is_ready = threading.Event()
+        self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._forked_logs: ForkedLogs | None = None
         quiet = {"installs_signal_handlers": False, "redirect_stdouts": False, "quiet": True}
@@ -66,6 +68,7 @@ class TestWorkController(Worker):
 
     def run(self) -> None:
         """`start` as the body of a thread; what it raises is raised where the thread is waited for."""
+        self._thread = threading.current_thread()
         try:
             self.start()
         except BaseException as error:
@@ -79,8 +82,25 @@ class TestWorkController(Worker):
         test_worker_started.send(sender=self.app, worker=self, consumer=consumer)
 
     def reload(self, *args: Any, **kwargs: Any) -> None:
-        """Have the processes know the tasks that the test has defined since they were forked."""
-        self.call_soon(partial(super().reload, *args, **kwargs))
+        """Replace the processes, so that they know the tasks the test has defined since they were forked.
+
+        None that does not know them is given a task once this has returned.
+        """
+        reload = partial(super().reload, *args, **kwargs)
+        if self._thread in (None, threading.current_thread()):
+            reload()
+            return
+        done = threading.Event()
+
+        def reload_and_tell() -> None:
+            try:
+                reload()
+            finally:
+                done.set()
+
+        self.call_soon(reload_and_tell)
+        while self._thread.is_alive() and not done.wait(0.1):
+            """Should the worker end instead, the end of the test says why."""
 
     def ensure_started(self) -> None:
         """Wait, in another thread, until the worker consumes; raises what kept it from starting."""
@@ -115,11 +135,13 @@ class ForkedLogs(logging.Handler):
 
     def _hear(self) -> None:
         while data := self._here.recv(1 << 20):
-            # Written by our own children, through a socket that nobody else holds.
+            # Written by our own children, through a socket that nobody else holds; they have tried to read it.
             record: logging.LogRecord = pickle.loads(data)
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
+                # A handler that fails must not end this thread: children would wait for it for ever.
+                with suppress(Exception):
+                    logger.handle(record)
 
     def close(self) -> None:
         logging.getLogger().removeHandler(self)
@@ -138,7 +160,10 @@ def _pickled(record: logging.LogRecord) -> bytes:
         record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
         record.exc_info = None
     with suppress(Exception):
-        return pickle.dumps(record)
+        data = pickle.dumps(record)
+        # What cannot be read, as many an exception among the arguments, would end the thread that reads.
+        pickle.loads(data)
+        return data
     record.msg, record.args = record.getMessage(), None
     plain = {key: value for key, value in vars(record).items() if isinstance(value, str | int | float | None)}
     record.__dict__ = plain
@@ -153,7 +178,7 @@ def start_worker(
     loglevel: str | int = WORKER_LOGLEVEL,
     logfile: str | None = None,
     perform_ping_check: bool = True,
-    ping_task_timeout: float = 10.0,
+    ping_task_timeout: float = 60.0,
     shutdown_timeout: float = 10.0,
     **kwargs: Any,
 ) -> Iterator[TestWorkController]:
@@ -165,7 +190,7 @@ def start_worker(
     test_worker_starting.send(sender=app)
     if perform_ping_check and "celery.ping" not in app.tasks:
         # The app was finalized before the module with that task was imported.
-        app.task(lambda: "pong", name="celery.ping", shared=False)
+        app.task(answer, name="celery.ping", shared=False)
     worker = None
     try:
         with _worker_thread(app, concurrency, pool, loglevel, logfile, shutdown_timeout, **kwargs) as worker:

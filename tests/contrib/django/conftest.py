@@ -16,6 +16,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from tests.contrib.django.nursery import Nursery
 from tests.support.postgres import new_database
 from tests.support.workers import eventually
 
@@ -28,8 +29,9 @@ SETUP = "import django; django.setup()\n"
 class Site:
     """The project: `run` gives what a program prints, as JSON."""
 
-    def __init__(self, directory: Path, url: str) -> None:
+    def __init__(self, directory: Path, url: str, nursery: Nursery) -> None:
         self.directory, self.url = directory, url
+        self.nursery = nursery
         self.databases = {"default": database_of(url)}
         self.settings: dict[str, Any] = {}
         self.environ: dict[str, str] = {}
@@ -47,10 +49,7 @@ class Site:
         }
 
     def python(self, *arguments: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
-        said = subprocess.run(
-            [sys.executable, *arguments], cwd=self.directory, env=self.environment(), capture_output=True, text=True,
-            check=False, timeout=120,
-        )  # fmt: skip
+        said = self.nursery.run(arguments, self.directory, self.environment())
         assert status is None or said.returncode == status, said.stdout + said.stderr
         return said
 
@@ -96,22 +95,29 @@ def database_of(url: str, **options: Any) -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def migrated(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(server_url: str, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The name of a database in which the project was migrated, to make others from."""
     name = f"django_template_{os.getpid()}"
     with new_database(server_url, name) as url, pytest.MonkeyPatch.context() as monkeypatch:
-        _site(url, tmp_path_factory.mktemp("template"), monkeypatch).manage("migrate", "--verbosity", "0")
+        _site(url, tmp_path_factory.mktemp("template"), monkeypatch, nursery).manage("migrate", "--verbosity", "0")
         yield name
 
 
 @pytest.fixture
-def site(server_url: str, migrated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(server_url: str, migrated: str, nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     with new_database(server_url, f"django_{uuid4().hex[:12]}", migrated) as url:
-        yield _site(url, tmp_path, monkeypatch)
+        yield _site(url, tmp_path, monkeypatch, nursery)
 
 
-def _site(url: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def _site(url: str, directory: Path, monkeypatch: pytest.MonkeyPatch, nursery: Nursery) -> Site:
     for name in ("PGTASKS_DATABASE_URL", "DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
     shutil.copytree(SITE, directory / "site", ignore=shutil.ignore_patterns("__pycache__"))
-    return Site(directory / "site", url)
+    return Site(directory / "site", url, nursery)

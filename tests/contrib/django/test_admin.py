@@ -33,9 +33,9 @@ def test_pages_show_tasks_with_what_came_of_them_and_actions_act(site: Site) -> 
             """
 from polls.tasks import add, fail
 from pgtasks import chain
-add.delay(2, 3).get(timeout=30)
+add.delay(2, 3).get(timeout=60)
 try:
-    chain(fail.si("<b>no</b>"), add.si(1, 1))().get(timeout=30)
+    chain(fail.si("<b>no</b>"), add.si(1, 1))().get(timeout=60)
 except ValueError:
     said = None
 """

@@ -88,7 +88,7 @@ def test_a_project_that_has_made_no_app_gets_one_from_its_settings(site: Site) -
             """
 from polls.tasks import add
 from pgtasks import current_app
-said = [add.delay(1, 2).get(timeout=30), current_app.conf.task_default_queue, current_app.main]
+said = [add.delay(1, 2).get(timeout=60), current_app.conf.task_default_queue, current_app.main]
 """
         )
 

@@ -163,25 +163,47 @@ said = asyncio.run(main())
     assert said == [200, 1, 36]
 
 
-def test_a_coroutine_names_the_database_whose_transaction_is_meant(site: Site) -> None:
+def test_a_coroutine_calls_in_the_transaction_of_the_thread_where_its_queries_run(site: Site) -> None:
     said = site.run(
         IMPORTS
         + """
+from pgtasks import chain, group
 said = []
-async def main():
+
+async def call_all():
+    await add.adelay(1, 2)
+    await add.aapply_async((1, 2), using="default")
+    await chain(add.s(1, 1), add.s(1)).aapply_async()
+    await group(add.s(n, n) for n in range(3)).aapply_async()
+    await add.aapply_async((1, 2), link=add.s(1))
+    await Question.objects.acreate(text="?")
+
+def in_a_transaction(fails):
+    "What a synchronous view does that calls a coroutine."
+    with transaction.atomic():
+        async_to_sync(call_all)()
+        said.append(seen())
+        if fails:
+            transaction.set_rollback(True)
+    said.append((seen(), Question.objects.count()))
+
+in_a_transaction(True)
+in_a_transaction(False)
+
+async def apart():
     atomic = transaction.atomic()
     await sync_to_async(atomic.__enter__)()
     await add.adelay(1, 2)
-    said.append(await sync_to_async(seen)())
-    await add.aapply_async((1, 2), using="default")
+    await add.aapply_async((1, 2), using=False)
     said.append(await sync_to_async(seen)())
     await sync_to_async(atomic.__exit__)(ValueError, ValueError(), None)
     said.append(await sync_to_async(seen)())
-asyncio.run(main())
+asyncio.run(apart())
 """
     )
 
-    assert said == [1, 1, 1]
+    calls = 1 + 1 + 2 + 3 + 2
+    assert said == [0, [0, 0], 0, [calls, 1], calls + 1, calls + 1]
 
 
 def test_a_transaction_that_is_broken_takes_no_call(site: Site) -> None:

@@ -14,9 +14,9 @@ def test_the_tutorials_project_runs_its_tasks_with_nothing_but_its_settings(site
 from polls.models import Question
 from polls.tasks import add, count, fail
 question = Question.objects.create(text="?", votes=3)
-said = [count.delay(question.pk).get(timeout=30), add.delay(2, 2).get(timeout=30)]
+said = [count.delay(question.pk).get(timeout=60), add.delay(2, 2).get(timeout=60)]
 try:
-    fail.delay("no").get(timeout=30)
+    fail.delay("no").get(timeout=60)
 except ValueError as error:
     said.append(str(error))
 """
@@ -36,7 +36,7 @@ def test_a_tasks_connection_lives_as_long_as_a_requests_would(
 
     with site.worker("-P", pool):
         first, second = site.run(
-            "from polls.tasks import backend_pid\nsaid = [backend_pid.delay().get(timeout=30) for _ in range(2)]"
+            "from polls.tasks import backend_pid\nsaid = [backend_pid.delay().get(timeout=60) for _ in range(2)]"
         )
 
     assert first[2] is False
@@ -68,7 +68,7 @@ def use_it(**kwargs):
 
     with site.worker():
         _, backend, was_open = site.run(
-            "from polls.tasks import backend_pid\nsaid = backend_pid.delay().get(timeout=30)"
+            "from polls.tasks import backend_pid\nsaid = backend_pid.delay().get(timeout=60)"
         )
 
     log = (site.directory / "worker.log").read_text()
@@ -88,10 +88,10 @@ def test_a_broken_connection_is_replaced_before_the_next_task(site: Site) -> Non
 import psycopg
 from polls.tasks import backend_pid
 from mysite.celery import app
-_, first, _ = backend_pid.delay().get(timeout=30)
+_, first, _ = backend_pid.delay().get(timeout=60)
 with psycopg.connect(app.database_url) as other:
     other.execute("SELECT pg_terminate_backend(%s)", [first])
-_, second, _ = backend_pid.delay().get(timeout=30)
+_, second, _ = backend_pid.delay().get(timeout=60)
 said = first != second
 """
         )
@@ -121,4 +121,4 @@ class PollsConfig(AppConfig):
     assert "a check says no" in refused.stderr + refused.stdout
     site.environ["CELERY_SKIP_CHECKS"] = "1"
     with site.worker():
-        assert site.run("from polls.tasks import add\nsaid = add.delay(1, 2).get(timeout=30)") == 3
+        assert site.run("from polls.tasks import add\nsaid = add.delay(1, 2).get(timeout=60)") == 3
