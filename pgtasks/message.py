@@ -1,4 +1,4 @@
-"""The values that travel: a `Message` to run, a `Claim` on it, and what came of it, an `Outcome`.
+"""The values that travel: a `Message` to run, a `Claim` on it, and its `Outcome`.
 
 A message is written once by a producer and never changes. A claim is a message leased to one worker; its
 `delivery` number is the fence that every later write names. An outcome says what the store must do with the claim:
@@ -26,7 +26,7 @@ from uuid import UUID, uuid5
 SLOT_BITS = 10
 SLOT_MASK = (1 << SLOT_BITS) - 1
 
-#: So many losses that a task is failed by whoever claims it next: it is at most once and may have run.
+#: A number of losses that makes the next claimer fail the task: it is at most once and may have run.
 NEVER_AGAIN = 32767
 
 #: Namespace of the UUIDs that stand for a user's own, non-UUID task ids.
@@ -292,6 +292,8 @@ class Outcome(NamedTuple):
     follow_ups: tuple[Batch, ...] = ()
     #: It has a place in a flow, which is given up with this.
     is_limited: bool = False
+    #: It belongs to a group, so the body of a chord may wait for it with others.
+    is_member: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

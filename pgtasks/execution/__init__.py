@@ -1,12 +1,12 @@
-"""Running one claimed task and saying what came of it.
+"""Running one claimed task and returning its outcome.
 
     claim -> read (decode the message) -> trace (run the task) -> settling -> Outcome
           -> refuse: unknown task, bytes that do not decode, content that is not accepted
           -> condemn: revoked, expired, or its worker died too often: the task is not run, it fails
 
 An outcome carries everything that ends with the task: its result, a retry's new message, the tasks that can never run
-since it failed. It is stored by whoever claimed the task, in one statement. User code that belongs to the end - hooks,
-signals, errbacks - has run by then.
+since it failed. It is stored by the worker's parent process, in one statement. User code that belongs to the end -
+hooks, signals, errbacks - has run by then.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ("Limits", "Site", "aexecute", "execute", "give_up")
 
 
 def execute(site: Site, claim: Claim) -> Outcome:
-    """Run one claimed task and say what came of it; raises only what must end the process now."""
+    """Run one claimed task and return its outcome; raises only what must end the process now."""
     prepared = _prepare(site, claim)
     if isinstance(prepared, Outcome):
         return prepared

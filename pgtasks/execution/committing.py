@@ -1,4 +1,4 @@
-"""The end of a transactional task: settled within the task's own transaction, not by whoever claimed it."""
+"""The end of a transactional task: settled within the task's own transaction, not by the worker's parent."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Committing(Settling):
         return [tasks.settle(self.site.worker, self.site.hostname, [ended]), *enqueues]
 
     def was_committed(self, error: BaseException) -> bool:
-        """Find out, after an error instead of an answer, whether the success is there; raises when it is to be tried again."""
+        """After an error instead of an answer: is the success stored? Raises `RunInterrupted` if it must be retried."""
         self.is_gone = self.site.app.database.run(workflows.committed(self.claim.id, self.claim.delivery))
         if not self.is_gone and is_connection_lost(error):
             raise RunInterrupted(str(error)) from error

@@ -87,8 +87,11 @@ def escape(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], exc:
     """Fail a task whose code has raised what is not an `Exception`.
 
     `SystemExit` and `KeyboardInterrupt` mean the process: the task was lost with it. Where it says that it is to run
-    again then, they are raised, and the worker finds it so.
+    again then, they are raised, and the worker finds it so. What has stopped the task from outside is raised as well: the pool
+    that did it knows its fate.
     """
+    if site.limits.fate is not None:
+        raise exc
     if not isinstance(exc, SystemExit | KeyboardInterrupt):
         return fail(site, claim, task, request, exc)
     if task.retry_on_worker_lost or (task.acks_late and task.reject_on_worker_lost):
@@ -167,7 +170,7 @@ def _has_run_out(task: Any, request: Mapping[str, Any]) -> bool:
 
 
 def _retry(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], error: WorkerLostError) -> Outcome:
-    """Run a task again that was lost with its process, as if it had asked for it."""
+    """Retry a task that was lost with its process, as if it had asked for a retry."""
     context = Context(request, called_directly=False)
     einfo = ExceptionInfo((type(error), error, None))
     delay_s = task.default_retry_delay

@@ -1,4 +1,4 @@
-"""The gate before a limited task's code: may it begin now, by the limits of its flow?
+"""The gate before the code of a task with flow limits: may it begin now?
 
 Asked by the process that is about to run it, so that a start is counted when it is one. A task that may not begin is taken
 from this worker and held; what is said of its claim here is that it is gone.

@@ -1,4 +1,4 @@
-"""What a worker does for tasks that remember, and need not know more of: hand over the hold, and take what they are left by."""
+"""All that a worker does for workflows: hand over the hold, and conclude when the code was left by an exception."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_resumable(claim: Claim) -> bool:
 
 
 def hold(site: Site, claim: Claim, is_loop_shared: bool) -> Hold:
-    """By what the worker holds the task."""
+    """The hold of a claim: the fence of everything the run writes."""
     is_cancelled = claim.fate.partition(":")[0] in _UNDOABLE
     return Hold(claim.id, site.worker, claim.delivery, is_loop_shared, is_cancelled, site.recorder)
 

@@ -26,7 +26,7 @@ from pgtasks.app.publish import Call, collecting, compose, relatives
 from pgtasks.canvas.calls import as_called, sends_plainly
 from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
-from pgtasks.canvas.plan import plan
+from pgtasks.canvas.plan import plan, remembered
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import EncodeError, ImproperlyConfigured, Retry, TaskRevokedError
 from pgtasks.execution.site import Site
@@ -35,7 +35,7 @@ from pgtasks.serialization import decode, encode_exception
 from pgtasks.store import flows, graphs, tasks
 from pgtasks.store.sql import Query
 from pgtasks.store.tasks import StateRow
-from pgtasks.utils.functional import noop
+from pgtasks.utils.functional import maybe_list, noop
 from pgtasks.utils.log import get_logger
 
 __all__ = ("Settling",)
@@ -122,9 +122,9 @@ class Settling(trace.Effects):
                 f"What replaces task {claim.name}[{claim.public_id}] takes its id, and {sig!r} has an id of its own,"
                 f" {planned.result.id}. Replace it with a signature that was not frozen."
             )
-        mine = new.pop(claim.id)
         edges = list(planned.edges)
         preds = [edge.pred for edge in edges if edge.succ == claim.id]
+        mine = _in_place_of(claim, new.pop(claim.id), waits=bool(preds))
         has_successors = any(edge.pred == claim.id for edge in edges)
         queries: list[Query[Any]] = [
             tasks.replace(self.site.worker, claim.delivery, mine, preds, has_successors=has_successors)
@@ -145,10 +145,14 @@ class Settling(trace.Effects):
         (member,) = planned.ends
         # The edge from the new member is written by join_chord; here it only says that somebody waits for it.
         edges = [*planned.edges, Edge(member, self.claim.id, 0)]
-        app.database.run_together(tasks.join_chord(self.claim.id, member), tasks.enqueue(messages, edges))
+        added = tasks.enqueue(messages, edges)
+        joined, *_ = app.database.run_together(tasks.join_chord(self.claim.id, member), added)
+        if not joined:
+            # The body has failed already. The task runs all the same, as the others of the header do.
+            app.database.run(added)
         for call, message in zip(calls, messages, strict=True):
             announce(app, call, message)
-        return sig if lazy else planned.result
+        return sig if lazy else remembered(planned.result, planned.trail, True)
 
     def retried(self, task: Any, request: Context, retry: Retry, einfo: ExceptionInfo, store: bool) -> None:
         self.site.limits.disarm()
@@ -167,7 +171,7 @@ class Settling(trace.Effects):
         self._call_errbacks(request, exc, traceback, partial(self._show_failure, exc))
 
     def _show_failure(self, exc: BaseException) -> None:
-        """Let an errback that looks its task up find it failed; the outcome, which comes later, says so for good."""
+        """Let an errback that looks up its task find it failed; the outcome, which is stored later, is what counts."""
         if self.row is not None and not self.is_hidden:
             self._mark(states.REVOKED if isinstance(exc, TaskRevokedError) else states.FAILURE, self.row)
 
@@ -268,6 +272,7 @@ class Settling(trace.Effects):
             fails=self.casualties,
             follow_ups=self.follow_ups,
             is_limited=self.is_limited,
+            is_member=claim.group_id is not None,
         )
 
     def _retry(self, sig: Any, changes: Message) -> Outcome:
@@ -298,6 +303,10 @@ class Settling(trace.Effects):
         )
 
 
+#: What a body carries beside the arguments, by the option it was.
+_EMBEDDED = {"link": "callbacks", "link_error": "errbacks", "chain": "chain", "chord": "chord"}
+
+
 def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
     """The message of a retry: the arguments it was given, now with what the predecessors returned among them."""
     task = app.tasks.get(claim.name)
@@ -306,17 +315,32 @@ def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
         args, kwargs, options = as_called(app, task, claim.name, args, kwargs, options) or (args, kwargs, options)
     retries = options.pop("retries", claim.retries + 1)
     names = relatives(options.get("root_id"), claim.root, options.get("parent_id"), claim.parent)
-    for place in ("task_id", "root_id", "parent_id", "group_id", "chord", "chain", "link"):
+    for place in ("task_id", "root_id", "parent_id", "group_id"):
         options.pop(place, None)
-    errbacks = options.pop("link_error", None)
-    embed = {"errbacks": errbacks} if errbacks else {}
+    # What follows a call of ours has rows; that of a call which Celery has sent, and errbacks, are in its body.
+    carried = {name: options.pop(option, None) for option, name in _EMBEDDED.items()}
+    embed = {name: value if name == "chord" else maybe_list(value) for name, value in carried.items() if value}
     call = Call(
         claim.id, claim.public_id, claim.name, args, kwargs, options, embed, claim.root, claim.parent, claim.group_id,
-        extra=names, retries=retries,
+        extra={**_role_of(claim), **names}, retries=retries,
     )  # fmt: skip
     message = compose(app, call, task)
     announce(app, call, message)
     return message
+
+
+def _role_of(claim: Claim) -> dict[str, Any]:
+    """Why a task waited for its predecessors, and so whether they called it: that stays when its message is made anew."""
+    options = json.loads(claim.options) if claim.options else {}
+    return {name: options[name] for name in ("role", "entry", "begins") if name in options}
+
+
+def _in_place_of(claim: Claim, message: Message, *, waits: bool) -> Message:
+    """The message that takes the place of the running task's, which is its parent unless it `waits` for others."""
+    options = json.loads(message.options or b"{}")
+    options.setdefault("parent_id", claim.public_id if message.parent == claim.id else str(message.parent))
+    role = {} if waits else _role_of(claim)
+    return replace(message, options=json.dumps({**options, **role}).encode())
 
 
 def _another(claim: Claim, sig: Any, message: Message) -> Message:

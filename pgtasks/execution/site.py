@@ -16,6 +16,8 @@ class Limits:
 
     #: A time limit of the running task is being counted.
     is_counting = False
+    #: What is to become of the task, if it was stopped from outside without the death of its process.
+    fate: str | None = None
 
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
         """The task begins: count from now."""

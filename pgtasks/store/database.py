@@ -45,12 +45,14 @@ DEADLINE_S = 30.0
 PATIENCE_S = 5.0
 #: Connections that stay open between calls; more are opened when more threads ask at once.
 KEEP = 4
-#: Connections that the coroutines of one event loop have at a time; the others wait for their turn.
+#: Connections that the coroutines of one event loop, or the threads of a process, have at a time; the others wait for their turn.
 CROWD = 16
+#: A thread waits so long for its turn, then it opens one more: what holds the others may be waiting for it.
+TURN_S = 1.0
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
 
-#: Sent once per connection. READ COMMITTED is what every statement is written for, whatever a role's default says;
+#: Sent once per connection. Every statement is written for READ COMMITTED, whatever a role's default says;
 #: a generic plan is the same as a planned one for statements that probe primary keys, and saves the planning. A plan
 #: made while the tables are nearly empty would scan them, and be kept until they are not: no sequential scans, then. To
 #: compile a plan would cost more than to run any of these for an hour.
@@ -217,10 +219,16 @@ class Database:
         self.is_pooled = False
         #: How many connections were opened; one more than before means that one was lost, perhaps with its server.
         self.connects = 0
-        self._lock = threading.Lock()
         self._idle: deque[OwnConnection] = deque()
         self._pid = os.getpid()
         self._is_current = False
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._returned = threading.Condition(self._lock)
+        self._lent = 0
+        self._waiting = 0
 
     def run(self, query: Query[T], conn: Any = None) -> T:
         """Run one query: on the caller's connection if one is given, else on an own one, tried again when that is lost."""
@@ -230,31 +238,31 @@ class Database:
 
     def run_together(self, *queries: Query[Any]) -> list[Any]:
         """Run several queries in one transaction; when the first one gives 0, its fence has failed and nothing is done."""
-
-        def together(own: OwnConnection) -> list[Any]:
-            with own.transaction():
-                answers = [own.run(queries[0])]
-                if answers[0]:
-                    answers.extend(own.run(query) for query in queries[1:])
-            return answers
-
-        return self._insist(together)
+        return self.run_in_turn(queries[0], *(lambda _, query=query: query for query in queries[1:]))
 
     def run_in_turn(self, query: Query[Any], *others: Callable[[Any], Query[Any]]) -> list[Any]:
         """Run queries in one transaction, each made of the answer before it; when the first gives 0, no other."""
 
-        def in_turn(own: OwnConnection) -> list[Any]:
-            with own.transaction():
-                answers = [own.run(query)]
-                for make in others if answers[0] else ():
-                    answers.append(own.run(make(answers[-1])))
+        def in_turn(ask: Callable[[Query[Any]], Any]) -> list[Any]:
+            answers = [ask(query)]
+            for make in others if answers[0] else ():
+                answers.append(ask(make(answers[-1])))
             return answers
 
-        return self._insist(in_turn)
+        return self.transact(in_turn)
 
     def run_at_once(self, *queries: Query[Any]) -> list[Any]:
         """Run a few queries in one transaction and one round trip; the first that fails undoes all."""
         return self._insist(lambda own: own.run_at_once(queries))
+
+    def transact(self, work: Callable[[Callable[[Query[Any]], Any]], T]) -> T:
+        """Call `work` with what runs queries in one transaction; called again, from its start, when the connection is lost."""
+
+        def transacted(own: OwnConnection) -> T:
+            with own.transaction():
+                return work(own.run)
+
+        return self._insist(transacted)
 
     def run_all(self, queries: Iterable[Query[None]]) -> None:
         """Run queries in one transaction, each while the next one is made; all or nothing, also when making one fails.
@@ -318,8 +326,36 @@ class Database:
         if self._pid != os.getpid():
             self._forget()
         with self._lock:
+            if self._lent >= CROWD:
+                self._await_turn()
+            self._lent += 1
             if self._idle:
                 return self._idle.pop()
+        try:
+            return self._open()
+        except BaseException:
+            self._note_return()
+            raise
+
+    def _await_turn(self) -> None:
+        self._waiting += 1
+        try:
+            self._returned.wait_for(lambda: self._lent < CROWD, TURN_S)
+        finally:
+            self._waiting -= 1
+
+    def _note_return(self, conn: OwnConnection | None = None) -> bool:
+        """Let the next one have its turn, with this connection if it is to be kept; False if it is one too many."""
+        with self._lock:
+            self._lent -= 1
+            is_kept = conn is not None and len(self._idle) < KEEP + self._waiting
+            if conn is not None and is_kept:
+                self._idle.append(conn)
+            if self._waiting:
+                self._returned.notify()
+            return is_kept
+
+    def _open(self) -> OwnConnection:
         conn = connect(self.url)
         self.connects += 1
         self.is_pooled = conn.is_pooled
@@ -329,21 +365,16 @@ class Database:
         return conn
 
     def _give(self, conn: OwnConnection) -> None:
-        if conn.closed or conn.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        is_usable = not conn.closed and conn.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        if not self._note_return(conn if is_usable else None):
             conn.close()
-            return
-        with self._lock:
-            if len(self._idle) < KEEP:
-                self._idle.append(conn)
-                return
-        conn.close()
 
     def _forget(self) -> list[OwnConnection]:
-        """Drop all connections; those of a parent process are just let go, they are its own to close."""
+        """Drop all connections; those of a parent process are only forgotten, since it will close them itself."""
         is_child = self._pid != os.getpid()
         self._pid = os.getpid()
         if is_child:
-            self._lock = threading.Lock()
+            self._make_locks()
         with self._lock:
             mine = [] if is_child else list(self._idle)
             self._idle = deque()
@@ -385,7 +416,7 @@ class AsyncDatabase:
             await self._idle.pop().close()
 
     def abandon(self) -> None:
-        """Close the idle connections of a loop that has ended; those of a parent process are its own to close."""
+        """Close the idle connections of a loop that has ended, but not those of a parent process."""
         if self._owner is not None and self._owner[0] == os.getpid():
             for conn in self._idle:
                 conn.pgconn.finish()

@@ -218,7 +218,7 @@ class Server:
         raise ImproperlyConfigured(
             f"The database in {self.data} needs the programs of Postgres {major}, which are not on this "
             "machine. Install them, or name their directory in PGTASKS_PG_BIN, or upgrade the data with "
-            "pg_upgrade, or set PGTASKS_HOME to begin anew elsewhere."
+            "pg_upgrade, or set PGTASKS_HOME to start fresh elsewhere."
         )
 
     @contextmanager

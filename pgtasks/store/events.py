@@ -25,12 +25,12 @@ class Batch(NamedTuple):
 
 
 def listen(listener: UUID) -> Query[None]:
-    """Say that somebody listens; to be said again every few seconds."""
+    """Register a listener; must be repeated every few seconds."""
     return Query(_SQL["listen"], {"listener": listener}, nothing)
 
 
 def unlisten(listener: UUID) -> Query[None]:
-    """Say that somebody listens no longer."""
+    """Remove a listener."""
     return Query(_SQL["unlisten"], {"listener": listener}, nothing)
 
 
@@ -49,5 +49,5 @@ def _batches(found: Sequence[Row]) -> list[Batch]:
 
 
 def sweep() -> Query[None]:
-    """Throw away listeners that are gone, and what was kept for them."""
+    """Remove listeners that are gone, and the events kept for them."""
     return Query(_SQL["sweep"], {}, nothing)

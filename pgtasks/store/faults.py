@@ -14,6 +14,7 @@ Error classes: PostgreSQL documentation, appendix A.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import psycopg
@@ -25,6 +26,8 @@ from pgtasks.utils.text import mask_url
 #: Connection exceptions, shutdowns, failovers, too many connections, and statements prepared by another session.
 _BROKEN_CLASSES = ("08", "57P", "25006", "53300", "26000")
 _AGAIN = ("40001", "40P01", "55P03", "57014")
+
+_LIBPQ_ADVICE = re.compile(r"\s*Is the server running (?:on that host|locally) and accepting [^?]*\?")
 
 #: libpq gives no SQLSTATE for errors at connect; these say that trying again will not help.
 _FINAL_AT_CONNECT = (
@@ -63,11 +66,16 @@ def _is_final_at_connect(error: psycopg.Error) -> bool:
 
 def translate(error: BaseException, url: str) -> Exception:
     """Turn a driver's error into one of the project's, which says what happened and what to do."""
-    where, reason = mask_url(url), str(error).strip() or type(error).__name__
+    where, reason = mask_url(url), _reason(error)
     for is_it, becomes, words in _MEANINGS:
         if is_it(error):
             return becomes(words.format(where=where, reason=reason))
     return psycopg.DatabaseError(f"The database at {where} reports: {reason}")
+
+
+def _reason(error: BaseException) -> str:
+    """The error's own words, without the advice of libpq, in whose place comes our own."""
+    return _LIBPQ_ADVICE.sub("", str(error)).strip().rstrip(".") or type(error).__name__
 
 
 def _is(*kinds: type[BaseException]) -> Callable[[BaseException], bool]:
@@ -80,6 +88,10 @@ def _was_sent_in_part(error: BaseException) -> bool:
 
 def _is_refused(error: BaseException) -> bool:
     return isinstance(error, psycopg.Error) and _is_final_at_connect(error)
+
+
+def _is_missing(error: BaseException) -> bool:
+    return _is_refused(error) and re.search(r'database "[^"]*" does not exist', str(error)) is not None
 
 
 def _is_out_of_reach(error: BaseException) -> bool:
@@ -109,6 +121,12 @@ _MEANINGS: tuple[tuple[Callable[[BaseException], bool], type[Exception], str], .
         _is(errors.DiskFull, errors.OutOfMemory),
         DatabaseFull,
         "The database server at {where} has run out of space: {reason}. Nothing was changed.",
+    ),
+    (
+        _is_missing,
+        DatabaseRefused,
+        "There is no such database as {where} names: {reason}. Create it, as with `createdb`, or correct"
+        " PGTASKS_DATABASE_URL or broker_url.",
     ),
     (
         _is_refused,

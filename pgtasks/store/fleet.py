@@ -17,7 +17,7 @@ _SQL = load("fleet")
 
 
 class Tick(NamedTuple):
-    """What a worker sees when it looks around."""
+    """The answer to a worker's `tick`."""
 
     is_registered: bool
     promoted: int

@@ -1,4 +1,4 @@
-"""Verbs on flow control: limits of flows and queues, whose turn it is, and calls that are one task.
+"""Verbs on flow control: limits of flows and queues, fairness between keys, unique and debounced calls.
 
 A limited task's life has two more verbs: (enqueue: held, and let in) -> claim -> `begin`, perhaps `ask` -> settle, which
 gives its place up. The statements, with what they rely on, are in `flows.sql`.
@@ -60,7 +60,7 @@ def declare(name: str, limits: Limits, *, by_hand: bool = False) -> Query[bool]:
 
 
 def undo_by_hand(name: str) -> Query[int]:
-    """Let the limits that programs declare count again."""
+    """Go back to the limits that programs declare."""
     return Query(_SQL["undo_by_hand"], {"name": name}, count)
 
 
@@ -100,7 +100,7 @@ class Swept(NamedTuple):
 
 
 def sweep() -> Query[Swept]:
-    """Give up places whose tasks are over, and let in what waits."""
+    """Free the places of tasks that have ended, and let in what waits."""
     return Query(_SQL["sweep"], {}, _swept)
 
 
@@ -140,7 +140,7 @@ def debounce(message: Message, key: UniqueKey) -> Query[Taken]:
 
 
 def sweep_keys() -> Query[None]:
-    """Forget keys that count no more."""
+    """Remove expired keys."""
     return Query(_SQL["sweep_keys"], {}, nothing)
 
 
@@ -157,7 +157,7 @@ def limit_queue(limit: QueueLimit) -> Query[None]:
 
 
 def unlimit_queue(queue: str) -> Query[int]:
-    """Take a queue's limits away."""
+    """Remove a queue's limits."""
     return Query(_SQL["unlimit_queue"], {"queue": queue}, count)
 
 

@@ -1,4 +1,4 @@
-"""Verbs on whole canvases: look at the tasks that edges connect, run again what failed, copy a part.
+"""Verbs on whole canvases: read the tasks that edges connect, rerun what failed, copy a part.
 
 The statements, with what they rely on, are in `graphs.sql`.
 """

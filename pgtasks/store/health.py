@@ -1,4 +1,4 @@
-"""Verbs for those who look on from outside; the statements are in `health.sql`."""
+"""Verbs for monitoring; the statements are in `health.sql`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SQL = load("health")
 
 
 class Place(NamedTuple):
-    """Which database it is, of which server: the same for every connection to it, whatever way it goes."""
+    """The identity of a database and its server: the same for every connection, whatever host or pooler is between."""
 
     database: int
     server_started_at: datetime

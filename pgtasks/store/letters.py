@@ -62,7 +62,7 @@ def _letters(found: Sequence[Row]) -> list[Letter]:
 
 
 def answer(ticket: UUID, reply: Reply) -> Query[None]:
-    """Leave a reply for whoever holds the ticket."""
+    """Leave a reply for the holder of the ticket."""
     return Query(_SQL["answer"], {"ticket": ticket, **reply._asdict()}, nothing)
 
 
@@ -76,5 +76,5 @@ def _replies(found: Sequence[Row]) -> list[Reply]:
 
 
 def sweep() -> Query[None]:
-    """Throw away replies that came too late and letters to workers that are gone."""
+    """Remove replies that came too late and letters to workers that are gone."""
     return Query(_SQL["sweep"], {}, nothing)

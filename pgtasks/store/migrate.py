@@ -25,6 +25,8 @@ from psycopg.rows import tuple_row
 
 from pgtasks.exceptions import DatabaseUnavailable, SchemaError, SchemaTooNew, SchemaTooOld
 
+#: As `server_version_num` counts.
+OLDEST_SERVER = 140000
 #: Any number that no other program in the same database uses for its own advisory locks: "pgtasks" in ASCII.
 _LOCK_KEY = int.from_bytes(b"pgtasks", "big")
 #: DDL that waits for a lock stops every query that comes after it, so it gives up soon and tries again.
@@ -121,10 +123,17 @@ def check(conn: Connection[Any]) -> None:
 def upgrade(conn: Connection[Any]) -> Sequence[Migration]:
     """Apply what is pending, and return what this call applied; `conn` must not be in a transaction.
 
-    Raises SchemaTooOld when the role may not, naming the command for somebody who may.
+    Raises SchemaTooOld when the role may not, naming the command for somebody who may, and SchemaError when the
+    server is too old for any schema of this release.
     """
     done = []
     for migration in pending(conn):
+        if conn.info.server_version < OLDEST_SERVER:
+            raise SchemaError(
+                f"The server of database {conn.info.dbname!r} is Postgres "
+                f"{conn.info.parameter_status('server_version')}, and pgtasks needs {OLDEST_SERVER // 10_000} or "
+                "newer. Upgrade it, or name another server in PGTASKS_DATABASE_URL."
+            )
         try:
             if _apply(conn, migration):
                 done.append(migration)

@@ -59,6 +59,16 @@ class Departing(NamedTuple):
     options: bytes | None
     payload: bytes
 
+    @property
+    def public_id(self) -> str:
+        """The id as its user spells it."""
+        return self.task_id or str(self.id)
+
+
+def durably() -> Query[None]:
+    """Have the commit of this transaction wait for the disk, where commits do not."""
+    return Query(_SQL["durably"], {}, nothing)
+
 
 def set_aside(messages: Sequence[Aside]) -> Query[None]:
     """Keep messages that cannot be read; one that is there already is left as it is."""

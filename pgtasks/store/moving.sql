@@ -1,5 +1,10 @@
 -- Statements of the bridge to and from the brokers of Celery. See migrations/0009_bridge.sql for the tables.
 
+-- name: durably
+-- Have the commit of this transaction wait for the disk, where the server, the database or the role says that commits do not:
+-- what is taken off another broker must be safe here. What waits for more, as for a standby, stays. In: nothing. Out: nothing.
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'
+
 -- name: set_aside
 -- Keep messages that cannot be read, with the reason. One that is there already is left as it is, so that a batch may be
 -- sent again. In: one array per column. Out: nothing.

@@ -1,10 +1,10 @@
-"""Concurrent enqueues of one process share a commit.
+"""Group commit for enqueues: concurrent calls of one process share a commit.
 
 A commit costs the server a flush to disk, whatever is in it. So while one enqueue is under way, the calls that come
 meanwhile gather, and go together when it returns. A call alone waits for nobody, and every call returns only after its
 task is committed: the semantics are those of one commit each, the cost is not.
 
-The calling threads do it among themselves: whoever finds nobody sending sends for all, then hands over. Coroutines may
+There is no sender thread: a calling thread that finds no other sending sends for all, then hands over. Coroutines may
 be cancelled at any time, so for those that wait a task of its own sends.
 """
 

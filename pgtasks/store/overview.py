@@ -1,4 +1,4 @@
-"""The verbs for people who look on; the statements are in `overview.sql`."""
+"""Verbs for live views; the statements are in `overview.sql`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SQL = load("overview")
 
 
 class Overview(NamedTuple):
-    """One look at everything; durations are in the column that the comment names."""
+    """A snapshot of queues, workers and tasks; the comments name the columns."""
 
     now: datetime
     ready: int
@@ -45,6 +45,16 @@ class Stand(NamedTuple):
     worker: str | None
     payload: str | None
     traceback: str | None
+
+
+class Traffic(NamedTuple):
+    """What a queue has, and who takes it."""
+
+    queue: str
+    ready: int
+    scheduled: int
+    claimed: int
+    consumers: int
 
 
 class Unended(NamedTuple):
@@ -81,6 +91,11 @@ def stand(task_id: UUID) -> Query[Stand | None]:
 def unended() -> Query[list[Unended]]:
     """The tasks that have not ended, the oldest first."""
     return Query(_SQL["unended"], {}, lambda found: [Unended._make(row) for row in found])
+
+
+def traffic(queues: Sequence[str]) -> Query[list[Traffic]]:
+    """What some queues have, in their order."""
+    return Query(_SQL["traffic"], {"queues": list(queues)}, lambda found: [Traffic._make(row) for row in found])
 
 
 def _overview(found: Sequence[Row]) -> Overview:

@@ -44,3 +44,15 @@ SELECT t.id, coalesce(t.task_id, t.id::text), t.name, t.queue, t.priority::int, 
        m.payload, m.content_type, m.content_encoding, m.options
 FROM pgtasks.tasks t JOIN pgtasks.message m ON m.id = t.id
 WHERE t.done_at IS NULL ORDER BY t.created_at, t.id
+
+-- name: traffic
+-- What some queues have, and how many live workers consume each. It counts what waits. Relies on ready_pkey, scheduled_pkey,
+-- message_pkey. In: queues. Out: queue, ready, scheduled, claimed, consumers.
+WITH named AS (SELECT queue, place FROM unnest(%(queues)s::text[]) WITH ORDINALITY AS q(queue, place)),
+claimed AS (
+  SELECT m.queue, count(*) AS tasks FROM pgtasks.claim c JOIN pgtasks.message m ON m.id = c.id GROUP BY m.queue
+)
+SELECT n.queue, (SELECT count(*) FROM pgtasks.ready r WHERE r.queue = n.queue),
+       (SELECT count(*) FROM pgtasks.scheduled s WHERE s.queue = n.queue), coalesce(c.tasks, 0),
+       (SELECT count(*) FROM pgtasks.workers w WHERE w.is_alive AND n.queue = ANY (w.queues))
+FROM named n LEFT JOIN claimed c ON c.queue = n.queue ORDER BY n.place

@@ -1,4 +1,4 @@
-"""Steps of several runs share a commit, as concurrent enqueues do.
+"""Group commit for workflow steps: steps of several runs are recorded in one statement.
 
 To record a step costs the server a statement and a flush to disk. So while one record is under way, those that come meanwhile,
 from other runs of this process, gather and go together when it returns; one that comes alone waits for nobody. Each caller

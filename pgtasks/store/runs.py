@@ -1,4 +1,4 @@
-"""Verbs on workflow runs for those who look after them: find, look, history, redrive, fork, rewind.
+"""Verbs on workflow runs for operators: find, look, history, redrive, fork, rewind.
 
 The statements, with what they rely on, are in `runs.sql`.
 """

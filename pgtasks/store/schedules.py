@@ -1,4 +1,4 @@
-"""Verbs on periodic tasks: what schedulers share, and who takes a turn.
+"""Verbs on periodic tasks: the state that schedulers share, and taking turns.
 
     register -> recall ... advance -> (the task is enqueued in the same transaction)
 
@@ -18,7 +18,7 @@ _SQL = load("schedules")
 
 
 class Memory(NamedTuple):
-    """What the schedulers know of one periodic task together."""
+    """The shared state of one periodic task."""
 
     name: str
     last_run_at: datetime
@@ -36,7 +36,7 @@ class Described(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One turn of a periodic task, for whoever takes it."""
+    """One due time of a periodic task, for the scheduler that takes it."""
 
     app: str
     name: str
@@ -81,12 +81,12 @@ def _verdict(found: Sequence[Row]) -> str | None:
 
 
 def pause(app: str, names: Sequence[str]) -> Query[list[str]]:
-    """Have periodic tasks take no turns; gives the names there are."""
+    """Pause periodic tasks; gives those of the names that exist."""
     return Query(_SQL["pause"], {"app": app, "names": list(names)}, column)
 
 
 def resume(app: str, names: Sequence[str]) -> Query[list[str]]:
-    """Have periodic tasks take turns again, from now on; gives the names there are."""
+    """Resume periodic tasks, from now on; gives those of the names that exist."""
     return Query(_SQL["resume"], {"app": app, "names": list(names)}, column)
 
 

@@ -25,8 +25,8 @@ _PARAMETER = re.compile(r"%\((\w+)\)[sb]")
 class Statement(NamedTuple):
     """One named statement of a `.sql` file; `doc` is its leading comment.
 
-    `sql` has named parameters. `numbered` is the same with $1, $2, ... for the values of `names`: psycopg reads a long
-    statement with named parameters anew at every use, which takes up to 200 us.
+    `sql` has named parameters. `numbered` is the same with $1, $2, ... for the values of `names`: psycopg parses a
+    long statement with named parameters at every use, which takes up to 200 us.
     """
 
     name: str

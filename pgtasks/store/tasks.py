@@ -289,6 +289,41 @@ def release(
     )
 
 
+def is_link(outcome: Outcome) -> bool:
+    """True for what is likely the link of a chain, which `pass_on` settles: for members of groups more is to be done."""
+    return not outcome.is_member
+
+
+def pass_on(
+    worker: UUID, hostname: str, outcome: Outcome, *, queues: Sequence[str], may_lag: bool
+) -> Query[Settled | None]:
+    """Settle the link of a chain and take the next one, as `release` does; None if it is no such link, and nothing was done.
+
+    Raises when the task has ended otherwise: then `settle` it.
+    """
+    return Query(
+        _SQL["pass_on"],
+        {
+            "worker": worker,
+            "hostname": hostname,
+            "id": outcome.id,
+            "delivery": outcome.delivery,
+            "value": outcome.value,
+            "content_type": outcome.content_type,
+            "content_encoding": outcome.content_encoding,
+            "children": outcome.children,
+            "hidden": outcome.hidden,
+            "queues": queues,
+            "may_lag": may_lag,
+        },
+        _passed_on,
+    )
+
+
+def _passed_on(found: Sequence[Row]) -> Settled | None:
+    return _settled(found) if found else None
+
+
 def _settled(found: Sequence[Row]) -> Settled:
     ended = found[0][-1]
     if found[0][0] is None:
@@ -407,7 +442,7 @@ def ended(ids: Iterable[UUID]) -> Query[set[UUID]]:
 
 
 def clear(ids: Iterable[UUID]) -> Query[int]:
-    """Remove every trace of those of some tasks that have ended."""
+    """Delete all rows of those of some tasks that have ended."""
     return Query(_SQL["clear"], {"ids": list(ids)}, count)
 
 

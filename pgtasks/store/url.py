@@ -92,6 +92,11 @@ def _scheme(url: str) -> str:
 
 
 def _refuse(name: str, url: str) -> str:
+    if name == "PGTASKS_DATABASE_URL":
+        raise ImproperlyConfigured(
+            f"{name} is {mask_url(url)!r}, which does not name a Postgres. Write it as in "
+            "postgresql://user@host/database, or unset it to use what the settings name, or else a private server."
+        )
     raise ImproperlyConfigured(
         f"{name} is {mask_url(url)!r}, but pgtasks keeps tasks and results in Postgres only. Set the "
         "environment variable PGTASKS_DATABASE_URL to a Postgres, as in postgresql://user@host/database: "

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from pgtasks.exceptions import ImproperlyConfigured
@@ -29,17 +29,17 @@ class Undo(Exception):
 
 
 def _alchemy_url(url: str) -> str:
-    parts = urlsplit(url)
-    return f"postgresql+psycopg://postgres@{parts.path}?host={parse_qs(parts.query)['host'][0]}"
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 def _django_connection(url: str) -> Any:
     from django.db.backends.postgresql.base import DatabaseWrapper
 
-    parts = urlsplit(url)
+    named = conninfo_to_dict(url)
     settings = {
-        "ENGINE": "django.db.backends.postgresql", "NAME": parts.path[1:], "USER": "postgres", "PASSWORD": "",
-        "HOST": parse_qs(parts.query)["host"][0], "PORT": "", "OPTIONS": {}, "CONN_MAX_AGE": 0, "TIME_ZONE": None,
+        "ENGINE": "django.db.backends.postgresql", "NAME": named["dbname"], "USER": named.get("user", ""),
+        "PASSWORD": named.get("password", ""), "HOST": named.get("host", ""), "PORT": str(named.get("port", "")),
+        "OPTIONS": {}, "CONN_MAX_AGE": 0, "TIME_ZONE": None,
         "AUTOCOMMIT": True, "ATOMIC_REQUESTS": False, "CONN_HEALTH_CHECKS": False,
     }  # fmt: skip
     return DatabaseWrapper(settings, "default")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from tests.store.test_tasks import Link
 from tests.support import postgres
 from tests.support.hands import Hand, done, ids, message, standing
 from tests.support.proxy import FaultProxy
+from tests.support.workers import STUCK_S
 
 Conn = psycopg.Connection[Any]
 
@@ -316,6 +318,24 @@ def test_what_the_server_says_becomes_an_error_that_celery_users_catch(
 
 
 @pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (
+            "connection refused\n\tIs the server running on that host and accepting TCP/IP connections?",
+            "connection refused. Is it running, and is the URL right?",
+        ),
+        ('FATAL:  database "shop" does not exist', 'FATAL:  database "shop" does not exist. Create it'),
+        ('FATAL:  password authentication failed for user "u"', 'for user "u". Check PGTASKS_DATABASE_URL'),
+    ],
+)
+def test_who_cannot_connect_is_told_once_what_to_do(said: str, advice: str) -> None:
+    ours = str(faults.translate(psycopg.OperationalError(said), "postgresql://u@h/d"))
+
+    assert advice in ours
+    assert ours.count("?") == advice.count("?")
+
+
+@pytest.mark.parametrize(
     ("error", "is_passing"),
     [
         (errors.DeadlockDetected(""), True),
@@ -356,6 +376,29 @@ def test_connections_do_not_pile_up_after_a_crowd_of_threads(database: Database,
     # A server process takes a moment to end after its client has.
     while count_connections(conn) > database_module.KEEP:
         pass
+
+
+def test_a_crowd_of_threads_shares_a_few_connections(database: Database) -> None:
+    with ThreadPoolExecutor(60) as threads:
+        list(threads.map(lambda _: database._insist(lambda own: own.execute("SELECT pg_sleep(0.01)")), range(180)))
+
+    # A few more, if the machine was so busy that one had to wait for a second.
+    assert database.connects <= 2 * database_module.CROWD
+
+
+def test_those_who_hold_every_connection_and_need_another_one_get_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "TURN_S", 0.05)
+    monkeypatch.setattr(database_module, "CROWD", 2)
+    both = threading.Barrier(2)
+
+    def ask_while_holding(own: Any) -> Any:
+        both.wait(STUCK_S)
+        return database._insist(lambda another: another is not own)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: database._insist(ask_while_holding), range(2))) == [True, True]
 
 
 def test_a_forked_child_and_its_parent_do_not_share_a_connection(database: Database, hand: Hand, conn: Conn) -> None:

@@ -59,6 +59,17 @@ def test_an_empty_database_gets_the_whole_schema_once(conn: psycopg.Connection[A
     migrate.check(conn)
 
 
+def test_a_server_that_is_too_old_is_told_so_and_not_by_an_error_of_syntax(
+    conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "OLDEST_SERVER", 990000)
+
+    with pytest.raises(SchemaError, match=r"is Postgres 1.*needs 99 or newer"):
+        migrate.upgrade(conn)
+
+    assert tables(conn) == set()
+
+
 def test_processes_that_come_at_once_apply_each_migration_once(empty_database_url: str) -> None:
     def upgrade(_: int) -> int:
         with psycopg.connect(empty_database_url) as conn:

@@ -31,7 +31,7 @@ class SlowDatabase(Database):
         self.statements += 1
         if self.statements == 1:
             self.is_held.set()
-            assert self.go_on.wait(10)
+            assert self.go_on.wait(60)
         return super().run(query, conn)
 
 
@@ -62,7 +62,7 @@ def test_calls_that_come_while_one_is_under_way_share_the_next_commit(database_u
     first, rest = message(), [message() for _ in range(20)]
 
     leader, _ = put_in_threads(outbox, [first])
-    assert database.is_held.wait(10)
+    assert database.is_held.wait(60)
     others, errors = put_in_threads(outbox, rest)
     wait_until_gathered(outbox, 20)
     database.go_on.set()
@@ -81,7 +81,7 @@ def test_a_message_the_database_refuses_fails_its_own_call_and_no_other(database
     good, bad = message(), message(payload=None)  # which the table refuses
 
     leader, _ = put_in_threads(outbox, [message()])
-    assert database.is_held.wait(10)
+    assert database.is_held.wait(60)
     others, errors = put_in_threads(outbox, [good, bad])
     wait_until_gathered(outbox, 2)
     database.go_on.set()

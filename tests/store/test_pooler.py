@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,57 +11,21 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.message import Message, new_id
 from pgtasks.store import fleet, tasks
 from pgtasks.store.database import AsyncDatabase, Database
 from pgtasks.store.listen import Doorbell
+from tests.support import pooler
 
-pytestmark = pytest.mark.skipif(not shutil.which("pgbouncer"), reason="pgbouncer is not installed")
-
-CONFIGURATION = """\
-[databases]
-{dbname} = host={host} port={port} dbname={dbname} user={user}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {free}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 2
-"""
+pytestmark = pytest.mark.skipif(not pooler.is_installed(), reason="pgbouncer is not installed")
 
 
 @pytest.fixture
 def pooled_url(database_url: str, tmp_path: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        free = probe.getsockname()[1]
-    given: dict[str, Any] = {"port": "5432", **conninfo_to_dict(database_url), "free": free}
-    configuration = tmp_path / "pgbouncer.ini"
-    configuration.write_text(CONFIGURATION.format(**given))
-    command = ["pgbouncer", "-q", str(configuration)]
-    if os.geteuid() == 0:  # it refuses to run as root; the socket's owner may enter its directory
-        for path in (configuration, *configuration.parents[:3]):
-            path.chmod(0o755)
-        owner = os.stat(given["host"]).st_uid if given["host"].startswith("/") else pwd.getpwnam("nobody").pw_uid
-        command += ["-u", pwd.getpwuid(owner).pw_name]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as pooler:
-        url = f"postgresql://{given['user']}@127.0.0.1:{free}/{given['dbname']}"
-        _await_answer(url, pooler)
+    with pooler.pooled(database_url, tmp_path) as url:
         yield url
-        pooler.terminate()
-
-
-def _await_answer(url: str, pooler: subprocess.Popen[bytes]) -> None:
-    while pooler.poll() is None:
-        try:
-            psycopg.connect(url).close()
-            return
-        except psycopg.OperationalError:
-            time.sleep(0.02)
-    pytest.fail(f"pgbouncer ended with {pooler.returncode}")
 
 
 def message() -> Message:

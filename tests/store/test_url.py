@@ -70,6 +70,13 @@ def test_another_broker_is_refused_without_telling_its_password(url: str, name: 
     assert "secret" not in str(caught.value)
 
 
+def test_a_variable_that_names_no_postgres_is_to_be_corrected_itself() -> None:
+    with pytest.raises(ImproperlyConfigured, match="does not name a Postgres.*or unset it") as caught:
+        configured_url(environ={"PGTASKS_DATABASE_URL": "mysql://u:secret@h/d"})
+
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "masked"),
     [
