@@ -41,7 +41,7 @@ _apps: weakref.WeakSet[Any] = weakref.WeakSet()
 #: luck.
 _on_app_finalizers: dict[Callable[[Any], Any], None] = {}
 _task_stack: LocalStack[Any] = LocalStack()
-#: All that execute here, the innermost last. Every call of a task asks, so it must be quick.
+#: The stack of tasks executing here, the innermost last. Every call of a task reads it, so it must be quick.
 _executing = _task_stack._frames.get
 
 #: Makes a task the current one of this context; `pop_current_task` undoes it.
@@ -164,7 +164,7 @@ def task_join_will_block() -> bool:
 
 
 def _set_task_join_will_block(blocks: bool, *, everywhere: bool = False) -> None:
-    """Answer `task_join_will_block` in this thread or coroutine, or in all without an answer of their own."""
+    """Set the answer of `task_join_will_block` for this thread or coroutine, or for all that have none of their own."""
     if everywhere:
         global _join_blocks_by_default
         _join_blocks_by_default = blocks

@@ -3,6 +3,7 @@
 One finder answers for every module below `celery`: it is the module of the same name here - the same object, so
 that classes, registries and signals are shared - or the one that the table names. `importlib.metadata` is told that
 Celery is installed, in the version whose API this is. `billiard` is answered for the names that are used from it.
+What has no counterpart, mostly since there is no broker, is refused with the reason: `ABSENT`.
 
 It must run before Celery is imported; as PyMySQL's `install_as_MySQLdb`, which it follows.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import InspectLoader, Loader
 from importlib.machinery import ModuleSpec
@@ -24,6 +25,7 @@ import pgtasks
 from pgtasks import _state
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.local import Proxy
+from pgtasks.utils.imports import symbol_by_name
 
 __all__ = ("CELERY_VERSION", "install_as_celery")
 
@@ -32,6 +34,7 @@ CELERY_VERSION = "5.7.0"
 
 #: Where modules are that have another name here than in Celery.
 MOVED = {
+    "celery.app.utils": "pgtasks.app.settings",
     "celery.apps.beat": "pgtasks.beat.service",
     "celery.apps.worker": "pgtasks.worker.supervisor",
     "celery.backends": "pgtasks.backends",
@@ -43,15 +46,63 @@ MOVED = {
     "celery.loaders.base": "pgtasks.app.loader",
     "celery.loaders.default": "pgtasks.app.loader",
     "celery.utils.abstract": "pgtasks.utils",
-    "celery.utils.graph": "pgtasks.utils.graph",
-    "celery.utils.iso8601": "pgtasks.utils.time",
-    "celery.utils.objects": "pgtasks.utils.functional",
-    "celery.app.autoretry": "pgtasks.app.autoretry",
-    "celery.app.utils": "pgtasks.app.settings",
+    "celery.utils.dispatch.signal": "pgtasks.utils.dispatch",
+    "celery.worker.worker": "pgtasks.worker",
+    "celery.worker.consumer.consumer": "pgtasks.worker.consumer",
+    **{
+        f"celery.worker.consumer.{name}": "pgtasks.worker.components"
+        for name in ("agent", "connection", "control", "delayed_delivery", "events", "gossip", "heart", "mingle", "tasks")
+    },
     "billiard.einfo": "pgtasks.einfo",
     "billiard.exceptions": "pgtasks.exceptions",
-    "billiard.process": "multiprocessing.process",
     "billiard.util": "multiprocessing.util",
+}
+#: Modules that are another's, with names from elsewhere besides.
+JOINED = {
+    "celery.app.utils": (
+        "pgtasks.app.settings",
+        {
+            "AppPickler": "pgtasks.app.pickling:AppPickler",
+            "bugreport": "pgtasks.app.sharing:bugreport",
+            "find_app": "pgtasks.app.discovery:find_app",
+        },
+    ),
+    "celery.bin.celery": ("pgtasks.bin.base", {"celery": "pgtasks.bin.base:cli"}),
+    "celery.worker.consumer": (
+        "pgtasks.worker.consumer",
+        {
+            name: f"pgtasks.worker.components:{name}"
+            for name in ("Agent", "Connection", "Control", "Events", "Gossip", "Heart", "Mingle", "Tasks")
+        },
+    ),
+}
+_RESULTS = "results are in Postgres, whatever `result_backend` says; subclasses and annotations want celery.backends.base."
+_POOLS = "its pools are other ones, which `pgtasks worker --help` lists."
+_INSIDE = "it is the inside of Celery, and the inside here is another one."
+_BROKER = "it works on a broker, and there is none."
+#: Modules of Celery that have no counterpart, and why; what is below them has none either.
+ABSENT = {
+    "celery.apps.multi": "`pgtasks multi` starts and stops workers.",
+    "celery.backends": _RESULTS,
+    "celery.bin.amqp": f"{_BROKER} `pgtasks list` and `pgtasks queue` show the queues.",
+    "celery.bin.logtool": "it reads logs of Celery 3. SQL says more: the view pgtasks.tasks.",
+    "celery.bin.migrate": "`pgtasks bridge` takes tasks over from a broker.",
+    "celery.concurrency.asynpool": _INSIDE,
+    "celery.concurrency.eventlet": _POOLS,
+    "celery.contrib.migrate": "`pgtasks bridge` takes tasks over from a broker.",
+    "celery.contrib.sphinx": "`.. autofunction:: module.task.run` documents a task.",
+    "celery.events.cursesmon": "`pgtasks top` shows what workers do.",
+    "celery.security": "messages are not signed: who may write to the database may send tasks, which Postgres' roles decide.",
+    "celery.utils.annotations": _INSIDE,
+    "celery.utils.debug": "`pgtasks inspect memsample` and `memdump` look for leaks, and tracemalloc does.",
+    "celery.utils.deprecated": _INSIDE,
+    "celery.utils.quorum_queues": _BROKER,
+    "celery.utils.static": _INSIDE,
+    "celery.utils.timer2": "steps of a worker have `worker.timer`.",
+    "celery.worker.heartbeat": _INSIDE,
+    "celery.worker.loops": _INSIDE,
+    "celery.worker.pidbox": _BROKER,
+    "celery.worker.strategy": _INSIDE,
 }
 _ROOTS = ("celery", "billiard")
 
@@ -62,15 +113,16 @@ BILLIARD_VERSION = "4.3.2"
 class _Facade(ModuleType):
     """A module whose names are another module's, but for a few of its own."""
 
-    def __init__(self, name: str, target: ModuleType, **own: Any) -> None:
+    def __init__(self, name: str, target: ModuleType, elsewhere: Mapping[str, str] = {}, **own: Any) -> None:
         super().__init__(name, target.__doc__)
-        self.__dict__.update(own, __path__=[], _target=target)
+        self.__dict__.update(own, __path__=[], _target=target, _elsewhere=elsewhere)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_target"], name)
+        path = self.__dict__["_elsewhere"].get(name)
+        return symbol_by_name(path) if path else getattr(self.__dict__["_target"], name)
 
     def __dir__(self) -> Iterable[str]:
-        return {*self.__dict__, *dir(self.__dict__["_target"])}
+        return {*self.__dict__, *self.__dict__["_elsewhere"], *dir(self.__dict__["_target"])}
 
 
 class _Found(Loader):
@@ -104,6 +156,7 @@ class _Finder(DistributionFinder):
             return None
         module = _FACADES[fullname]() if fullname in _FACADES else _counterpart(fullname, rest)
         if module is None:
+            _refuse_absent(fullname)
             return None
         return ModuleSpec(fullname, _Found(module), is_package=hasattr(module, "__path__"))
 
@@ -115,7 +168,8 @@ class _Finder(DistributionFinder):
 
 def _celery() -> ModuleType:
     version = _version(CELERY_VERSION)
-    return _Facade("celery", pgtasks, __version__=CELERY_VERSION, VERSION=version, version_info=version)
+    elsewhere = {"maybe_patch_concurrency": "pgtasks.concurrency.patching:maybe_patch_concurrency"}
+    return _Facade("celery", pgtasks, elsewhere, __version__=CELERY_VERSION, VERSION=version, version_info=version)
 
 
 def _registry() -> ModuleType:
@@ -133,21 +187,44 @@ def _billiard_pool() -> ModuleType:
     return _Facade("billiard.pool", import_module("multiprocessing.pool"), Worker=worker)
 
 
+def _billiard_process() -> ModuleType:
+    return _Facade("billiard.process", import_module("multiprocessing.process"), Process=multiprocessing.Process)
+
+
 def _version(text: str) -> pgtasks.version_info_t:
     major, minor, micro = map(int, text.split("."))
     return pgtasks.version_info_t(major, minor, micro)
 
 
 #: Modules that are another's, with some names of their own.
-_FACADES = {"celery": _celery, "celery.registry": _registry, "billiard": _billiard, "billiard.pool": _billiard_pool}
+_FACADES = {
+    "celery": _celery,
+    "celery.registry": _registry,
+    "billiard": _billiard,
+    "billiard.pool": _billiard_pool,
+    "billiard.process": _billiard_process,
+}
 
 
 def _counterpart(fullname: str, rest: str) -> ModuleType | None:
+    if fullname in JOINED:
+        target, elsewhere = JOINED[fullname]
+        return _Facade(fullname, import_module(target), elsewhere)
     module = _imported(MOVED.get(fullname) or f"pgtasks.{rest}")
     if not hasattr(module, "__path__") and any(name.startswith(f"{fullname}.") for name in MOVED):
         # A package there, and at most a module here: a package that stands for it leads to what is below.
         return _Facade(fullname, module or ModuleType(fullname))
     return module
+
+
+def _refuse_absent(fullname: str) -> None:
+    """Raise ModuleNotFoundError with the reason for what is known not to be there."""
+    name = fullname
+    while name and name not in ABSENT:
+        name = name.rpartition(".")[0]
+    if name:
+        # Without `name=`: `from celery.backends import redis` would replace the reason by words of its own.
+        raise ModuleNotFoundError(f"There is no {fullname} in pgtasks: {ABSENT[name]}")
 
 
 def _imported(name: str) -> ModuleType | None:

@@ -1,9 +1,8 @@
-"""What comes of one task, asked for by its id: `AsyncResult`.
+"""The result of one task, looked up by its id: `AsyncResult`.
 
-A result holds an id and asks `backend` for the rest. Once the task has ended, what is known of it is kept
-and no longer asked for. Everything that waits or asks has a twin for coroutines: `await result` or `await
-result.aget()`, `await result.aready()`, and so on. Semantics are those of `celery.result`; import from
-`pgtasks.result`.
+A result holds an id and asks `backend` for the rest. Once the task has ended, its data is cached and no longer asked
+for. Everything that waits or asks has a twin for coroutines: `await result` or `await result.aget()`, `await
+result.aready()`, and so on. Semantics are those of `celery.result`; import from `pgtasks.result`.
 """
 
 from __future__ import annotations
@@ -180,7 +179,7 @@ class AsyncResult(Told, ResultBase, Generic[R]):
         """`exists`, for coroutines."""
         return cast(bool, await self.backend.atask_result_exists(self.id))
 
-    # -- what came of it?
+    # -- values and errors
 
     def get(
         self,
@@ -345,7 +344,7 @@ class AsyncResult(Told, ResultBase, Generic[R]):
             self.backend.add_pending_result(self, weak=weak)
         return on_ready.then(callback, on_error)
 
-    # -- what shall become of it?
+    # -- revoking, rerunning, forgetting
 
     def forget(self) -> None:
         """Remove the stored result, and those of the steps before."""
@@ -389,7 +388,7 @@ class AsyncResult(Told, ResultBase, Generic[R]):
         return redriven
 
     def fork(self, from_node: str | None = None) -> AsyncResult[R]:
-        """Run this task, or the canvas from the task `from_node` on, anew under new ids; what came before is not run again.
+        """Run copies of this task, or of the canvas from the task `from_node` on; what came before is not run again.
 
         Gives the result of this task's copy, or that of `from_node`'s when this task does not come after it.
         """

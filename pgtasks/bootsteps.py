@@ -102,7 +102,7 @@ class ConsumerStep(StartStopStep):
 
     def start(self, parent: Any) -> None:
         raise ImproperlyConfigured(
-            f"The step {self.alias} consumes messages of its own, and there is no broker that would have any. Make what it"
+            f"The step {self.alias} consumes messages of its own, and there is no broker to consume from. Make what it"
             " reads tasks, or use a StartStopStep with a thread."
         )
 

@@ -116,7 +116,7 @@ class Unique:
         if self.period is not None:
             _seconds("Unique(period=)", self.period)
             if self.until != "ended":
-                raise ImproperlyConfigured("Unique: with a period, until= says nothing. Leave one of them out.")
+                raise ImproperlyConfigured("Unique: with a period, until= has no effect. Leave one of them out.")
 
     def of(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> UniqueKey:
         """The key of a call, and how long it counts."""

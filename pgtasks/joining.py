@@ -1,4 +1,4 @@
-"""The ground that results stand on: may we wait, what is a result, and how the values of many come together.
+"""What all results share: whether waiting is allowed, what a result is, and how the values of many are collected.
 
 A task that waits for another one occupies a worker slot meanwhile, and enough of them occupy every slot
 with tasks that wait for tasks that find no slot. So waiting is refused within tasks, unless
@@ -26,7 +26,7 @@ __all__ = (
 
 #: What is known of a task: status, result, traceback, children, ... (see `Backend.get_task_meta`).
 Meta: TypeAlias = dict[str, Any]
-#: A task that ended, and what came of it.
+#: A task that ended, and its meta.
 Arrival: TypeAlias = tuple[str, Meta]
 #: The ids of a result: `((id, its parent's), those of its members or None)`.
 ResultTuple: TypeAlias = tuple[tuple[str, Any], list[Any] | None]
@@ -135,7 +135,7 @@ class Gathering:
         return missing
 
     def take(self, task_id: str, meta: Meta) -> None:
-        """Note what came of one task; raises its error when it failed and errors are to be raised."""
+        """Note the outcome of one task; raises its error when it failed and errors propagate."""
         for leaf in self.leaves[task_id]:
             if leaf._cache is None:
                 leaf._maybe_set_cache(meta)
@@ -157,7 +157,7 @@ class Gathering:
 
 
 def as_error(value: Any) -> BaseException:
-    """Make something to raise of what a failed task left behind."""
+    """Turn what a failed task stored into an exception that can be raised."""
     return value if isinstance(value, BaseException) else Exception(value)
 
 

@@ -40,7 +40,7 @@ class _ClassText(str):
 
 
 class Proxy:
-    """Forward everything to what `local(*args, **kwargs)` returns, asked anew each time.
+    """Forward everything to what `local(*args, **kwargs)` returns, called each time.
 
     A getter that raises RuntimeError makes the proxy unbound: it is then false, and its repr says so.
     """

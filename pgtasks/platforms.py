@@ -1,4 +1,4 @@
-"""What a program does to be a good service: exit codes, pid files, the background, fewer privileges.
+"""Running as a system service: exit codes, pid files, daemonising, dropping privileges.
 
 Names and behaviour are those of `celery.platforms`.
 """
@@ -6,13 +6,18 @@ Names and behaviour are those of `celery.platforms`.
 from __future__ import annotations
 
 import atexit
+import errno
 import grp
 import os
+import platform
 import pwd
 import warnings
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from multiprocessing.process import current_process
 from pathlib import Path
+from typing import Any
 
 from pgtasks.exceptions import SecurityError, SecurityWarning
 
@@ -22,16 +27,30 @@ __all__ = (
     "EX_OK",
     "EX_UNAVAILABLE",
     "EX_USAGE",
+    "IS_WINDOWS",
+    "SYSTEM",
+    "IS_macOS",
     "LockFailed",
     "Pidfile",
     "check_privileges",
+    "close_open_fds",
     "create_pidlock",
     "detach",
+    "get_errno_name",
+    "ignore_errno",
+    "isatty",
     "maybe_drop_privileges",
     "parse_gid",
     "parse_uid",
+    "pyimplementation",
     "refuse_second_process",
+    "set_mp_process_title",
+    "set_process_title",
 )
+
+SYSTEM = platform.system()
+IS_macOS = SYSTEM == "Darwin"
+IS_WINDOWS = SYSTEM == "Windows"
 
 # From sysexits.h, but for EX_FAILURE.
 EX_OK = 0
@@ -39,6 +58,9 @@ EX_FAILURE = 1
 EX_USAGE = 64
 EX_UNAVAILABLE = 69
 EX_CANTCREAT = 73
+
+#: Lets a worker that accepts pickle run as root; a project may set it as well as the environment.
+C_FORCE_ROOT: Any = os.environ.get("C_FORCE_ROOT", False)
 
 _PICKLES = frozenset({"pickle", "application/x-python-serialize", "application/group-python-serialize"})
 _ROOT_GROUPS = frozenset({"sudo", "wheel"})
@@ -206,7 +228,7 @@ def check_privileges(accept_content: Collection[str]) -> None:
     if 0 not in (os.getuid(), os.geteuid()) and not names & _ROOT_GROUPS:
         return
     identity = f"uid={os.getuid()} euid={os.geteuid()} gid={os.getgid()} egid={os.getegid()}"
-    if _PICKLES.intersection(accept_content) and not os.environ.get("C_FORCE_ROOT"):
+    if _PICKLES.intersection(accept_content) and not (C_FORCE_ROOT or os.environ.get("C_FORCE_ROOT")):
         raise SecurityError(
             "Running a worker with superuser privileges when the worker accepts messages serialized with "
             f"pickle is a very bad idea! ({identity}) Run it as another user, or take pickle out of "
@@ -219,3 +241,54 @@ def check_privileges(accept_content: Collection[str]) -> None:
         ),
         stacklevel=2,
     )
+
+
+def pyimplementation() -> str:
+    """CPython, PyPy and the like."""
+    return platform.python_implementation()
+
+
+def isatty(fh: Any) -> bool:
+    """Is it a terminal? No, if it cannot be asked."""
+    try:
+        return bool(fh.isatty())
+    except AttributeError:
+        return False
+
+
+def close_open_fds(keep: Iterable[Any] | None = None) -> None:
+    """Close every file descriptor of the process, the standard ones too, but for those in `keep`: numbers, or files."""
+    kept = sorted(each if isinstance(each, int) else each.fileno() for each in keep or ())
+    for low, high in zip([-1, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(low + 1, high)
+
+
+def get_errno_name(n: int | str) -> int:
+    """The number of an error given by name or number."""
+    number: int = getattr(errno, n) if isinstance(n, str) else n
+    return number
+
+
+@contextmanager
+def ignore_errno(*errnos: int | str, types: Any = Exception) -> Iterator[None]:
+    """Let exceptions of these types pass that have one of these numbers: `ignore_errno("ENOENT")`."""
+    numbers = [get_errno_name(each) for each in errnos]
+    try:
+        yield
+    except types as exc:
+        if getattr(exc, "errno", None) not in numbers:
+            raise
+
+
+def set_process_title(progname: str, info: str | None = None) -> str:
+    """Have `ps` show this name, where the package setproctitle is installed; gives what it shows."""
+    title = f"[{progname}] {info}" if info else f"[{progname}]"
+    with suppress(ImportError):
+        import_module("setproctitle").setproctitle(title)
+    return title
+
+
+def set_mp_process_title(progname: str, info: str | None = None, hostname: str | None = None) -> str:
+    """`set_process_title` with the name of the process, as workers and their children have one."""
+    where = f"{progname}: {hostname}" if hostname else progname
+    return set_process_title(f"{where}:{current_process().name}", info)

@@ -31,7 +31,7 @@ __all__ = ("GroupResult", "ResultSet")
 
 @Thenable.register
 class ResultSet(ResultBase):
-    """Any results, waited for and asked about as one."""
+    """A set of results that can be waited for and queried as one."""
 
     _app: Any = None
     is_single = False
@@ -89,7 +89,7 @@ class ResultSet(ResultBase):
     def shape(self, values: Mapping[str, Any]) -> list[Any]:
         return [result.shape(values) for result in self.results]
 
-    # -- how far are they?
+    # -- states
 
     def _unknown(self) -> list[str]:
         """The ids of those not known to have ended."""
@@ -142,7 +142,7 @@ class ResultSet(ResultBase):
         """`failed`, for coroutines."""
         return any(state == states.FAILURE for member in await self._astates() for state in member)
 
-    # -- what came of them?
+    # -- values and errors
 
     def get(
         self,
@@ -307,7 +307,7 @@ class ResultSet(ResultBase):
         """Call `callback(self)` when every member is seen to be ready."""
         return self.on_ready.then(callback, on_error)
 
-    # -- what shall become of them?
+    # -- revoking, forgetting
 
     def forget(self) -> None:
         """Remove the stored results of all members, and of the steps before them."""

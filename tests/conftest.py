@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from itertools import count
 from typing import Any
@@ -26,13 +29,33 @@ _numbers = count(1)
 _BUILT_IN = (base.Celery, dict(_state._on_app_finalizers))[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Keep the tests of a module together in processes of pytest-xdist: workers that serve all of them start once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # No test may touch a database of the person who runs it.
     for name in ("PGTASKS_DATABASE_URL", "DATABASE_URL"):
         os.environ.pop(name, None)
     os.environ["PGTASKS_HOME"] = "/dev/null/pgtasks"  # nothing can be made below it
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        _keep_bytecode_elsewhere(config)
     if getattr(config.option, "numprocesses", None):
         config.stash[_server_url] = postgres.start_server()
+
+
+def _keep_bytecode_elsewhere(config: pytest.Config) -> None:
+    """Let the programs that tests start share bytecode, outside the checkout of somebody who wants none there.
+
+    They are some hundred, and compiling the package is half the time that a worker takes to start.
+    """
+    directory = tempfile.mkdtemp(prefix="pgtasks-bytecode-")
+    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = directory
 
 
 _server_url = pytest.StashKey[str]()

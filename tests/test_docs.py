@@ -17,7 +17,7 @@ import pytest
 from pgtasks import signals
 from pgtasks.app.defaults import DEFAULTS, SETTING_KEYS
 from pgtasks.bin.base import COMMANDS, cli
-from pgtasks.store import database, migrate
+from pgtasks.store import database, migrate, sql
 from pgtasks.worker import consumer
 
 CHECKOUT = Path(__file__).parent.parent
@@ -129,8 +129,11 @@ def test_a_role_with_the_documented_rights_sees_the_views_and_no_table(conn: psy
         conn.execute("CREATE ROLE watcher")
         conn.execute(granting.text.encode())
         conn.execute("SET LOCAL ROLE watcher")
-        for view in ("tasks", "queues", "workers", "schedules", "edges", "stuck"):
+        for view in ("queues", "workers", "schedules", "edges", "stuck"):
             conn.execute(f"SELECT * FROM pgtasks.{view}".encode())
+        conn.execute("SELECT id, name, state FROM pgtasks.tasks")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
+            conn.execute("SELECT payload FROM pgtasks.tasks")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             conn.execute("SELECT * FROM pgtasks.message")
 
@@ -150,6 +153,26 @@ def test_every_view_of_the_schema_is_documented(conn: psycopg.Connection[Any]) -
     for name, kind in kinds:
         if kind in "rv":
             assert (f"`pgtasks.{name}`" if kind == "v" else f"`{name}`") in text
+
+
+# -- the architecture page
+
+
+def named_in_architecture(pattern: str) -> list[str]:
+    page = CHECKOUT / "docs/architecture.md"
+    return sorted({text for path, text in inline() if path == page and re.fullmatch(pattern, text)})
+
+
+@pytest.mark.parametrize("name", named_in_architecture(r"[\w/]+(\.py|\.sql|/)"))
+def test_a_file_that_the_architecture_page_names_exists(name: str) -> None:
+    assert (CHECKOUT / "pgtasks" / name).exists() or (CHECKOUT / name).exists()
+
+
+@pytest.mark.parametrize("name", named_in_architecture(r"(tasks|fleet|flows|workflows)\.\w+"))
+def test_a_statement_that_the_architecture_page_names_exists(name: str) -> None:
+    noun, _, statement = name.partition(".")
+
+    assert statement in sql.load(noun)
 
 
 # -- commands, settings, variables, links

@@ -107,3 +107,43 @@ def test_root_does_not_unpickle_what_it_is_sent_unless_forced(monkeypatch: pytes
     monkeypatch.setenv("C_FORCE_ROOT", "1")
     with pytest.warns(SecurityWarning):
         check_privileges(["json", "pickle"])
+
+
+def test_a_project_may_force_what_the_environment_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    monkeypatch.delenv("C_FORCE_ROOT", raising=False)
+    monkeypatch.setattr(platforms, "C_FORCE_ROOT", True)
+
+    with pytest.warns(SecurityWarning):
+        check_privileges({"pickle"})
+
+
+def test_errors_with_an_expected_number_pass_and_others_do_not() -> None:
+    with platforms.ignore_errno("ENOENT"):
+        os.stat("/nowhere/at/all")
+    with pytest.raises(FileNotFoundError), platforms.ignore_errno("EPERM"):
+        os.stat("/nowhere/at/all")
+    with pytest.raises(ValueError, match="of another kind"), platforms.ignore_errno("ENOENT"):
+        raise ValueError("of another kind")
+
+
+def test_all_descriptors_are_closed_but_those_that_are_kept(tmp_path: Path) -> None:
+    program = """
+import os
+from pgtasks.platforms import close_open_fds
+
+kept, other, number = open("kept", "w"), open("other", "w"), os.open("number", os.O_WRONLY | os.O_CREAT)
+close_open_fds([kept, number])
+still = {fd for fd in (0, 1, 2, other.fileno(), kept.fileno(), number) if os.path.exists(f"/proc/self/fd/{fd}")}
+kept.write(str(still == {kept.fileno(), number}))
+kept.flush()
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+    assert (tmp_path / "kept").read_text() == "True"
+
+
+def test_the_title_of_a_process_names_what_it_is() -> None:
+    assert platforms.set_process_title("pgtasks", "worker") == "[pgtasks] worker"
+    assert platforms.set_mp_process_title("pgtasks", hostname="w@h") == "[pgtasks: w@h:MainProcess]"

@@ -198,7 +198,7 @@ def test_get_does_not_wait_for_a_step_whose_predecessor_failed(kit: SimpleNamesp
     result.parent = ended(kit, KeyError("before"), "FAILURE")
 
     with pytest.raises(KeyError, match="before"):
-        result.get(timeout=30)
+        result.get(timeout=60)
 
 
 def test_get_raises_the_error_of_a_member_of_the_group_before(kit: SimpleNamespace) -> None:
@@ -206,7 +206,7 @@ def test_get_raises_the_error_of_a_member_of_the_group_before(kit: SimpleNamespa
     body.parent = kit.app.GroupResult("g", [ended(kit, 1), ended(kit, KeyError("member"), "FAILURE")])
 
     with pytest.raises(KeyError, match="member"):
-        body.get(timeout=30)
+        body.get(timeout=60)
 
 
 def test_an_error_in_on_interval_ends_the_wait(kit: SimpleNamespace) -> None:
@@ -217,7 +217,7 @@ def test_an_error_in_on_interval_ends_the_wait(kit: SimpleNamespace) -> None:
         raise Enough
 
     with pytest.raises(Enough):
-        unfinished(kit).get(timeout=30, interval=0.01, on_interval=give_up)
+        unfinished(kit).get(timeout=60, interval=0.01, on_interval=give_up)
 
 
 # -- may a task wait?
@@ -590,12 +590,12 @@ def test_a_result_that_ends_while_it_is_waited_for_wakes_the_waiter(app: Any) ->
     is_waiting = threading.Event()
 
     def finish() -> None:
-        is_waiting.wait(10)
+        is_waiting.wait(60)
         app.backend.store_result(result.id, 7, "SUCCESS")
 
     thread = threading.Thread(target=finish)
     thread.start()
-    value = result.get(timeout=30, interval=0.01, on_interval=is_waiting.set)
+    value = result.get(timeout=60, interval=0.01, on_interval=is_waiting.set)
     thread.join()
 
     assert value == 7
@@ -654,7 +654,7 @@ def test_coroutines_can_ask_and_wait_for_everything(app: Any) -> None:
         late, bad = app.AsyncResult(str(uuid4())), app.AsyncResult(str(uuid4()))
         assert not await late.aready()
         assert not await late.aexists()
-        waiting = asyncio.create_task(late.aget(timeout=30))
+        waiting = asyncio.create_task(late.aget(timeout=60))
         await app.backend.astore_result(late.id, 1, "SUCCESS")
         await app.backend.astore_result(bad.id, KeyError("k"), "FAILURE")
         assert await waiting == await late == 1

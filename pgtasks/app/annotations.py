@@ -48,7 +48,7 @@ def _prepare_one(annotation: Any) -> Any:
 
 
 def resolve_all(annotations: Sequence[Any], task: Any) -> Iterator[Attributes]:
-    """Yield what is to be set on `task`: the first answer for it by name, then the first for any task."""
+    """Yield the attributes to set on `task`: the first answer for it by name, then the first for any task."""
     for attributes in (_ask(annotations, task), _ask_any(annotations)):
         if attributes:
             yield attributes

@@ -222,7 +222,7 @@ class Backend(ResultCodec):
         await self._arun(self._waiting_for(result, Watch([result.id], timeout), follow_parents))
 
     def _waiting_for(self, result: Any, watch: Watch, follow_parents: bool) -> Plan[None]:
-        parents = list(result.parent.lineage())[::-1] if follow_parents and result.parent else []
+        parents = _steps_before(result) if follow_parents else []
         if parents and watch.tick_s is None:
             watch.tick_s = PARENTS_EVERY_S
         while watch.waiting:
@@ -248,7 +248,8 @@ class Backend(ResultCodec):
         if watch.looks_first():
             # Most results are there when asked for: look before waiting.
             found: dict[UUID, Stored] = yield self._fetch(watch.waiting)
-            ended = [key for key, stored in found.items() if stored.is_ended]
+            # As in Celery these arrive in the order asked for: of several that failed the first raises.
+            ended = [key for key in watch.waiting if key in found and found[key].is_ended]
         else:
             announced = list((yield watch.next_wait()))
             found = (yield self._fetch(announced)) if announced else {}
@@ -258,9 +259,8 @@ class Backend(ResultCodec):
                 # word was about an earlier end, of a task that has been redriven since.
                 really: set[UUID] = yield tasks.ended(announced)
                 ended = [key for key in announced if key in really]
-        return [
-            watch.arrive(key, self._read(watch.waiting[key], found.get(key))) for key in watch.in_order(found, ended)
-        ]
+            ended = watch.in_order(found, ended)
+        return [watch.arrive(key, self._read(watch.waiting[key], found.get(key))) for key in ended]
 
     def get_many(
         self,
@@ -307,7 +307,7 @@ class Backend(ResultCodec):
         return meta
 
     def add_pending_result(self, result: Any, weak: bool = False) -> Any:
-        """Tell this result object when the task is seen to have ended, by whoever looks."""
+        """Notify this result object when any call of this process sees that the task has ended."""
         self._pending.setdefault(result.id, []).append(weakref.ref(result) if weak else lambda: result)
         return result
 
@@ -320,13 +320,7 @@ class Backend(ResultCodec):
     # -- storing
 
     def store_result(
-        self,
-        task_id: str,
-        result: Any,
-        state: str,
-        traceback: Any = None,
-        request: Any = None,
-        **kwargs: Any,
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
         """Store the state of a task, from outside its worker; returns the result as it was stored.
 
@@ -338,13 +332,7 @@ class Backend(ResultCodec):
         return prepared
 
     async def astore_result(
-        self,
-        task_id: str,
-        result: Any,
-        state: str,
-        traceback: Any = None,
-        request: Any = None,
-        **kwargs: Any,
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
         prepared = self.encode_result(result, state)
         await self._arun(self._storing(task_id, prepared, state, traceback, request))
@@ -488,6 +476,14 @@ class Backend(ResultCodec):
 
     def ensure_chords_allowed(self) -> None:
         """Nothing to do: chords work with this backend."""
+
+
+def _steps_before(result: Any) -> list[Any]:
+    """The results of the steps before one, the first step first."""
+    before: list[Any] = []
+    while (result := result.parent) is not None:
+        before[:0] = result.leaves()
+    return before
 
 
 def _backend_of_current_app() -> Any:

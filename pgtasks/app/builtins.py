@@ -57,7 +57,7 @@ def add_accumulate_task(app: App) -> Any:
 def add_undo_task(app: App) -> Any:
     @app.task(bind=True, name=UNDO, shared=False, lazy=False, acks_late=True, ignore_result=False)
     def undo(self: Any, undos: Any, ends: Any) -> list[str]:
-        """Undo the canvas that this task is part of, should it have failed."""
+        """Undo the canvas that this task is part of, if it has failed."""
         return send_undos(app, self.request.id, undos, ends)
 
     return undo

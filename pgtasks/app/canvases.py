@@ -1,5 +1,4 @@
-"""How the tasks of a canvas get into the database, also when some were sent before: as part of another canvas, or by
-a signature that was frozen and sent twice."""
+"""Enqueueing the tasks of a canvas, some of which may have been sent before, as by a frozen signature sent twice."""
 
 from __future__ import annotations
 

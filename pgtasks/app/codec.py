@@ -158,10 +158,14 @@ def _children_of(stored: Stored) -> list[Any] | None:
 def _released(stored: Stored) -> Iterator[Any]:
     """What this task has called by ending, as tuples: tasks, and groups with their results."""
     groups: dict[str, dict[int, str]] = {}
-    for task_id, group_id, options in zip(
-        stored.released or (), stored.released_groups or (), stored.released_options or (), strict=True
-    ):
-        said = json.loads(options) if options else {}
+    released = [
+        (task_id, group_id, json.loads(options) if options else {})
+        for task_id, group_id, options in zip(
+            stored.released or (), stored.released_groups or (), stored.released_options or (), strict=True
+        )
+    ]
+    # Callbacks are called before the next step.
+    for task_id, group_id, said in sorted(released, key=lambda each: each[2].get("role") != "callback"):
         if said.get("role") in ("body", "member"):
             # It waits for all of a header, and none of its tasks has called it.
             continue

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from pgtasks._state import current_run
-from pgtasks.message import Batch
+from pgtasks.message import Batch, Message
 
-__all__ = ("collected", "collecting", "is_collecting")
+__all__ = ("collected", "collecting", "collects_unique", "is_collecting")
 
 #: Where messages go that are being collected, instead of to the database.
 collected: ContextVar[list[Batch] | None] = ContextVar("pgtasks.collected", default=None)
+
+#: Whether unique calls are collected too. Whoever asks for that takes their keys; for others they are sent at once.
+_with_unique: ContextVar[bool] = ContextVar("pgtasks.collected_unique", default=False)
+
+
+def collects_unique(messages: Sequence[Message], edges: Iterable[Any] = ()) -> bool:
+    """Collect calls that other tasks may stand for, where that is asked for; says whether it is."""
+    batches = collected.get()
+    if batches is None or not _with_unique.get():
+        return False
+    batches.append((tuple(messages), tuple(edges)))
+    return True
 
 
 def is_collecting() -> bool:
@@ -21,11 +34,12 @@ def is_collecting() -> bool:
 
 
 @contextmanager
-def collecting() -> Iterator[list[Batch]]:
+def collecting(*, with_unique: bool = False) -> Iterator[list[Batch]]:
     """Collect what is published in this block instead of sending it."""
     batches: list[Batch] = []
-    token = collected.set(batches)
+    token, unique_token = collected.set(batches), _with_unique.set(with_unique)
     try:
         yield batches
     finally:
         collected.reset(token)
+        _with_unique.reset(unique_token)

@@ -1,4 +1,4 @@
-"""`app.connection()`: the database in the clothes of a kombu connection.
+"""`app.connection()`: the database behind the interface of a kombu connection.
 
 Health checks ask a broker connection whether it can connect, and monitoring asks it how long a queue is;
 tasks are published with `connection=` or `producer=` handed through. All of that works here. There is no wire

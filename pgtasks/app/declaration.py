@@ -71,7 +71,7 @@ def task_from_function(
 
 @contextmanager
 def _only_if_bound(registry: Any, task: Any) -> Iterator[None]:
-    """Register a task, but not for good if it refuses the app: its `on_bound` may say no, and finds it registered."""
+    """Register a task, and remove it again if its `on_bound`, which expects to find it registered, refuses the app."""
     before = registry.get(task.name)
     registry[task.name] = task
     try:

@@ -116,7 +116,7 @@ NAMESPACES: dict[str, Any] = {
         expires=Option(
             timedelta(days=1),
             "float",
-            "How long results are kept, in seconds or as a timedelta; None: for ever.",
+            "How long results are kept, in seconds or as a timedelta; None: forever.",
             old="CELERY_TASK_RESULT_EXPIRES",
         ),
         chord_expires=_none(None, "float", "A chord's state is part of its tasks' rows."),
@@ -130,7 +130,7 @@ NAMESPACES: dict[str, Any] = {
         backend_max_sleep_between_retries_ms=_none(10000, "int", _CONNECTION),
         backend_max_retries=_none(float("inf"), "float", _CONNECTION),
         backend_base_sleep_between_retries_ms=_none(10, "int", _CONNECTION),
-        backend_always_retry=_none(False, "bool", "Passing failures of the database are always retried."),
+        backend_always_retry=_none(False, "bool", "Transient database failures are always retried."),
     ),
     "elasticsearch": FOREIGN["elasticsearch"],
     "security": Namespace(
@@ -216,7 +216,7 @@ NAMESPACES: dict[str, Any] = {
             "See task_publish_retry.",
             old="CELERY_TASK_PUBLISH_RETRY_POLICY",
         ),
-        queues=Option(None, "dict", "The queues a worker consumes that is told none, and their routing keys."),
+        queues=Option(None, "dict", "The queues that a worker consumes by default, and their routing keys."),
         queue_max_priority=_none(None, "int", "Priorities need no declaration."),
         reject_on_worker_lost=Option(
             None,
@@ -244,11 +244,11 @@ NAMESPACES: dict[str, Any] = {
         allow_error_cb_on_chord_header=Option(
             False, "bool", "A chord's link_error applies to each task of its header as well."
         ),
-        max_deliveries=_own(5, "int", "A task handed out this often without an end fails with WorkerLostError."),
+        max_deliveries=_own(5, "int", "A task that was lost this many times fails with WorkerLostError."),
         join_transaction=_own(
             True,
             "any",
-            "Calls within Django's atomic() are part of it, if that database has the tasks: True, an alias, or False.",
+            "Calls within Django's atomic() are part of it, if its database holds the tasks: True, an alias, or False.",
         ),
     ),
     "worker": Namespace(
@@ -266,7 +266,7 @@ NAMESPACES: dict[str, Any] = {
         enable_soft_shutdown_on_idle=Option(False, "bool", "Wait for the soft shutdown even when idle."),
         concurrency=Option(None, "any", "How many tasks run at a time; default or 'auto': the number of CPUs."),
         consumer=_none("celery.worker.consumer:Consumer", "string", _CLASS),
-        direct=_later(False, "bool", "Every worker has a queue of its own.", old="CELERY_WORKER_DIRECT"),
+        direct=Option(False, "bool", "Every worker has a queue of its own.", old="CELERY_WORKER_DIRECT"),
         disable_rate_limits=Option(False, "bool", "Rate limits are not applied.", old="CELERY_DISABLE_RATE_LIMITS"),
         deduplicate_successful_tasks=_none(False, "bool", "A task that has a result is never run again."),
         enable_remote_control=Option(
@@ -281,7 +281,7 @@ NAMESPACES: dict[str, Any] = {
         lost_wait=_none(10.0, "float", _INTERNAL, old="CELERYD_WORKER_LOST_WAIT"),
         max_memory_per_child=Option(None, "int", "KiB a process may use before it is replaced."),
         max_tasks_per_child=Option(None, "int", "Tasks a process runs before it is replaced."),
-        pool=Option(DEFAULT_POOL, "string", "How tasks run: prefork, threads, aio or solo."),
+        pool=Option(DEFAULT_POOL, "string", "How tasks run: prefork, threads, aio, gevent or solo."),
         pool_putlocks=_none(True, "bool", _INTERNAL),
         pool_restarts=Option(False, "bool", "The pool_restart command is allowed."),
         pool_start_method=_later("fork", "string", "How processes are made: fork, spawn or forkserver."),
@@ -289,7 +289,7 @@ NAMESPACES: dict[str, Any] = {
         prefetch_multiplier=_later(4, "int", "Tasks claimed ahead per slot at most; 0: as many as pay off."),
         eta_task_limit=_none(None, "int", "Tasks for later wait in the database, not in the worker."),
         enable_prefetch_count_reduction=_none(True, "bool", _INTERNAL),
-        disable_prefetch=_later(False, "bool", "Claim a task only when it can start at once."),
+        disable_prefetch=_later(False, "bool", "Claim a task only when a slot is free."),
         redirect_stdouts=Option(True, "bool", "What tasks print goes to the log.", old="CELERY_REDIRECT_STDOUTS"),
         redirect_stdouts_level=Option(
             "WARNING", "string", "The level it is logged at.", old="CELERY_REDIRECT_STDOUTS_LEVEL"
@@ -304,7 +304,7 @@ NAMESPACES: dict[str, Any] = {
         lease=_own(
             20.0,
             "float",
-            "Seconds without a sign of life (due every quarter of it) that make a worker a dead one.",
+            "Seconds without a heartbeat (sent every quarter of this) after which a worker counts as dead.",
         ),
     ),
 }

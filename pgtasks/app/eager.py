@@ -1,8 +1,8 @@
 """Eager execution: `task.apply`, and calls under `task_always_eager`.
 
-The task runs in the caller's process, through the same stages as in a worker; a retry runs at once; nothing
-is stored unless `task_store_eager_result`. A call that stands for a published one takes its arguments through
-the serializer first, so that tests see what a worker would see.
+The task runs in the caller's process, through the same stages as in a worker. A retry runs at once, and nothing is
+stored unless `task_store_eager_result`. A call that stands for a published one takes its arguments through the
+serializer first, so that tests see what a worker would see.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What flow control does to a call: which flow and key it waits under, and whether another task stands for it.
+"""Flow control of a call: which flow and key it waits under, and whether an existing task stands for it.
 
     compose -> controlled (flow, key, unique or debounced) -> enqueue, held
                                                            -> take the key -> enqueue, or the task that is there
@@ -9,12 +9,13 @@ Calls of tasks that say nothing of this, without such options, do not come here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from pgtasks.app.collecting import collects_unique
 from pgtasks.exceptions import AlreadyEnqueued, ImproperlyConfigured
 from pgtasks.flow import Debounce, Flow, Unique, check_names, key_text
 from pgtasks.message import Message, UniqueKey
@@ -24,7 +25,8 @@ from pgtasks.store.sql import Query
 
 __all__ = (
     "FLOW_OPTIONS", "Controlled", "asend_unique", "asend_unique_canvas", "controlled", "declared_flows", "is_anothers",
-    "is_repeatable", "may_be_one", "place_of", "read_declaration", "send_unique", "send_unique_canvas", "with_flow_key",
+    "is_repeatable", "may_be_one", "place_of", "read_declaration", "send_unique", "send_unique_canvas",
+    "take_places", "with_flow_key",
 )  # fmt: skip
 
 #: Options of a call that are about flow control.
@@ -52,7 +54,7 @@ def read_declaration(cls: Any) -> None:
         cls.flow = replace(cls.flow, name=cls.name)
     cls.unique, cls.debounce = _unique(cls.unique, cls.name), _debounce(cls.debounce, cls.name)
     if cls.unique is not None and cls.debounce is not None:
-        raise ImproperlyConfigured(f"Task {cls.name!r} is unique and debounced: a call can be only one of them.")
+        raise ImproperlyConfigured(f"Task {cls.name!r} is unique and debounced: it can be only one of them.")
     for what, said in (("flow", cls.flow), ("unique", cls.unique), ("debounce", cls.debounce)):
         if said is not None:
             check_names(said.key, cls, what)
@@ -112,7 +114,7 @@ def controlled(call: Any, task: Any, message: Message) -> Message:
     """Complete the message of a call by its flow, and by what makes it one with others."""
     options = call.options
     if call.retries:
-        # It has its place among calls already: only how it runs is limited anew, where it runs.
+        # It is unique or debounced already; only its flow limits apply, where it runs.
         return message
     if task is None:
         raise ImproperlyConfigured(
@@ -133,7 +135,7 @@ def controlled(call: Any, task: Any, message: Message) -> Message:
 
 def _debounced(message: Message, key: UniqueKey) -> Message:
     if message.due is not None or message.countdown_s is not None:
-        raise ValueError(f"A debounced call of {message.name!r} has its time from that: leave out countdown and eta.")
+        raise ValueError(f"{message.name!r} is debounced, so due when its wait ends: leave out countdown and eta.")
     return replace(message, unique=key, countdown_s=key.wait_s)
 
 
@@ -143,7 +145,7 @@ def place_of(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], own_key:
     return str(flow.name), flow.key_of(task, args, kwargs) if own_key is None else own_key
 
 
-# -- sending what is to be one task with others
+# -- sending unique and debounced calls
 
 
 def may_be_one(task: Any, options: Mapping[str, Any]) -> bool:
@@ -157,7 +159,9 @@ def is_repeatable(messages: Iterable[Message]) -> bool:
 
 
 def send_unique(app: Any, message: Message, conn: Any) -> UUID:
-    """Enqueue a call unless another task stands for it; gives the task that does."""
+    """Enqueue a call unless an existing task stands for it; gives the id of the task that does."""
+    if collects_unique([message]):
+        return message.id
     take, enqueue = _queries(message, conn)
     if conn is None:
         taken, *_ = app.database.run_together(take, enqueue)
@@ -200,9 +204,29 @@ def is_anothers(call: Any, holder: UUID) -> bool:
     return True
 
 
+def take_places(run: Callable[[Query[Any]], Any], messages: Sequence[Message], edges: Iterable[Any]) -> UUID | None:
+    """Take the keys of what was collected, and enqueue it, by queries of the caller's transaction.
+
+    A task stands for a call: then nothing is sent, and its id is given. For a canvas that is `AlreadyEnqueued`.
+    """
+    if len(messages) == 1 and messages[0].unique is not None:
+        take, _ = _queries(messages[0], None)
+        taken = run(take)
+        holder = _holder(messages[0], taken)
+        if not taken:
+            return holder
+    elif is_repeatable(messages):
+        take, names = _take_all(messages)
+        _check_all(run(take), names)
+    run(tasks.enqueue(messages, edges))
+    return None
+
+
 def send_unique_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any) -> None:
     """Enqueue a canvas with unique tasks: all of it, or `AlreadyEnqueued`, since nobody can stand for a part of it."""
     take, names = _take_all(messages)
+    if collects_unique(messages, edges):
+        return
     if conn is None:
         taken, *_ = app.database.run_together(take, tasks.enqueue(messages, edges))
     else:

@@ -1,7 +1,7 @@
 """A canvas as one sees it and works on it once it has been sent: its tasks, how far they are, and doing parts of it again.
 
 `load` reads all tasks that edges connect with one. A graph can be shown as text, JSON, DOT (Graphviz) and SVG; what failed
-in it can be run again (`redrive`), and from any of its tasks on it can be run anew under other ids (`fork`).
+in it can be run again (`redrive`), and from any of its tasks on, it can be run as a copy under new ids (`fork`).
 """
 
 from __future__ import annotations
@@ -194,14 +194,14 @@ def redrive(app: Any, task_id: str) -> int:
     if any(graph.undos.values()):
         undos = [each for each in failed if each in graph.undoing]
         if failed and not undos:
-            raise ImproperlyConfigured(f"The canvas of task {task_id} has failed and was undone. Send it anew.")
+            raise ImproperlyConfigured(f"The canvas of task {task_id} has failed and was undone. Send it again.")
         failed = undos
     redriven: int = app.database.run(graphs.redrive(graph.by_id, failed))
     return redriven
 
 
 def fork(app: Any, task_id: str, from_node: str | None = None) -> dict[str, str]:
-    """Run a part of a canvas anew: a task and all that waits for it, as copies under new ids.
+    """Run part of a canvas again: a task and everything that waits for it, as copies under new ids.
 
     What they wait for outside of that part must have succeeded and is not run again. Gives the new id of each copied
     task by its old one; the originals stay as they are.
@@ -214,7 +214,7 @@ def fork(app: Any, task_id: str, from_node: str | None = None) -> dict[str, str]
         )
     if graph.is_undone(start) or start in graph.undoing:
         raise ImproperlyConfigured(
-            f"The canvas of task {task_id} was undone: what a fork would begin with is gone. Send it anew."
+            f"The canvas of task {task_id} was undone: what a fork would begin with is gone. Send it again."
         )
     copied = {start, *graph.successors(start)}
     _check_inputs(graph, copied)

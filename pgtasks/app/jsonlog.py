@@ -115,14 +115,14 @@ def _about_trace() -> dict[str, Any]:
 
 
 def mask_text(text: str) -> str:
-    """A text without the secrets that can be told by their looks."""
+    """Mask the secrets in a text that can be recognised by their form."""
     for pattern, masked in _SECRET_TEXT:
         text = pattern.sub(masked, text)
     return text
 
 
 def plain(value: Any, name: str = "", depth: int = DEEPEST) -> Any:
-    """A value as JSON knows it, without its secrets; what JSON does not know is its text."""
+    """Make a value serializable as JSON and mask its secrets; what JSON cannot represent becomes text."""
     if name and _SECRET_NAME.search(name):
         return MASK
     if value is None or isinstance(value, bool | int):

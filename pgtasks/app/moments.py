@@ -8,10 +8,10 @@ from typing import Any
 
 from pgtasks.utils.time import maybe_make_aware
 
-__all__ = ("due_of", "expiry_of")
+__all__ = ("END_OF_TIME", "due_of", "expiry_of")
 
 #: What `datetime.max`, as in "never", becomes: the last moment that is one in every time zone.
-_END_OF_TIME = datetime(9998, 12, 31, tzinfo=UTC)
+END_OF_TIME = datetime(9998, 12, 31, tzinfo=UTC)
 
 
 def due_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
@@ -40,4 +40,4 @@ def _moment(app: Any, value: Any) -> datetime:
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     aware: datetime = maybe_make_aware(value, app.timezone)
-    return min(aware, _END_OF_TIME)
+    return min(aware, END_OF_TIME)

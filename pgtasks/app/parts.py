@@ -6,9 +6,9 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 from uuid import NAMESPACE_OID, uuid3
 
 from kombu.clocks import LamportClock
@@ -18,6 +18,7 @@ from pgtasks.app.loader import BaseLoader, get_loader_cls
 from pgtasks.app.pickling import subclass_with_app
 from pgtasks.app.pipeline import LINGER_S, SIZE, Pipeline
 from pgtasks.app.report import bugreport
+from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.store.database import AsyncDatabase, Database
 from pgtasks.store.outbox import AsyncOutbox, Outbox
 from pgtasks.store.url import database_url
@@ -76,7 +77,8 @@ class Parts:
     #: names none.
     default_database: Callable[[], str | None] | None = None
     transaction_of_caller: Callable[[], Any] | None = None
-    #: What whoever watches puts around the body of each step of a workflow.
+    atransaction_of_caller: Callable[[], Awaitable[Any]] | None = None
+    #: A wrapper for the body of each workflow step, set by monitoring.
     around_step: Callable[..., Callable[[], Any]] | None = None
 
     conf: Any
@@ -146,7 +148,7 @@ class Parts:
         return Pipeline(self, size=size, linger_s=linger_s)
 
     def forget_database(self) -> None:
-        """Close what is open, and find out anew, when it is needed again, where the database is."""
+        """Close what is open, and look up the database's URL again when it is next needed."""
         self._close_parts()
         self.__dict__.pop("backend", None)
         self._adatabases.clear()
@@ -261,6 +263,13 @@ class Parts:
     def thread_oid(self) -> str | None:
         """What the tasks that this process calls see as `request.reply_to`."""
         return reply_address(anon_nodename())
+
+    def setup_security(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: a project that signs its messages relies on it."""
+        raise ImproperlyConfigured(
+            "pgtasks does not sign messages: who may write to the database may send tasks, and that is for Postgres' roles"
+            " and TLS to decide. Remove the call."
+        )
 
     def bugreport(self) -> str:
         """What a maintainer wants to know first: versions, platform and settings, without secrets."""

@@ -47,7 +47,7 @@ def open_pipeline(app: Any) -> Pipeline | None:
 
 
 def flush_pipeline(app: Any) -> None:
-    """Send what was called here before: somebody is about to ask for what came of it."""
+    """Send what was called here before: somebody is about to ask for its result."""
     if (pipeline := open_pipeline(app)) is not None:
         pipeline.flush()
 
@@ -142,7 +142,7 @@ class Pipeline:
             self.flush()
 
     def flush(self) -> None:
-        """Send what has been called; returns when it is committed.
+        """Send the calls gathered so far; returns when they are committed.
 
         Raises as `.delay()` does. When the database cannot be reached the calls stay, and `flush()` may be called
         again. When it refuses some of the calls the others are sent, and the first error is raised.
@@ -156,11 +156,11 @@ class Pipeline:
     async def aflush(self) -> None:
         """`flush` for coroutines."""
         if self._parcels or self._refused:
-            # In a thread, so that whoever sends already may be waited for.
+            # In a thread, because it may have to wait for another thread that is sending.
             await asyncio.shield(asyncio.to_thread(self.flush))
 
     def send_waiting(self) -> None:
-        """Send what has been called, and keep for `flush` the errors of calls that are refused."""
+        """Send the calls gathered so far, and keep the errors of refused ones for `flush`."""
         if self._pid != os.getpid():
             return  # a forked child has a copy of what its parent will send
         with self._sending:

@@ -10,7 +10,7 @@ from uuid import UUID
 from pgtasks import signals
 from pgtasks.app import flows
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, aput, carrier, compose, put, relatives
+from pgtasks.app.publish import Call, acarrier, aput, carrier, compose, put, relatives
 from pgtasks.canvas.plan import Plan
 from pgtasks.message import Message
 
@@ -32,7 +32,7 @@ async def aenqueue_plan(app: Any, plan: Plan, connection: Any = None) -> None:
     """`enqueue_plan` for coroutines."""
     calls, messages = compose_plan(app, plan)
     if flows.is_repeatable(messages):
-        await flows.asend_unique_canvas(app, messages, plan.edges, None if connection is False else connection)
+        await flows.asend_unique_canvas(app, messages, plan.edges, await acarrier(app, connection))
     else:
         await aput(app, messages, plan.edges, connection, is_repeated=plan.is_repeated)
     for call, message in zip(calls, messages, strict=True):

@@ -48,6 +48,7 @@ from pgtasks.utils.nodenames import anon_nodename, reply_address
 
 __all__ = (
     "Call",
+    "acarrier",
     "apublish",
     "aput",
     "carrier",
@@ -186,7 +187,7 @@ async def apublish(
     message = compose(app, call, task)
     if message.unique is None:
         await aput(app, (message,), (), conn, is_repeated=False)
-    elif flows.is_anothers(call, await flows.asend_unique(app, message, None if conn is False else conn)):
+    elif flows.is_anothers(call, await flows.asend_unique(app, message, await acarrier(app, conn))):
         return _result(app, call, result_cls, add_to_parent)
     if signals.after_task_publish.receivers:
         announce(app, call, message)
@@ -224,7 +225,7 @@ def _enqueue_alone(app: Any, messages: Sequence[Message], edges: Iterable[Any]) 
 
 async def aput(app: Any, messages: Sequence[Message], edges: Iterable[Any], conn: Any, *, is_repeated: bool) -> None:
     """`put` for coroutines."""
-    conn = None if conn is False else conn
+    conn = await acarrier(app, conn)
     if conn is not None:
         await app.adatabase.run(tasks.enqueue(messages, edges, lets_in=False), conn)
     elif is_repeated:
@@ -241,6 +242,13 @@ def carrier(app: Any, conn: Any) -> Any:
     """The connection a call goes by: the one it names, or else that of the transaction it is made in; None: our own."""
     if conn is None:
         return None if app.transaction_of_caller is None else app.transaction_of_caller()
+    return None if conn is False else conn
+
+
+async def acarrier(app: Any, conn: Any) -> Any:
+    """`carrier` for coroutines."""
+    if conn is None:
+        return None if app.atransaction_of_caller is None else await app.atransaction_of_caller()
     return None if conn is False else conn
 
 

@@ -1,4 +1,4 @@
-"""What to send along with a bug report."""
+"""What to include in a bug report."""
 
 from __future__ import annotations
 

@@ -311,7 +311,7 @@ def detect_settings(
         prefix,
         deprecated_settings=old,
     )
-    warn_of_typos(_settings_among(source, have), prefix)
+    warn_of_typos(have, prefix, source=source)
     _refuse_unsafe(settings)
     _warn_of_deprecated(settings)
     return settings
@@ -338,20 +338,22 @@ def _warn_of_deprecated(settings: Settings) -> None:
             warnings.warn(message, CDeprecationWarning, stacklevel=3)
 
 
-def _settings_among(source: Any, keys: Iterable[str]) -> list[str]:
+def _is_setting(source: Any, key: str) -> bool:
     """Leave out what a configuration module holds besides settings: its imports and functions."""
-    if not isinstance(source, DictAttribute):
-        return list(keys)
-    return [key for key in keys if not isinstance(source[key], ModuleType) and not callable(source[key])]
+    value = source[key] if isinstance(source, DictAttribute) else None
+    return not isinstance(value, ModuleType) and not callable(value)
 
 
-def warn_of_typos(keys: Iterable[str], prefix: str | None = None, stacklevel: int = 4) -> None:
-    """Warn of every key that is no setting but nearly is one; a name of the project's own is left alone."""
+def warn_of_typos(keys: Iterable[str], prefix: str | None = None, stacklevel: int = 4, source: Any = None) -> None:
+    """Warn of every key that is no setting but nearly is one; a name of the project's own is left alone.
+
+    Of `source`, where the keys are from, only what is warned of is looked at: Django's settings refuse to show some.
+    """
     for key in keys:
         known = _is_known(key, prefix)
         meant = None if known else _nearest(key, prefix)
-        if meant:
-            message = f"Unknown setting {key!r}, which has no effect here. Did you mean {meant!r}?"
+        if meant and _is_setting(source, key):
+            message = f"Unknown setting {key!r}, which has no effect. Did you mean {meant!r}?"
             warnings.warn(message, UnknownSettingWarning, stacklevel=stacklevel)
 
 

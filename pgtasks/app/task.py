@@ -509,7 +509,7 @@ def _is_for_worker(request: Context) -> bool:
     return not request.called_directly and not request.is_eager and request.hostname is not None
 
 
-#: The methods as they are here, to tell when a subclass, or whoever patches this class, has put another in
+#: The methods as they are here, to tell when a subclass, or a patch of this class, has put another in
 #: place.
 _OWN_METHODS = {
     name: getattr(Task, name)

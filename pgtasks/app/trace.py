@@ -288,7 +288,7 @@ class _Run:
         if self.tracer.before_start:
             self.tracer.before_start(self.task_id, self.args, self.kwargs)
 
-    # -- what came of it
+    # -- outcomes
 
     def returned(self, retval: Any) -> None:
         tracer, task, attempt = self.tracer, self.task, self.attempt

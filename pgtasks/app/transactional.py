@@ -39,7 +39,7 @@ class Transactional(Task[Any, Any]):
     """Base class of tasks with `transactional=`."""
 
     abstract = True
-    #: Whose transaction it is: True, a Django alias, or a SQLAlchemy engine or sessionmaker.
+    #: Which transaction to use: True for a psycopg one, a Django alias, or a SQLAlchemy engine or sessionmaker.
     transactional: Any = True
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Waiting for tasks to end, written once for threads and coroutines.
+"""Waiting for tasks to end, implemented once for threads and coroutines.
 
 A `Plan` is a generator that yields what it needs done, a `Query` to run or a `Wait` to sit out, and is sent
 the answers. The backend carries plans out with its sync or its async executor. A `Watch` says what somebody
@@ -23,7 +23,7 @@ from pgtasks.store.sql import Query
 from pgtasks.store.tasks import Stored
 
 T = TypeVar("T")
-#: A result is not looked for, but waited for at once, when its task has an id that was made so many seconds ago.
+#: A task whose id was made less than this many seconds ago is waited for at once, without a first look at its result.
 NEWBORN_S = 0.01
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -94,7 +94,7 @@ class Watch:
         return not all(made_at(key) > since for key in self.waiting)
 
     def next_wait(self) -> Wait:
-        """What to sit out next; raises `TimeoutError` when there is no time left."""
+        """The next wait; raises `TimeoutError` when there is no time left."""
         if self.on_tick is not None:
             self.on_tick()
         left = None if self._deadline is None else self._deadline - time.monotonic()

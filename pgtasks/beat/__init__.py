@@ -9,13 +9,14 @@ from pgtasks.beat.entry import (
     _evaluate_entry_kwargs,
 )
 from pgtasks.beat.scheduler import DEFAULT_MAX_INTERVAL, Scheduler, event_t
-from pgtasks.beat.service import Service
+from pgtasks.beat.service import EmbeddedService, Service
 from pgtasks.exceptions import reraise
 
 __all__ = (
     "DEFAULT_MAX_INTERVAL",
     "BeatLazyFunc",
     "DurableEntry",
+    "EmbeddedService",
     "PersistentScheduler",
     "ScheduleEntry",
     "Scheduler",

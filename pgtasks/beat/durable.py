@@ -1,11 +1,11 @@
-"""The scheduler whose memory is in the database, shared by as many as run.
+"""The scheduler that keeps its state in the database, shared by any number of instances.
 
     due? -> advance the row from what was seen -+-> enqueue, in the same transaction
                                                 +-> somebody else has: take over what they wrote
 
-A turn is taken by whoever moves the row on, so of ten schedulers that find the same turn due one sends it. The id of the
-task is made of the entry's name and of the moment of the turn, so that even with a memory that was lost or restored a
-turn of a crontab is not sent twice.
+A turn is one due time of an entry. It is taken by whoever advances the row, so of ten schedulers that find the same
+turn due one sends it. The id of the task is made of the entry's name and of the moment of the turn, so that even with
+a memory that was lost or restored a turn of a crontab is not sent twice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = get_logger("celery.beat")
 LOOK_EVERY_S = 5.0
 #: Seconds between two registrations, which say that an entry is still in somebody's code.
 REGISTER_EVERY_S = 3600.0
-#: A turn that could not be taken is looked at again after so many seconds.
+#: Seconds after which a turn that could not be taken is tried again.
 AGAIN_S = 1.0
 
 CATCH_UP = ("one", "all", "none")
@@ -80,7 +80,7 @@ def _one_of(known: tuple[str, ...], value: str, name: Any, field: str) -> str:
 
 
 class PersistentScheduler(Scheduler):
-    """Shares its memory with all schedulers of the app: any number may run, each turn is sent once."""
+    """Shares its state with all schedulers of the app: any number may run, and each turn is sent once."""
 
     Entry = DurableEntry
     max_interval = LOOK_EVERY_S
@@ -94,7 +94,7 @@ class PersistentScheduler(Scheduler):
 
     @property
     def app_name(self) -> str:
-        """The name under which the schedulers of an app share their memory."""
+        """The name under which the schedulers of an app share their state."""
         return self.app.main or ""
 
     # -- memory
@@ -112,7 +112,7 @@ class PersistentScheduler(Scheduler):
         self._registered_at = time.monotonic()
 
     def _look(self) -> None:
-        """Take in what others have changed."""
+        """Read what other schedulers and operators have changed."""
         if time.monotonic() - self._registered_at > REGISTER_EVERY_S:
             self._register()
         else:
@@ -154,7 +154,7 @@ class PersistentScheduler(Scheduler):
         turn = self._turn(entry, next_s)
         verdict = self._take(entry, turn)
         if verdict is None:
-            # Another scheduler was faster, or somebody paused it, or the row is gone: then it is made anew.
+            # Another scheduler was faster, or somebody paused it, or the row is gone: then it is created again.
             self._register()
             return entry, AGAIN_S
         if verdict == "wait":
@@ -182,7 +182,7 @@ class PersistentScheduler(Scheduler):
         )
 
     def _take(self, entry: Any, turn: schedules.Turn) -> str | None:
-        """Take a turn and send its task, both or neither; says what became of it."""
+        """Take a turn and send its task, both or neither; returns whether it was sent, passed over, or must wait."""
         conn = self._connection()
         try:
             with conn.transaction():
@@ -211,7 +211,7 @@ class PersistentScheduler(Scheduler):
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         if not self._turn_options:
             return super().apply_async(entry, producer, advance, **kwargs)
-        # What cannot be sent is undone, and logged by whoever called; the turn is taken all the same.
+        # What cannot be sent is rolled back, and logged by the caller; the turn is taken all the same.
         with self._turn_options["conn"].transaction():
             return super().apply_async(entry, producer, advance, **{**self._turn_options, **kwargs})
 
@@ -254,7 +254,7 @@ def turns(schedule: Any, start: datetime, end: datetime) -> Iterator[datetime]:
 
 
 def turn_id(app: str, name: str, moment: datetime) -> UUID:
-    """The id of the task of one turn: the same whoever makes it, and in the order of time as other ids are."""
+    """The id of the task of one turn: the same on every scheduler, and time ordered as other ids are."""
     milliseconds = int(moment.timestamp() * 1000)
     digest = hashlib.sha256(f"{app}\0{name}\0{moment.astimezone(UTC).isoformat()}".encode()).digest()
     random = int.from_bytes(digest[:10], "big")

@@ -21,7 +21,7 @@ class SchedulingError(Exception):
 
 
 class BeatLazyFunc:
-    """An argument of an entry that is made anew, by calling a function, whenever the entry is sent."""
+    """An argument of an entry that is computed by a function whenever the entry is sent."""
 
     def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._func = func
@@ -78,15 +78,12 @@ class ScheduleEntry:
         """Whether it must be sent now, and in how many seconds to ask again."""
         return self.schedule.is_due(self.last_run_at)
 
-    def __next__(self) -> Self:
-        """The entry as it is once it has been sent now."""
-        return self._next_instance()
-
-    def _next_instance(self, last_run_at: datetime | None = None) -> Self:
+    def __next__(self, last_run_at: datetime | None = None) -> Self:
+        """The entry as it is once it has been sent, now or at another time."""
         sent = {"last_run_at": last_run_at or self.default_now(), "total_run_count": self.total_run_count + 1}
         return type(self)(**{**dict(self), **sent})
 
-    next = __next__
+    next = _next_instance = __next__
 
     def update(self, other: Any) -> None:
         """Take over what to call and when; when it was last sent stays."""

@@ -33,7 +33,7 @@ _EARLY_S = 0.010
 
 
 class event_t(NamedTuple):
-    """When an entry is to be looked at, in seconds since the epoch."""
+    """When to check an entry, in seconds since the epoch."""
 
     time: float
     priority: int
@@ -179,7 +179,7 @@ class Scheduler:
         return n + drift if n and n > 0 else n or 0.0
 
     def _when(self, entry: Any, next_s: float | None) -> float:
-        """In so many seconds, by the entry's clock, as seconds since the epoch."""
+        """A delay from now, by the entry's clock, as seconds since the epoch."""
         return maybe_make_aware(entry.default_now()).timestamp() + self.adjust(next_s)
 
     def schedules_equal(self, old: Any, new: Any) -> bool:

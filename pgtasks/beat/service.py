@@ -1,6 +1,6 @@
 """The service that runs a scheduler until it is stopped, and the program around it.
 
-Service   ask the scheduler, sleep, again; the database may be away for a while
+Service ask the scheduler, sleep, repeat; the database may be away for a while
 Beat      `pgtasks beat`: logging, banner, signals, a service
 Embedded  `pgtasks worker -B`: a service in a process of its own, which ends with the worker
 """
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from multiprocessing.context import ForkProcess
 from typing import Any
 
 from pgtasks import __version__, signals
@@ -28,7 +29,7 @@ from pgtasks.utils.log import get_logger
 from pgtasks.utils.text import mask_url
 from pgtasks.utils.time import humanize_seconds
 
-__all__ = ("Beat", "Service", "embedded", "scheduler_class")
+__all__ = ("Beat", "EmbeddedService", "Service", "embedded", "scheduler_class")
 
 logger = get_logger("celery.beat")
 
@@ -123,6 +124,49 @@ class Service:
         return scheduler_class(self.scheduler_cls)(
             app=self.app, schedule_filename=self.schedule_filename, max_interval=self.max_interval, lazy=lazy
         )
+
+
+class _InThread(threading.Thread):
+    """A service that runs beside other code of the process."""
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(name="Beat", daemon=True)
+        self.app = app
+        self.service = Service(app, **options)
+
+    def run(self) -> None:
+        self.app.set_current()
+        self.service.start()
+
+    def stop(self) -> None:
+        self.service.stop(wait=True)
+
+
+class _InProcess(ForkProcess):
+    """A service that runs in a process of its own, which ends with this one."""
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(name="Beat", daemon=True)
+        self.service = Service(app, **options)
+        self._parent = os.getpid()
+
+    def run(self) -> None:
+        die_with_parent(self._parent)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: self.service.stop())
+        self.service.app.set_default()
+        self.service.start(embedded_process=True)
+
+    def stop(self) -> None:
+        self.terminate()
+        self.join()
+
+
+def EmbeddedService(app: Any, max_interval: float | None = None, **kwargs: Any) -> Any:
+    """A service to `start()` and `stop()` within a program: a process or, with `thread=True`, a thread."""
+    kind = _InThread if kwargs.pop("thread", False) else _InProcess
+    kwargs.pop("remote_control", None)
+    return kind(app, max_interval=max_interval, **kwargs)
 
 
 _BANNER = """\

@@ -5,7 +5,7 @@ needs. Others can add subcommands by an entry point in the group `pgtasks.comman
 
 What a user can do something about - a wrong option, a module that is not there, a database that does not
 answer - is one line on stderr and an exit status, never a traceback: 2 for wrong usage, 69 (EX_UNAVAILABLE)
-for a database or workers that do not answer, 1 for the rest.
+for a database or workers that do not answer, 1 for everything else.
 """
 
 from __future__ import annotations
@@ -37,10 +37,16 @@ from pgtasks.bin.options import (
     CeleryDaemonCommand,
     CeleryOption,
     CLIContext,
+    CommaSeparatedList,
     DaemonOption,
+    ISO8601DateTime,
+    ISO8601DateTimeOrFloat,
+    JsonArray,
+    JsonObject,
+    LogLevel,
     option,
 )
-from pgtasks.exceptions import CeleryCommandException, ImproperlyConfigured, OperationalError
+from pgtasks.exceptions import CeleryCommandException, DatabaseUnavailable, ImproperlyConfigured, OperationalError
 from pgtasks.platforms import EX_FAILURE, EX_UNAVAILABLE
 from pgtasks.store.url import as_conninfo
 
@@ -55,7 +61,13 @@ __all__ = (
     "CeleryCommand",
     "CeleryDaemonCommand",
     "CeleryOption",
+    "CommaSeparatedList",
     "DaemonOption",
+    "ISO8601DateTime",
+    "ISO8601DateTimeOrFloat",
+    "JsonArray",
+    "JsonObject",
+    "LogLevel",
     "cli",
     "handle_preload_options",
     "main",
@@ -66,28 +78,28 @@ COMMANDS = {
     "beat": ("pgtasks.bin.beat:beat", "Start the scheduler of periodic tasks."),
     "bridge": ("pgtasks.bin.bridge:bridge", "Move tasks from Redis or RabbitMQ into Postgres, and back."),
     "call": ("pgtasks.bin.call:call", "Call a task by name."),
-    "control": ("pgtasks.bin.control:control", "Give workers orders."),
-    "db": ("pgtasks.bin.db:db", "Look after the database."),
-    "demo": ("pgtasks.bin.demo:demo", "See tasks survive a kill -9, on real files."),
-    "doctor": ("pgtasks.bin.doctor:doctor", "Say what is wrong with the installation, and what to do."),
-    "events": ("pgtasks.bin.events:events", "Print what workers tell, or take pictures of it."),
-    "flow": ("pgtasks.bin.flow:flow", "See the limits of flows, and change them."),
+    "control": ("pgtasks.bin.control:control", "Send a remote control command to workers."),
+    "db": ("pgtasks.bin.db:db", "Manage the database: schema, private server, psql."),
+    "demo": ("pgtasks.bin.demo:demo", "Watch tasks survive a kill -9, on real files."),
+    "doctor": ("pgtasks.bin.doctor:doctor", "Check the installation, and say how to fix what is wrong."),
+    "events": ("pgtasks.bin.events:events", "Print monitoring events, or run a snapshot camera."),
+    "flow": ("pgtasks.bin.flow:flow", "Show and change the limits of flows."),
     "graph": ("pgtasks.bin.graph:graph", "Show the canvas that a task is part of."),
-    "inspect": ("pgtasks.bin.inspect:inspect", "Ask workers."),
-    "list": ("pgtasks.bin.list:list_", "List queues, and their bindings."),
+    "inspect": ("pgtasks.bin.inspect:inspect", "Query workers."),
+    "list": ("pgtasks.bin.list:list_", "List queues and bindings."),
     "metrics": ("pgtasks.bin.metrics:metrics", "Serve metrics to Prometheus."),
     "multi": ("pgtasks.bin.multi:multi", "Start, stop and restart several workers in the background."),
     "purge": ("pgtasks.bin.purge:purge", "Delete all waiting tasks of queues."),
-    "queue": ("pgtasks.bin.flow:queue", "See the limits of queues, and change them."),
-    "replay": ("pgtasks.bin.workflow:replay", "Try the present code on what runs remember."),
-    "report": ("pgtasks.bin.report:report", "Print what is useful to know in a bug report."),
+    "queue": ("pgtasks.bin.flow:queue", "Show and change the limits of queues."),
+    "replay": ("pgtasks.bin.workflow:replay", "Check the current code against recorded workflow runs."),
+    "report": ("pgtasks.bin.report:report", "Print what a bug report should include."),
     "result": ("pgtasks.bin.result:result", "Print the result of a task."),
     "shell": ("pgtasks.bin.shell:shell", "Start a Python shell with the app and its tasks."),
     "status": ("pgtasks.bin.status:status", "Show the workers that are online."),
     "top": ("pgtasks.bin.top:top", "Show queues, workers and tasks, live."),
-    "upgrade": ("pgtasks.bin.upgrade:upgrade", "Bring a project of Celery's over."),
+    "upgrade": ("pgtasks.bin.upgrade:upgrade", "Rewrite the imports or settings of a Celery project."),
     "worker": ("pgtasks.bin.worker:worker", "Start a worker."),
-    "workflow": ("pgtasks.bin.workflow:workflow", "See what workflows do, talk to them, run them again."),
+    "workflow": ("pgtasks.bin.workflow:workflow", "Inspect, signal, cancel and rerun workflows."),
 }
 PLUGIN_GROUPS = ("pgtasks.commands", "celery.commands")
 _PRELOAD = "_pgtasks_preload_options"
@@ -134,8 +146,9 @@ class Commands(click.Group):
                 )
             raise
         except OperationalError as exc:
-            message = f"The database does not answer: {_one_line(exc)}"
-            raise CeleryCommandException(message, EX_UNAVAILABLE) from exc
+            # The project's own errors say what was tried, and what to do.
+            prefix = "" if isinstance(exc, DatabaseUnavailable) else "The database does not answer: "
+            raise CeleryCommandException(f"{prefix}{_one_line(exc)}", EX_UNAVAILABLE) from exc
         except ImproperlyConfigured as exc:
             raise CeleryCommandException(str(exc), EX_FAILURE) from exc
 
@@ -198,7 +211,7 @@ _global_option = partial(option, heading="Global Options")
 @_global_option("-A", "--app", envvar="APP", type=click.UNPROCESSED, help="Where the app is, as in proj.celery:app.")
 @_global_option("-b", "--broker", envvar="BROKER_URL", help="URL of the database.")
 @_global_option("--result-backend", envvar="RESULT_BACKEND", help="URL of the database, for results.")
-@_global_option("--loader", envvar="LOADER", help="Loader class, of an app that names none.")
+@_global_option("--loader", envvar="LOADER", help="Loader class, for an app that names none.")
 @_global_option("--config", envvar="CONFIG_MODULE", help="Module with the settings.")
 @_global_option(
     "--workdir",

@@ -1,4 +1,4 @@
-"""`pgtasks beat`: start the scheduler of periodic tasks, look at them, pause and make up for them.
+"""`pgtasks beat`: start the scheduler of periodic tasks; list, pause, run and backfill them.
 
 Without a subcommand it starts a scheduler. The subcommands speak with the same scheduler class, so `list` and `run` know
 the entries of any; pausing, resuming and backfilling are what the scheduler that shares its memory in the database
@@ -36,7 +36,7 @@ from pgtasks.utils.nodenames import gethostname
 from pgtasks.utils.time import maybe_make_aware
 
 on_beat = partial(option, heading="Beat Options")
-#: Most turns that a backfill sends without being told that so many are wanted.
+#: Most turns that a backfill sends unless --limit allows more.
 MANY = 1000
 
 
@@ -51,20 +51,20 @@ class BeatGroup(CeleryDaemonCommand, click.Group):
 @click.group(cls=BeatGroup, invoke_without_command=True)
 @on_beat("--detach", is_flag=True, help="Run in the background.")
 @on_beat("-s", "--schedule", help="File of a file-based scheduler.")
-@on_beat("-S", "--scheduler", help="Scheduler class, or the name of one that is plugged in.")
-@on_beat("--max-interval", type=float, help="Most seconds between two looks at the schedule.")
+@on_beat("-S", "--scheduler", help="Scheduler class, or the name of an installed plug-in.")
+@on_beat("--max-interval", type=float, help="Maximum seconds between checks of the schedule.")
 @on_beat(
     "--enable-remote-control/--no-enable-remote-control",
     "remote_control",
     default=None,
-    help="Not needed: the schedulers' memory is in the database.",
+    help="Ignored: schedulers keep their state in the database.",
 )
-@on_beat("-n", "--hostname", help="Not needed: a scheduler has no name.")
+@on_beat("-n", "--hostname", help="Ignored: a scheduler has no name.")
 @on_beat("-l", "--loglevel", type=LOG_LEVEL, default="WARNING", show_default=True, help="What to log.")
-@on_beat("--log-format", type=click.Choice(LOG_FORMATS), help="Log lines of text, or a JSON object per line.")
+@on_beat("--log-format", type=click.Choice(LOG_FORMATS), help="Format of log lines: text, or a JSON object per line.")
 @click.pass_context
 def beat(ctx: click.Context, /, **options: Any) -> None:
-    """Start the scheduler of periodic tasks. Any number may run: each turn is sent once.
+    """Start the scheduler of periodic tasks. Any number may run: each due run is sent once.
 
     \b
     pgtasks -A proj beat -l INFO
@@ -116,7 +116,7 @@ def _entry(scheduler: Any, name: str) -> Any:
 @json_option
 @click.pass_obj
 def list_(obj: CLIContext, /, as_json: bool) -> None:
-    """Show the periodic tasks, when they were and will be, and what came of the last turn."""
+    """List periodic tasks with their last and next run and the outcome of the last one."""
     scheduler = _durable(obj)
     found = obj.app.database.run(schedules.listing(scheduler.app_name))
     keys = ("name", "task", "schedule", "is_paused", "last_run_at", "next_run_at", "runs", "skips", "task_id", "state")
@@ -139,7 +139,7 @@ def list_(obj: CLIContext, /, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 @click.pass_obj
 def pause(obj: CLIContext, /, names: tuple[str, ...]) -> None:
-    """Have periodic tasks take no turns until they are resumed; schedulers need not be restarted."""
+    """Pause periodic tasks until they are resumed; schedulers need not be restarted."""
     _told(obj, names, obj.app.database.run(schedules.pause(_durable(obj).app_name, names)), "paused")
 
 
@@ -147,7 +147,7 @@ def pause(obj: CLIContext, /, names: tuple[str, ...]) -> None:
 @click.argument("names", nargs=-1, required=True)
 @click.pass_obj
 def resume(obj: CLIContext, /, names: tuple[str, ...]) -> None:
-    """Have periodic tasks take turns again; what was due meanwhile is not made up for."""
+    """Resume periodic tasks; what was due in the meantime is not made up for."""
     _told(obj, names, obj.app.database.run(schedules.resume(_durable(obj).app_name, names)), "resumed")
 
 
@@ -165,7 +165,7 @@ def _told(obj: CLIContext, names: tuple[str, ...], done: list[str], what: str) -
 @json_option
 @click.pass_obj
 def run(obj: CLIContext, /, name: str, as_json: bool) -> None:
-    """Send a periodic task now, beside its turns, and print the id of the call."""
+    """Send a periodic task now, in addition to its schedule, and print the id of the call."""
     scheduler = _scheduler(obj)
     result = scheduler.apply_async(_entry(scheduler, name), advance=False)
     obj.echo(json.dumps({"id": result.id}) if as_json else result.id)
@@ -173,13 +173,13 @@ def run(obj: CLIContext, /, name: str, as_json: bool) -> None:
 
 @beat.command(cls=CeleryCommand)
 @click.argument("name")
-@click.option("--from", "start", type=ISO8601, required=True, help="Turns after this moment, ISO 8601.")
-@click.option("--to", "end", type=ISO8601, help="Turns up to this moment; default: now.")
-@click.option("--dry-run", is_flag=True, help="Only show the turns.")
-@click.option("--limit", type=int, default=MANY, show_default=True, help="Refuse when there are more turns.")
+@click.option("--from", "start", type=ISO8601, required=True, help="Start of the period, exclusive; ISO 8601.")
+@click.option("--to", "end", type=ISO8601, help="End of the period, inclusive; default: now.")
+@click.option("--dry-run", is_flag=True, help="Only show the times.")
+@click.option("--limit", type=int, default=MANY, show_default=True, help="Refuse to send more than this.")
 @click.pass_obj
 def backfill(obj: CLIContext, /, name: str, start: datetime, end: datetime | None, dry_run: bool, limit: int) -> None:
-    """Send a periodic task for each turn of a past period. The task finds its moment in its header scheduled_for."""
+    """Send a periodic task for each time it was due in a past period, which it finds in its header scheduled_for."""
     scheduler = _durable(obj)
     entry = _entry(scheduler, name)
     period = (_in_zone(obj, start), _in_zone(obj, end or datetime.now(obj.app.timezone)))

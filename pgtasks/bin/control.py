@@ -1,4 +1,4 @@
-"""`pgtasks control`: give workers orders."""
+"""`pgtasks control`: send remote control commands to workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kombu.utils.json import dumps
 from pgtasks.bin.options import CeleryCommand, CLIContext
 from pgtasks.bin.remote import compile_arguments, list_option, remote_options, require_replies, say_reply
 
-#: Orders about tasks, which are rows: they hold whether or not a worker hears of them.
+#: Commands about tasks, stored as rows: they hold whether or not a worker is running.
 _DURABLE = {"revoke", "terminate"}
 
 
@@ -23,7 +23,7 @@ _DURABLE = {"revoke", "terminate"}
 def control(
     ctx: click.Context, /, command: str, timeout: float, destination: list[str] | None, json: bool, **_: Any
 ) -> None:
-    """Give workers an order, as in `control rate_limit proj.add 10/m`; exits with status 69 when none has replied.
+    """Send workers a command, as in `control rate_limit proj.add 10/m`; exits with status 69 when none has replied.
 
     \b
     pgtasks -A proj control revoke 5a9b3c1e-...
@@ -36,7 +36,7 @@ def control(
     waiting = {"reply": True, "timeout": timeout, "destination": destination, "callback": callback}
     if command in _DURABLE:
         replies = getattr(obj.app.control, command)(**arguments, **waiting)
-        require_replies(replies, ". What was revoked is noted in the database, and holds all the same.")
+        require_replies(replies, ". The revocation is stored in the database and takes effect regardless.")
     else:
         replies = obj.app.control.broadcast(command, arguments=arguments, **waiting)
         require_replies(replies)

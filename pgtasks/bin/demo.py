@@ -1,4 +1,4 @@
-"""`pgtasks demo`: see tasks survive a `kill -9`, on real files."""
+"""`pgtasks demo`: watch tasks survive a `kill -9`, on real files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _processes() -> int:
     type=click.IntRange(1, 100_000),
     default=3000,
     show_default=True,
-    help="Read so many files at most.",
+    help="Maximum number of files to read.",
 )
 @click.option(
     "-c", "--concurrency", type=click.IntRange(1, 64), default=_processes,
@@ -32,7 +32,7 @@ def _processes() -> int:
 )  # fmt: skip
 @click.option(
     "--keep", is_flag=True,
-    help="Use this user's private server, not a throw-away one; leave it running, with the tasks in it.",
+    help="Use your private server instead of a temporary one; leave it running, with the tasks in it.",
 )  # fmt: skip
 @click.pass_context
 def demo(ctx: click.Context, /, directory: str | None, files: int, concurrency: int, keep: bool) -> None:

@@ -1,4 +1,4 @@
-"""`pgtasks events`: print events, or have a camera take pictures of them; without either, a live view."""
+"""`pgtasks events`: print events, or run a snapshot camera; without either, a live view."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ of_camera = partial(option, heading="Snapshot")
 
 
 @click.command(cls=CeleryDaemonCommand)
-@option("-d", "--dump", is_flag=True, heading="Dumper", help="Print events as they come.")
-@of_camera("-c", "--camera", help="Class of a camera, as in proj.cameras.Camera.")
+@option("-d", "--dump", is_flag=True, heading="Dumper", help="Print events as they arrive.")
+@of_camera("-c", "--camera", help="Camera class, as in proj.cameras.Camera.")
 @of_camera("--detach", is_flag=True, help="Run the camera in the background.")
 @of_camera("-F", "--frequency", "--freq", type=float, default=1.0, show_default=True, help="Seconds between pictures.")
-@of_camera("-r", "--maxrate", help="Most pictures, as in 10/m.")
+@of_camera("-r", "--maxrate", help="Maximum rate of snapshots, as in 10/m.")
 @of_camera("-l", "--loglevel", type=LOG_LEVEL, default="WARNING", show_default=True, help="What to log.")
 @click.pass_obj
 def events(obj: CLIContext, /, dump: bool, camera: str | None, frequency: float, **options: Any) -> None:
-    """Look at what workers do.
+    """Watch workers through their monitoring events.
 
     \b
     pgtasks -A proj events --dump
     pgtasks -A proj events -c proj.cameras.Camera --freq 2
 
-    Workers tell of themselves while somebody listens, and of their tasks when started with -E or told to by
+    Workers send events about themselves while anyone listens, and about their tasks when started with -E or enabled by
     `pgtasks control enable_events`.
     """
     with suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""`pgtasks flow` and `pgtasks queue`: see limits, and change them while workers run."""
+"""`pgtasks flow` and `pgtasks queue`: show limits, and change them while workers run."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _NO_RATE = (None, None)
 
 @click.group()
 def flow() -> None:
-    """See the flows that tasks declare, and change their limits.
+    """Show and change the limits of the flows that tasks declare.
 
-    What is set here counts from now on, in all workers, and whatever programs declare, until it is reset.
+    A limit set here applies at once, in all workers, and overrides what programs declare until it is reset.
     """
 
 
@@ -59,21 +59,21 @@ def flow() -> None:
 @json_option
 @click.pass_obj
 def list_flows(obj: CLIContext, /, as_json: bool) -> None:
-    """Show the flows there are, what they are limited to, and how much is held."""
+    """List flows with their limits and how many tasks are held."""
     _show(obj, as_json, obj.app.database.run(flows.flows()), _line_of_flow)
 
 
 @flow.command(cls=CeleryCommand)
 @click.argument("name")
-@click.option("--concurrency", type=_Count(1), help="Most tasks at once; with a key, of each key.")
-@click.option("--rate", type=_Rate(), default=_NO_RATE, help="Most starts in a time, as in 10/s; with a key, of each key.")
-@click.option("--total-concurrency", type=_Count(1), help="Most tasks at once, of all keys together.")
-@click.option("--total-rate", type=_Rate(), default=_NO_RATE, help="Most starts in a time, of all keys together.")
+@click.option("--concurrency", type=_Count(1), help="Maximum tasks at once; per key, if any.")
+@click.option("--rate", type=_Rate(), default=_NO_RATE, help="Maximum starts per period, as in 10/s; per key, if any.")
+@click.option("--total-concurrency", type=_Count(1), help="Maximum tasks at once, over all keys.")
+@click.option("--total-rate", type=_Rate(), default=_NO_RATE, help="Maximum starts per period, over all keys.")
 @click.pass_obj
 def limit(
     obj: CLIContext, /, name: str, concurrency: int | None, rate: Any, total_concurrency: int | None, total_rate: Any
 ) -> None:
-    """Limit the flow NAME to this, and to nothing else."""
+    """Set the limits of the flow NAME, removing those not given."""
     known = {each.name: each for each in obj.app.database.run(flows.flows())}
     if name not in known:
         raise click.UsageError(f"There is no flow {name!r}. There are: {', '.join(known) or 'none'}.")
@@ -88,7 +88,7 @@ def limit(
 @click.argument("name")
 @click.pass_obj
 def reset(obj: CLIContext, /, name: str) -> None:
-    """Let the limits that programs declare count again, from the next start of a worker on."""
+    """Go back to the limits that programs declare, from the next start of a worker on."""
     if obj.app.database.run(flows.undo_by_hand(name)):
         obj.echo(f"The flow {name} goes by its code when a worker starts that has it.")
     else:
@@ -97,25 +97,25 @@ def reset(obj: CLIContext, /, name: str) -> None:
 
 @click.group()
 def queue() -> None:
-    """See what queues are limited to, and change it: whoever sends to them, and whatever the tasks."""
+    """Show and change the limits of queues, which apply to any task from any sender."""
 
 
 @queue.command(cls=CeleryCommand)
 @json_option
 @click.pass_obj
 def limits(obj: CLIContext, /, as_json: bool) -> None:
-    """Show the queues that are limited."""
+    """List the queues that have limits."""
     _show(obj, as_json, obj.app.database.run(flows.queue_limits()), _line_of_queue)
 
 
 @queue.command(name="limit", cls=CeleryCommand)
 @click.argument("name")
-@click.option("--concurrency", type=_Count(0), help="Most tasks at once; 0 pauses the queue.")
-@click.option("--per-worker", type=_Count(0), help="Most tasks at once in each worker.")
-@click.option("--rate", type=_Rate(), default=_NO_RATE, help="Most tasks handed to workers in a time, as in 10/s.")
+@click.option("--concurrency", type=_Count(0), help="Maximum tasks at once; 0 pauses the queue.")
+@click.option("--per-worker", type=_Count(0), help="Maximum tasks at once per worker.")
+@click.option("--rate", type=_Rate(), default=_NO_RATE, help="Maximum tasks handed out per period, as in 10/s.")
 @click.pass_obj
 def limit_queue(obj: CLIContext, /, name: str, concurrency: int | None, per_worker: int | None, rate: Any) -> None:
-    """Limit the queue NAME to this, and to nothing else. Workers heed it within two seconds."""
+    """Set the limits of the queue NAME, removing those not given. Workers apply them within two seconds."""
     if concurrency is None and per_worker is None and rate == _NO_RATE:
         raise click.UsageError("Give a --concurrency, a --per-worker or a --rate; or `pgtasks queue unlimit`.")
     found = QueueLimit(name, concurrency, per_worker, *rate)
@@ -127,7 +127,7 @@ def limit_queue(obj: CLIContext, /, name: str, concurrency: int | None, per_work
 @click.argument("name")
 @click.pass_obj
 def unlimit(obj: CLIContext, /, name: str) -> None:
-    """Take all limits of the queue NAME away."""
+    """Remove all limits of the queue NAME."""
     was_limited = obj.app.database.run(flows.unlimit_queue(name))
     obj.echo(f"The queue {name} {'is limited no more' if was_limited else 'was not limited'}.")
 

@@ -1,4 +1,4 @@
-"""`pgtasks inspect`: ask workers."""
+"""`pgtasks inspect`: query workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pgtasks.bin.remote import compile_arguments, count_nodes, list_option, remo
 def inspect(
     ctx: click.Context, /, command: str, timeout: float, destination: list[str] | None, json: bool, **_: Any
 ) -> None:
-    """Ask workers, as in `inspect ping`; exits with status 69 when none has replied.
+    """Query workers, as in `inspect ping`; exits with status 69 when none has replied.
 
     \b
     pgtasks -A proj inspect ping -d celery@$HOSTNAME

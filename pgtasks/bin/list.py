@@ -1,4 +1,4 @@
-"""`pgtasks list`: list queues, and their bindings."""
+"""`pgtasks list`: list queues and bindings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgtasks.store import tasks
 
 @click.group(name="list")
 def list_() -> None:
-    """List queues, and their bindings."""
+    """List queues and bindings."""
 
 
 @list_.command(cls=CeleryCommand)

@@ -20,15 +20,15 @@ AGAIN_S = 1.0
 
 
 @click.command(cls=CeleryCommand)
-@option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@option("--port", type=int, default=9808, show_default=True, help="Port to listen at.")
-@option("--once", is_flag=True, help="Print what the database knows, and end.")
+@option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@option("--port", type=int, default=9808, show_default=True, help="Port to listen on.")
+@option("--once", is_flag=True, help="Print the database's metrics once, and exit.")
 @click.pass_obj
 def metrics(obj: CLIContext, /, host: str, port: int, once: bool) -> None:
     """Serve metrics at /metrics, in the text format of Prometheus.
 
-    Those about tasks are counted from events: workers send them when started with -E, or told to by `pgtasks control
-    enable_events`. Those about queues, workers and the database are read when they are asked for.
+    Those about tasks are counted from events, which workers send when started with -E or enabled by `pgtasks control
+    enable_events`. Those about queues, workers and the database are read from the database at each scrape.
     """
     counts = Counts()
     if once:

@@ -155,11 +155,11 @@ class CeleryDaemonCommand(CeleryCommand):
         super().__init__(*args, **kwargs)
         self.params += [
             DaemonOption("--logfile", "-f", help="File to log to; stderr without. Expands %n, %h, %i and %I."),
-            DaemonOption("--pidfile", help="File to hold the process id; refuses to start twice."),
-            DaemonOption("--uid", help="User to become, by name or number."),
-            DaemonOption("--gid", help="Group to become, by name or number."),
-            DaemonOption("--umask", help="Mode mask for the files it makes, octal."),
-            DaemonOption("--executable", help="Python to run in the background instead of this one."),
+            DaemonOption("--pidfile", help="File for the process id; a second start is refused."),
+            DaemonOption("--uid", help="User to run as, by name or number."),
+            DaemonOption("--gid", help="Group to run as, by name or number."),
+            DaemonOption("--umask", help="File mode creation mask, octal."),
+            DaemonOption("--executable", help="Python executable for the background process."),
         ]
 
 
@@ -259,4 +259,4 @@ def option(*names: str, heading: str | None = None, **attributes: Any) -> Callab
 
 
 #: For every command that prints something.
-json_option = option("--json", "-j", "as_json", is_flag=True, help="Print JSON, for programs to read.")
+json_option = option("--json", "-j", "as_json", is_flag=True, help="Print JSON.")

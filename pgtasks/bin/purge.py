@@ -12,14 +12,14 @@ from pgtasks.utils.text import pluralize
 
 
 @click.command(cls=CeleryCommand)
-@option("-f", "--force", is_flag=True, heading="Purging Options", help="Do not ask first.")
+@option("-f", "--force", is_flag=True, heading="Purging Options", help="Do not ask for confirmation.")
 @option(
     "-Q", "--queues", type=COMMA_SEPARATED_LIST, heading="Purging Options",
-    help="Queues to purge, separated by commas; all that the app declares without.",
+    help="Queues to purge, separated by commas. Default: all that the app declares.",
 )  # fmt: skip
 @option(
     "-X", "--exclude-queues", type=COMMA_SEPARATED_LIST, heading="Purging Options",
-    help="Queues not to purge, separated by commas.",
+    help="Queues to leave alone, separated by commas.",
 )  # fmt: skip
 @json_option
 @click.pass_obj
@@ -28,7 +28,7 @@ def purge(
 ) -> None:
     """Delete all waiting tasks of queues.
 
-    There is no way back. Tasks that a worker has already taken run to their end; the others end as REVOKED.
+    This cannot be undone. Tasks that a worker has already claimed still run; all others end as REVOKED.
     """
     names = sorted({*(queues or obj.app.amqp.queues)} - {*(exclude_queues or ())})
     if not names:

@@ -28,11 +28,11 @@ remote = partial(option, heading="Remote Control Options")
 def remote_options(command: Command) -> Command:
     """Add --timeout, --destination and --json."""
     for add in (
-        remote("-j", "--json", is_flag=True, help="Print JSON, for programs to read."),
+        remote("-j", "--json", is_flag=True, help="Print JSON."),
         remote("-d", "--destination", type=COMMA_SEPARATED_LIST, help="Only these nodes, separated by commas."),
         remote(
             "-t", "--timeout", type=float, default=1.0, show_default=True,
-            help="Seconds to wait for a reply. Once all live workers have replied nobody waits.",
+            help="Seconds to wait for replies; ends earlier once all live workers have replied.",
         ),
     ):  # fmt: skip
         command = add(command)

@@ -1,4 +1,4 @@
-"""`pgtasks report`: print what is useful to know in a bug report."""
+"""`pgtasks report`: print what a bug report should include."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from pgtasks.bin.options import CeleryCommand, CLIContext
 @click.command(cls=CeleryCommand)
 @click.pass_obj
 def report(obj: CLIContext, /) -> None:
-    """Print what is useful to know in a bug report; passwords are masked."""
+    """Print what a bug report should include; passwords are masked."""
     obj.app.loader.import_default_modules()
     obj.echo(obj.app.bugreport())

@@ -23,7 +23,7 @@ from pgtasks.platforms import EX_FAILURE, EX_UNAVAILABLE
     "--timeout",
     type=float,
     heading="Result Options",
-    help="Seconds to wait; for ever without.",
+    help="Seconds to wait. Default: no limit.",
 )
 @json_option
 @click.pass_obj

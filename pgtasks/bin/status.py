@@ -18,7 +18,7 @@ from pgtasks.bin.remote import count_nodes, remote_options, require_replies, say
 def status(obj: CLIContext, /, timeout: float, destination: list[str] | None, json: bool, **_: Any) -> None:
     """Show the workers that are online; exits with status 69 when none has replied.
 
-    Each is asked, so that one which hangs or was killed is not shown, whatever its lease says.
+    Each worker is queried, so one that hangs or was killed is not shown even while its lease lasts.
     """
     callback = None if json else partial(say_reply, obj, show_body=False)
     replies = obj.app.control.inspect(timeout=timeout, destination=destination, callback=callback).ping()

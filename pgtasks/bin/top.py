@@ -30,11 +30,11 @@ _ENTER, _LEAVE, _HOME, _BOLD, _PLAIN = (
 
 
 @click.command(cls=CeleryCommand)
-@option("-i", "--interval", type=float, default=1.0, show_default=True, help="Seconds between two looks.")
-@option("--once", is_flag=True, help="Print one look, and end.")
+@option("-i", "--interval", type=float, default=1.0, show_default=True, help="Seconds between refreshes.")
+@option("--once", is_flag=True, help="Print once, and exit.")
 @click.pass_obj
 def top(obj: CLIContext, /, interval: float, once: bool) -> None:
-    """Show queues, workers and tasks, live. Ctrl-C ends it."""
+    """Show queues, workers and tasks, live. Ctrl-C exits."""
     if once:
         obj.echo(page(obj.app.database.run(overview.look()), 10_000, 200))
         return
@@ -67,7 +67,7 @@ def _other_screen() -> Iterator[None]:
 
 
 def page(seen: overview.Overview, lines: int, columns: int, is_coloured: bool = False) -> str:
-    """Lay a look out for so many lines and columns: what waits, who works, what runs, what ended last."""
+    """Lay out a snapshot for a terminal size: queues, workers, running tasks, tasks that ended last."""
     head = (
         f"{seen.now:%H:%M:%S}  ready {seen.ready}  scheduled {seen.scheduled}  running {len(seen.running)}"
         f"  ended in the last minute {seen.ended} ({seen.failed} failed)"

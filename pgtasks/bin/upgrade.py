@@ -16,16 +16,16 @@ _EXISTING = click.Path(exists=True, path_type=Path)
 
 @click.group()
 def upgrade() -> None:
-    """Bring a project over."""
+    """Rewrite the imports or settings of a Celery project."""
 
 
 @upgrade.command(cls=CeleryCommand)
 @click.argument("filename", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@option("--django", is_flag=True, heading="Upgrading Options", help="Names as in Django's settings: CELERY_...")
-@option("--compat", is_flag=True, heading="Upgrading Options", help="The same, for a configuration with that namespace.")
-@option("--no-backup", is_flag=True, heading="Upgrading Options", help="Keep no copy of the file as it was.")
+@option("--django", is_flag=True, heading="Upgrading Options", help="Prefixed names, as Django's settings: CELERY_...")
+@option("--compat", is_flag=True, heading="Upgrading Options", help="The same, for namespace='CELERY'.")
+@option("--no-backup", is_flag=True, heading="Upgrading Options", help="Keep no copy of the original file.")
 def settings(filename: Path, django: bool, compat: bool, no_backup: bool) -> None:
-    """Give settings the names that they have had since Celery 4; the file as it was is kept beside it, as .orig."""
+    """Rename settings to their names since Celery 4; the original file is kept as FILENAME.orig."""
     click.echo(f"processing {filename}...", err=True)
     before = read(filename)
     after = renamed(before, prefixed=django or compat)
@@ -40,9 +40,9 @@ def settings(filename: Path, django: bool, compat: bool, no_backup: bool) -> Non
 
 @upgrade.command(cls=CeleryCommand)
 @click.argument("paths", type=_EXISTING, nargs=-1, required=True)
-@option("--dry-run", is_flag=True, heading="Upgrading Options", help="Only say what would be done.")
+@option("--dry-run", is_flag=True, heading="Upgrading Options", help="Only report what would be changed.")
 def imports(paths: tuple[Path, ...], dry_run: bool) -> None:
-    """Import pgtasks where Celery is imported, in files and in all Python files below directories.
+    """Rewrite imports of Celery to imports of pgtasks, in files and in all Python files below directories.
 
     What stays as it is, since pgtasks has nothing of that name or since it is a text, is listed with its line.
     """

@@ -28,7 +28,7 @@ from pgtasks.bin.options import (
 from pgtasks.utils.nodenames import default_nodename, host_format
 from pgtasks.worker.supervisor import Worker
 
-POOLS = ("prefork", "threads", "aio", "solo", "processes")
+POOLS = ("prefork", "threads", "aio", "gevent", "solo", "processes")
 
 
 class Hostname(click.ParamType):  # type: ignore[type-arg]
@@ -74,9 +74,10 @@ class Pool(click.ParamType):  # type: ignore[type-arg]
     name = "|".join(POOLS)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value in ("gevent", "eventlet"):
+        if value == "eventlet":
             self.fail(
-                f"There is no {value} pool. Use `-P threads`, or `-P aio` for tasks that are coroutines.",
+                "There is no eventlet pool: its authors advise against its use. Take `-P gevent`, which is closest to it,"
+                " `-P threads`, or `-P aio` for tasks that are coroutines.",
                 param,
                 ctx,
             )
@@ -101,26 +102,26 @@ on_beat = partial(option, heading="Embedded Beat Options")
     help="Name of the worker. Expands %h (host), %n (name), %d (domain).",
 )
 @on_worker("-D", "--detach", is_flag=True, help="Run in the background.")
-@on_worker("-S", "--statedb", type=click.Path(), help="Not needed: revoked tasks are in the database.")
+@on_worker("-S", "--statedb", type=click.Path(), help="Ignored: revoked tasks are in the database.")
 @on_worker("-l", "--loglevel", type=LOG_LEVEL, default="WARNING", show_default=True, help="What to log.")
-@on_worker("--log-format", type=click.Choice(LOG_FORMATS), help="Log lines of text, or a JSON object per line.")
+@on_worker("--log-format", type=click.Choice(LOG_FORMATS), help="Format of log lines: text, or a JSON object per line.")
 @on_worker(
     "-O",
     "--optimization",
     type=click.Choice(["default", "fair"]),
     default="default",
-    help="Not needed: it is always fair.",
+    help="Ignored: scheduling is always fair.",
 )
 @on_worker(
     "--prefetch-multiplier",
     type=int,
-    help="Tasks claimed ahead per slot, at most.",
+    help="Maximum tasks claimed ahead per slot.",
 )
 @on_worker(
     "--disable-prefetch",
     is_flag=True,
     default=None,
-    help="Claim a task only when it can start.",
+    help="Claim a task only when a slot is free.",
 )
 @on_pool(
     "-c",
@@ -132,23 +133,23 @@ on_beat = partial(option, heading="Embedded Beat Options")
     "-P",
     "--pool",
     type=Pool(),
-    help="How tasks run: in processes, threads, coroutines, or one at a time.",
+    help="How tasks run: in processes, threads, coroutines, greenlets, or one at a time.",
 )
 @on_pool("-E", "--task-events", "--events", is_flag=True, default=None, help="Send events for monitors.")
 @on_pool("--time-limit", type=float, help="Seconds after which a task's process is killed.")
 @on_pool("--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task.")
-@on_pool("--max-tasks-per-child", type=int, help="Tasks a process runs before it is replaced.")
-@on_pool("--max-memory-per-child", type=int, help="KiB a process may use before it is replaced.")
+@on_pool("--max-tasks-per-child", type=int, help="Number of tasks after which a process is replaced.")
+@on_pool("--max-memory-per-child", type=int, help="Memory in KiB after which a process is replaced.")
 @on_pool("--pool-start-method", type=click.Choice(["fork", "spawn", "forkserver"]), help="How processes are made.")
 @on_queues("--purge", "--discard", is_flag=True, help="Delete all waiting tasks first.")
 @on_queues("-Q", "--queues", type=COMMA_SEPARATED_LIST, help="Queues to consume, separated by commas.")
 @on_queues("-X", "--exclude-queues", type=COMMA_SEPARATED_LIST, help="Queues not to consume.")
 @on_queues("-I", "--include", type=COMMA_SEPARATED_LIST, help="Further modules to import.")
-@on_features("--without-gossip", is_flag=True, help="Not needed: there is no gossip.")
-@on_features("--without-mingle", is_flag=True, help="Not needed: there is no mingling.")
-@on_features("--without-heartbeat", is_flag=True, help="Send no heartbeat events; the lease stays.")
+@on_features("--without-gossip", is_flag=True, help="Ignored: there is no gossip.")
+@on_features("--without-mingle", is_flag=True, help="Ignored: there is no mingling.")
+@on_features("--without-heartbeat", is_flag=True, help="Send no heartbeat events; the lease is still renewed.")
 @on_features("--heartbeat-interval", type=int, help="Seconds between heartbeat events.")
-@on_features("--autoscale", type=Autoscale(), help="Most and fewest processes, as in 10,3.")
+@on_features("--autoscale", type=Autoscale(), help="Maximum and minimum number of processes, as in 10,3.")
 @on_beat("-B", "--beat", is_flag=True, help="Run the scheduler in this worker as well.")
 @on_beat(
     "-s",
@@ -167,7 +168,7 @@ def worker(ctx: click.Context, /, hostname: str, **options: Any) -> None:
     pgtasks -A proj worker -P threads -c 100
     pgtasks -A proj worker --autoscale=10,2
 
-    TERM and INT let running tasks end; a second INT, or QUIT, does not, and their tasks go back to the queue.
+    TERM and INT let running tasks finish; a second INT, or QUIT, kills them, and they go back to the queue.
     """
     obj: CLIContext = ctx.obj
     _configure(ctx, obj.app, options)

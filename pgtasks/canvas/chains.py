@@ -23,7 +23,7 @@ from pgtasks.canvas.kinds import is_chain, is_chord, is_empty_group, is_group, u
 from pgtasks.canvas.plan import asend, send
 from pgtasks.canvas.signature import Entry, Signature, maybe_signature
 from pgtasks.canvas.stamping import StampingVisitor
-from pgtasks.canvas.steps import chain_steps, first_of
+from pgtasks.canvas.steps import as_signature, chain_steps, first_of
 from pgtasks.joining import allow_join_result
 from pgtasks.utils.functional import regen
 from pgtasks.utils.text import remove_repeating_from_task
@@ -228,6 +228,8 @@ def compose(tasks: Sequence[Any]) -> Any:
     """
     composed: Any = _chain()
     for position, task in enumerate(tasks, start=1):
+        if not isinstance(task, dict):
+            as_signature(task, None, f"Step {position} of the chain")
         is_copied = isinstance(task, Signature) and position < len(tasks)
         composed = _grown(composed, task.clone() if is_copied else task)
     if type(composed) is _chain and any(map(is_chain, tasks)):

@@ -26,6 +26,17 @@ from pgtasks.utils.functional import _regen, regen
 from pgtasks.utils.text import remove_repeating_from_task
 
 
+def _several(members: Any) -> Any:
+    try:
+        iter(members)
+    except TypeError as error:
+        raise TypeError(
+            f"The members of the group are {members!r}, neither a signature nor several. Use task.s(...) to make one of a"
+            " task."
+        ) from error
+    return regen(members)
+
+
 @Signature.register_type()
 class group(Signature):
     """Tasks to run side by side; a single iterable argument is the list of them. Options apply to every
@@ -39,7 +50,7 @@ class group(Signature):
         members: Any = tasks
         if len(tasks) == 1:
             members = tasks[0].tasks if is_group(tasks[0]) else tasks[0]
-            members = [members.clone()] if isinstance(members, Signature) else regen(members)
+            members = [members.clone()] if isinstance(members, Signature) else _several(members)
         super().__init__("celery.group", (), {"tasks": members}, **options)
         self.subtask_type = "group"
 

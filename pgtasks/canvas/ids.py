@@ -12,7 +12,8 @@ from uuid import UUID, uuid5
 from pgtasks._state import get_current_worker_task
 from pgtasks.message import SLOT_MASK, id_of, new_id, slot_of
 
-#: The id whose slot the canvas that is being frozen or planned has: of the task running here, or else its first.
+#: Ids of the canvas that is being frozen or planned: the one whose slot it has, of the task running here or else its
+#: first, and the last one made.
 _anchor: ContextVar[list[UUID] | None] = ContextVar("pgtasks.canvas.anchor", default=None)
 #: Where ids come from while a canvas is planned whose ids must be the same each time.
 _derived: ContextVar[Iterator[UUID] | None] = ContextVar("pgtasks.canvas.derived", default=None)
@@ -59,8 +60,10 @@ def fresh_key(root_id: str | None = None) -> UUID:
     if anchor is None:
         return new_id(_root_of_here())
     made = new_id(anchor[0] if anchor else None)
-    if not anchor:
-        anchor.append(made)
+    if len(anchor) > 1 and made < anchor[-1]:
+        # Of the same millisecond: the order of the ids is that of the canvas, which `AsyncResult.children` shows.
+        made = UUID(int=anchor[-1].int + SLOT_MASK + 1)
+    anchor[:] = anchor[0] if anchor else made, made
     return made
 
 

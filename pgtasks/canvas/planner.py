@@ -1,4 +1,4 @@
-"""The walk over a canvas that finds its nodes, front to back.
+"""The walk over a canvas that finds its nodes, first to last.
 
 Every part is planned as Celery would send it: the same arguments, options and ids reach the same tasks. Only
 results that do not exist yet are stood in for, by `INPUT`, and what waits is said by `After` instead of being
@@ -28,6 +28,7 @@ from pgtasks.canvas.nodes import Node, Role, Shape, shaped
 from pgtasks.canvas.signature import Signature, maybe_signature, without_nones
 from pgtasks.canvas.steps import CHAIN_OPTIONS, as_signature, chain_steps, errbacks_of, first_of
 from pgtasks.message import Inputs, id_of, own_spelling
+from pgtasks.utils.functional import _regen
 
 #: More edges than this between one group and the next, and a task that collects stands between them: n + m
 #: for n * m.
@@ -142,7 +143,7 @@ class Planner:
         return self._add_task(sig, args, kwargs, options, after)
 
     def stand(self, node: Node) -> None:
-        """Let a task that somebody else writes be one that others can wait for."""
+        """Register a task written elsewhere as one that others can wait for."""
         self.nodes[node.id] = node
         self._order.append(node.id)
 
@@ -189,10 +190,10 @@ class Planner:
         return Part((node.id,), result, result)
 
     def _checked_undo(self, undo: Any) -> Any:
-        """Refuse now what could not be sent once it is needed: an undo that does not take what its task returned."""
+        """Refuse early an undo that could not be sent later, because it does not accept what its task returned."""
         sig = maybe_signature(undo, app=self.app)
         if sig.options.get("link"):
-            raise ValueError(f"The undo {sig!r} has callbacks. Have it send what shall follow it, or make them undos.")
+            raise ValueError(f"The undo {sig!r} has callbacks. Let it send what follows itself, or make them undos.")
         task = self._task_of(sig)
         if task is not None and self._sends_plainly(sig.task, task):
             args, kwargs, options = sig._merge((INPUT,), {}, {})
@@ -292,7 +293,7 @@ class Planner:
                 _link_error(step, errback)
         args = (*args, *chain.args) if args and not chain.immutable else chain.args
         options.update({key: place[key] for key in ("root_id", "parent_id") if key in place})
-        outermost = outermost and len(steps) == 1
+        outermost = outermost and len(steps) == 1 and not is_group(steps[0])
         line: list[Part] = []
         for step in steps:
             part = self.add(step, args, kwargs, options, after, outermost=outermost)
@@ -313,7 +314,9 @@ class Planner:
     ) -> Part:
         _, _, options = group._merge(options=options)
         group_id = options.pop("task_id", None) or fresh_id()
-        members = list(group._unrolled_members() if outermost else group._flattened())
+        # As in Celery, nested members keep their order in a group that is sent by itself, or given by a generator.
+        in_order = outermost or isinstance(group.tasks, _regen)
+        members = list(group._unrolled_members() if in_order else group._flattened())
         begin = len(self.nodes)
         if len(after.preds) * len(members) > MAX_CROSSING_EDGES:
             after = self._collected(after)
@@ -349,7 +352,7 @@ class Planner:
         return first if first is not None and self.nodes[first].waits_for else None
 
     def _collected(self, after: After) -> After:
-        """Put a task that only collects between many predecessors and many successors."""
+        """Insert a task that only collects, between many predecessors and many successors."""
         collector = Signature("celery.accumulate", kwargs={"index": 0}, app=self.app)
         return self._add_task(collector, after.args, {}, {}, after).then()
 
@@ -386,10 +389,11 @@ class Planner:
             raise ValueError("The chord's body is an empty chain, so it has no result. Give it a step.")
         # Outermost, Celery hides the steps of a body that is a chain, so that the header is one step away.
         (part.result if outermost else first_of(part.result)).parent = header.result
-        return replace(part, first=header.result)
+        # Without a header nothing but the body is sent.
+        return replace(part, first=header.result if header.ends else part.first)
 
     def _chord_body(self, body: Any, options: dict[str, Any], place: dict[str, Any]) -> Any:
-        """Return the body with what Celery passes on to it: all but times and the parent."""
+        """Return the body with the options that Celery passes on to it: all but times and the parent."""
         passed_on = {key: options[key] for key in options if key not in _HEADER_OPTIONS}
         body = with_callbacks(body, options.get("link"), options.get("link_error"))
         body.options.update(passed_on)

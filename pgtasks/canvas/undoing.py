@@ -3,8 +3,8 @@
     charge ── reserve ── ship         ship fails: what had succeeded is undone, the last success first
        └─────────┴────────┴─ celery.undo ── release ── refund
 
-`celery.undo` is a task of the canvas: from the start it waits until all tasks with undos, and all ends, have
-ended, however they did. The undos it sends have ids derived from its own, so that sending them again adds nothing.
+`celery.undo` is a task of the canvas. From the start it waits until all tasks with undos, and all ends, have ended in
+any state. The undos it sends have ids derived from its own, so that sending them again adds nothing.
 """
 
 from __future__ import annotations

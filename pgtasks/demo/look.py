@@ -11,7 +11,7 @@ from psycopg.sql import SQL, Identifier
 
 
 class Held(NamedTuple):
-    """A worker and how many tasks are in its hands."""
+    """A worker and how many tasks it has claimed."""
 
     id: UUID
     name: str
@@ -42,7 +42,7 @@ class Look:
         return f"Postgres {self._conn.info.parameter_status('server_version')}"
 
     def make_durable(self) -> None:
-        """Have a throw-away server write as a real one does, or its speed would be nobody's business."""
+        """Turn on durability for a throw-away server: without it, its speed would mean nothing."""
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             self._conn.execute(f"ALTER SYSTEM SET {setting} = on".encode())
         self._conn.execute("SELECT pg_reload_conf()")
@@ -84,7 +84,7 @@ class Look:
             return [column.name for column in cursor.description], cursor.fetchall()
 
     def clear(self) -> None:
-        """Remove the tasks of the demo, whatever became of them."""
+        """Remove the tasks of the demo, whatever their state."""
         self.find_tasks()
         for table in ("ready", "scheduled", "waiting", "claim", "progress", "result", "message"):
             delete = SQL("DELETE FROM pgtasks.{} WHERE id = ANY (%s)").format(Identifier(table))

@@ -202,7 +202,7 @@ class _Demo:
     # -- watch
 
     def _watch_until(self, is_reached: Callable[[int], bool]) -> int:
-        """Move the bar until so many tasks have ended, and say how many have."""
+        """Move the bar until this many tasks have ended, and return how many have."""
         return next(done for done in self._looks() if is_reached(done))
 
     def _looks(self) -> Iterator[int]:
@@ -231,7 +231,7 @@ class _Demo:
     # -- kill
 
     def _strike(self) -> Held | None:
-        """Kill the worker with the most tasks in its hands; None if the work was done before one was caught.
+        """Kill the worker with the most claimed tasks; None if the work was done before one was caught.
 
         It is frozen first, for then it cannot finish what it is seen to hold.
         """
@@ -254,7 +254,7 @@ class _Demo:
         children_are_gone = worker.kill()
         gone = "its processes are gone too" if children_are_gone else "its processes linger"
         self.screen.event(
-            f"kill -9 {worker.pid}", "red", f"{worker.name}, with {held.tasks} tasks in its hands; {gone}"
+            f"kill -9 {worker.pid}", "red", f"{worker.name}, with {held.tasks} claimed tasks; {gone}"
         )
 
     def _watch_takeover(self, victim: Held) -> None:

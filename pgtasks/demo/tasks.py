@@ -28,7 +28,7 @@ def add_up(counts: list[dict[str, int]]) -> dict[str, int]:
 
 @app.task(shared=False)
 def summarise(counts: list[dict[str, int]]) -> dict[str, Any]:
-    """Say what came of it all."""
+    """Summarise the counts."""
     return summary_of(total_of(counts))
 
 

@@ -1,4 +1,4 @@
-"""Monitoring events: what workers and callers tell whoever listens, under Celery's names and with its fields."""
+"""Monitoring events of workers and callers, under Celery's names and with its fields."""
 
 from pgtasks.events.dispatcher import EventDispatcher
 from pgtasks.events.event import Event, event_exchange, get_exchange, group_from

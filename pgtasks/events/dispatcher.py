@@ -1,4 +1,4 @@
-"""Sends events to whoever listens.
+"""Sends events to all listeners.
 
     send -> buffer, for groups that are sent together -> flush -> a row per listener
 

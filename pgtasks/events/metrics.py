@@ -32,7 +32,7 @@ _FIGURES = {
     "queue_workers": ("celery_active_worker_count", "queue_name", "Workers that consume the queue."),
     "queue_slots": ("celery_active_process_count", "queue_name", "Tasks of the queue that can run at a time."),
     "worker_up": ("celery_worker_up", "hostname", "Does the worker's lease hold?"),
-    "worker_tasks_active": ("celery_worker_tasks_active", "hostname", "Tasks in the worker's hands."),
+    "worker_tasks_active": ("celery_worker_tasks_active", "hostname", "Tasks that the worker has claimed."),
     "worker_slots": ("pgtasks_worker_slots", "hostname", "Tasks that the worker can run at a time."),
     "queue_scheduled": ("pgtasks_queue_scheduled", "queue_name", "Tasks that are not due yet."),
     "queue_oldest_seconds": (
@@ -40,7 +40,7 @@ _FIGURES = {
         "queue_name",
         "How long the oldest ready task has waited.",
     ),
-    "stuck": ("pgtasks_stuck_tasks", "why", "Tasks that should move and do not."),
+    "stuck": ("pgtasks_stuck_tasks", "why", "Tasks that should make progress and do not."),
     "schedule_late_seconds": ("pgtasks_schedule_late_seconds", "name", "How late a periodic task is."),
     "dead_rows": ("pgtasks_dead_rows", "table", "Rows that autovacuum has not removed yet."),
     "oldest_transaction_seconds": ("pgtasks_oldest_transaction_seconds", "", "Age of the oldest open transaction."),

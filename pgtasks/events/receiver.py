@@ -77,7 +77,7 @@ class EventReceiver:
             pass
 
     def itercapture(self, limit: int | None = None, timeout: float | None = None, wakeup: bool = True) -> Iterator[Any]:
-        """As `capture`, with a breath after every look."""
+        """As `capture`, yielding after every look."""
         database, bell = self.app.database, self._bell()
         database.run(events.listen(self._listener))
         listened_at = heard_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a cluster looks like, by the events of it: its workers and tasks, as monitors keep account of them.
+"""The state of a cluster as its events tell it: the workers and tasks that monitors keep track of.
 
     state = app.events.State()
     app.events.Receiver(connection, handlers={"*": state.event}).capture()
@@ -53,7 +53,7 @@ class _Index(defaultdict[str, "WeakSet[Task]"]):
 
 
 class State:
-    """Keeps account of workers and tasks; of so many of each at most, those that were heard of last."""
+    """Keeps track of workers and tasks, of a limited number of each: those seen last."""
 
     Worker = Worker
     Task = Task
@@ -265,7 +265,7 @@ class State:
         self._taskheap.clear()
 
     def rebuild_taskheap(self) -> None:
-        """Order the tasks by time anew."""
+        """Sort the tasks by time again."""
         self._taskheap[:] = sorted(
             timetuple(task.clock, task.timestamp, task.origin, ref(task)) for task in self.tasks.values()
         )

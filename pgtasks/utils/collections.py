@@ -5,6 +5,7 @@ first, where a key is found under its own name, with the namespace's prefix, or 
 style.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from types import ModuleType
@@ -18,6 +19,7 @@ __all__ = (
     "ChainMap",
     "ConfigurationView",
     "DictAttribute",
+    "LimitedSet",
     "OrderedDict",
     "force_mapping",
     "lpmerge",
@@ -293,3 +295,89 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
         )
         copied.__dict__["key_t"] = self.__dict__["key_t"]
         return copied
+
+
+class LimitedSet:
+    """A set that forgets its oldest items: beyond `maxlen` of them, and `expires` seconds after they were added.
+
+    `minlen` items outlive their time. Zero is no limit. Items are stamped by the monotonic clock, which differs between
+    machines: another machine's set is merged by its items, not by `as_dict()`.
+    """
+
+    def __init__(self, maxlen: int | None = 0, expires: float | None = 0, data: Any = None, minlen: int | None = 0):
+        self.maxlen, self.minlen, self.expires = maxlen or 0, minlen or 0, expires or 0
+        #: When each item was added, the oldest first.
+        self._data: dict[Any, float] = {}
+        if not self.maxlen >= self.minlen >= 0:
+            raise ValueError(f"minlen is {self.minlen}, maxlen {self.maxlen}: minlen must be positive and not above it.")
+        if self.expires < 0:
+            raise ValueError(f"expires is {self.expires}: it cannot be negative.")
+        if data:
+            self.update(data)
+
+    def add(self, item: Any, now: float | None = None) -> None:
+        """Add an item, or start its time anew."""
+        added_at = time.monotonic() if now is None else float(now)
+        self._data.pop(item, None)
+        is_late = bool(self._data) and added_at < next(reversed(self._data.values()))
+        self._data[item] = added_at
+        if is_late:
+            self._data = dict(sorted(self._data.items(), key=lambda entry: entry[1]))
+        if self.maxlen and len(self._data) >= self.maxlen:
+            self.purge()
+
+    def update(self, other: Any) -> None:
+        """Add the items of another set or a mapping with their times, or those of any iterable as of now."""
+        stamped = other.as_dict() if isinstance(other, LimitedSet) else other
+        for item in stamped or ():
+            self.add(item, stamped[item] if isinstance(stamped, dict) else None)
+        self.purge()
+
+    def discard(self, item: Any) -> None:
+        self._data.pop(item, None)
+
+    pop_value = discard
+
+    def pop(self, default: Any = None) -> Any:
+        """Remove the oldest item and return it."""
+        item = next(iter(self._data), default)
+        self._data.pop(item, None)
+        return item
+
+    def purge(self, now: Any = None) -> None:
+        """Forget what is over a limit, at the time `now`, a number or a function that gives one."""
+        moment = now() if callable(now) else time.monotonic() if now is None else now
+        while self.maxlen and len(self._data) > self.maxlen:
+            self.pop()
+        while self.expires and len(self._data) > self.minlen and self._oldest() + self.expires <= moment:
+            self.pop()
+
+    def _oldest(self) -> float:
+        return next(iter(self._data.values()))
+
+    def clear(self) -> None:
+        self._data.clear()
+
+    def as_dict(self) -> dict[Any, float]:
+        return dict(self._data)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._data
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._data))
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __eq__(self, other: object) -> bool:
+        return self._data == other._data if isinstance(other, LimitedSet) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.maxlen, self.expires, self.as_dict(), self.minlen)
+
+    def __repr__(self) -> str:
+        limits = f"maxlen={self.maxlen}, expires={self.expires}, minlen={self.minlen}"
+        return f"<{type(self).__name__}({len(self)}): {limits}>"

@@ -1,4 +1,4 @@
-"""Running a coroutine from code that is not one.
+"""Running a coroutine from synchronous code.
 
 Each thread keeps one event loop for this, so that what a task leaves there - a client, a pool - still works
 in the next task. A loop that was interrupted (a time limit's signal hit while it waited) is closed, which
@@ -10,13 +10,21 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-__all__ = ("run_coroutine",)
+__all__ = ("run_coroutine", "run_coroutines_by")
 
 T = TypeVar("T")
+
+_run_by: Callable[[Coroutine[Any, Any, Any]], Any] | None = None
+
+
+def run_coroutines_by(run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    """Have this process run coroutines in another way: where tasks share a thread, only one could have a loop in it."""
+    global _run_by
+    _run_by = run
 
 
 class _Thread(threading.local):
@@ -29,6 +37,9 @@ _thread = _Thread()
 
 def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run to the end and return the result; in another thread when an event loop is running in this one."""
+    if _run_by is not None:
+        result: T = _run_by(coroutine)
+        return result
     if asyncio._get_running_loop() is not None:
         return _run_elsewhere(coroutine)
     runner = _thread.runner
@@ -44,8 +55,8 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
     if outcome.error is not None:
         raise outcome.error
-    result: T = outcome.value
-    return result
+    value: T = outcome.value
+    return value
 
 
 class _Outcome:

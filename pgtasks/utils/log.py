@@ -8,6 +8,7 @@ in for stdout and stderr. Handlers and formats are chosen in `pgtasks.app.log`.
 from __future__ import annotations
 
 import logging
+import multiprocessing.util
 import sys
 import threading
 import traceback
@@ -26,10 +27,12 @@ __all__ = (
     "LoggingProxy",
     "base_logger",
     "get_logger",
+    "get_multiprocessing_logger",
     "get_task_logger",
     "in_sighandler",
     "iter_open_logger_fds",
     "mlevel",
+    "reset_multiprocessing_logger",
     "set_in_sighandler",
 )
 
@@ -87,6 +90,16 @@ def get_task_logger(name: str) -> logging.Logger:
     if name in RESERVED_LOGGER_NAMES:
         raise RuntimeError(f"Logger name {name!r} is reserved! Use get_task_logger(__name__).")
     return _below(task_logger, get_logger(name))
+
+
+def get_multiprocessing_logger() -> logging.Logger:
+    """The logger of the standard library's processes; pools here do not use it."""
+    return multiprocessing.util.get_logger()
+
+
+def reset_multiprocessing_logger() -> None:
+    """Have `multiprocessing` make its logger anew, as is fit for a new process."""
+    multiprocessing.util._logger = None  # type: ignore[attr-defined]
 
 
 def mlevel(level: int | str | None) -> Any:

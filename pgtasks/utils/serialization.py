@@ -5,12 +5,16 @@ An exception that cannot be pickled is replaced by the nearest base class that c
 `celery.utils.serialization`.
 """
 
+import numbers
 import pickle
 from base64 import b64decode as _b64decode
 from base64 import b64encode as _b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from functools import partial
 from typing import Any
 
+from kombu.abstract import Object
 from kombu.utils.encoding import bytes_to_str, safe_repr, str_to_bytes
 
 __all__ = (
@@ -23,6 +27,7 @@ __all__ = (
     "get_pickleable_etype",
     "get_pickleable_exception",
     "get_pickled_exception",
+    "jsonify",
     "strtobool",
     "subclass_exception",
 )
@@ -158,3 +163,43 @@ def strtobool(term: Any, table: Mapping[str, bool] | None = None) -> Any:
         return (table or STRTOBOOL_DEFAULT_TABLE)[term.lower()]
     except KeyError:
         raise TypeError(f"Cannot coerce {term!r} to type bool") from None
+
+
+def jsonify(
+    obj: Any,
+    builtin_types: Any = (numbers.Real, str),
+    key: Any = None,
+    keyfilter: Callable[[Any], Any] | None = None,
+    unknown_type_filter: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Return what JSON can hold of `obj`, with times as text; keys that `keyfilter` refuses are left out.
+
+    What it does not know goes through `unknown_type_filter`; without one, a ValueError names its key.
+    """
+    if isinstance(obj, Object):
+        obj = obj.as_dict(recurse=True)
+    convert = partial(
+        jsonify, builtin_types=builtin_types, keyfilter=keyfilter, unknown_type_filter=unknown_type_filter
+    )
+    if obj is None or isinstance(obj, builtin_types):
+        return obj
+    if isinstance(obj, (tuple, list)):
+        return [convert(item, key=key) for item in obj]
+    if isinstance(obj, dict):
+        kept = {name: value for name, value in obj.items() if keyfilter is None or keyfilter(name)}
+        return {name: convert(value, key=name) for name, value in kept.items()}
+    if isinstance(obj, (date, time)):
+        return _as_text(obj)
+    if isinstance(obj, timedelta):
+        return str(obj)
+    if unknown_type_filter is None:
+        raise ValueError(f"Unsupported type: {type(obj)!r} {obj!r} (parent: {key})")
+    return unknown_type_filter(obj)
+
+
+def _as_text(moment: date | time) -> str:
+    """ISO 8601 as JavaScript reads it: milliseconds at the most, and Z for UTC."""
+    if isinstance(moment, (datetime, time)):
+        text = moment.isoformat(timespec="milliseconds" if moment.microsecond else "auto")
+        return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+    return moment.isoformat()

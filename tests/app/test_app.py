@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pgtasks import Celery, shared_task
+from pgtasks.exceptions import ImproperlyConfigured
 from tests.app.twin import Library, transcript
 
 pytestmark = pytest.mark.usefixtures("only_built_in_tasks")
@@ -443,3 +444,8 @@ def test_making_an_app_does_not_look_for_a_database(monkeypatch: pytest.MonkeyPa
 
     assert app.conf.broker_url == "redis://nowhere"
     assert "database" not in vars(app)
+
+
+def test_an_app_refuses_to_sign_messages_rather_than_to_leave_them_unsigned() -> None:
+    with pytest.raises(ImproperlyConfigured, match="does not sign messages"):
+        Celery("signed", set_as_current=False).setup_security()

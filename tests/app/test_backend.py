@@ -13,6 +13,8 @@ from uuid import uuid4
 import celery
 import pytest
 
+from pgtasks.app.backend import Backend
+from pgtasks.app.backends import by_name, by_url
 from pgtasks.app.base import Celery
 from pgtasks.exceptions import (
     ContentDisallowed,
@@ -236,8 +238,8 @@ def test_waiting_for_a_task_whose_result_is_hidden_ends_with_none_instead_of_nev
     backend.store_result("hidden", 1, "SUCCESS")
     backend.forget("hidden")
 
-    assert app.AsyncResult("hidden").get(timeout=30) is None
-    assert app.GroupResult("g", [app.AsyncResult("hidden")]).get(timeout=30) == [None]
+    assert app.AsyncResult("hidden").get(timeout=60) is None
+    assert app.GroupResult("g", [app.AsyncResult("hidden")]).get(timeout=60) == [None]
     assert app.AsyncResult("hidden").state == "PENDING"
 
 
@@ -437,3 +439,22 @@ def test_the_url_is_shown_without_its_password(monkeypatch: pytest.MonkeyPatch) 
 
     assert "secret" not in app.backend.as_uri()
     assert "secret" in app.backend.as_uri(include_password=True)
+
+
+# -- by name
+
+
+@pytest.mark.parametrize("name", [None, "rpc", "cache+memory://", "db+postgresql://h/d", "postgresql://h/d", "disabled"])
+def test_a_backend_that_means_where_the_tasks_are_is_the_one_there_is(name: str | None) -> None:
+    cls, url = by_url(name)
+
+    assert cls is Backend
+    assert url == (name if name and "://" in name else None)
+
+
+def test_a_backend_elsewhere_is_refused_and_a_class_is_itself() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"Unknown result backend: 'redis'.*PGTASKS_DATABASE_URL"):
+        by_url("redis://h/1")
+
+    assert by_name("pgtasks.backends:DisabledBackend").__name__ == "DisabledBackend"
+    assert by_name(Backend) is Backend

@@ -76,13 +76,13 @@ def test_a_redrive_runs_only_what_failed_and_what_could_not_run_for_it(app: Cele
     with work():
         result = chord([sig(app, "add", 1, 1), sig(app, "weak", 2)])(sig(app, "collect"))
         with pytest.raises((ValueError, ChordError)):
-            result.get(timeout=20)
+            result.get(timeout=60)
         ran.clear()
         broken.clear()
 
         assert result.redrive() == 2
 
-        assert app.AsyncResult(result.id).get(timeout=20) == 22
+        assert app.AsyncResult(result.id).get(timeout=60) == 22
     assert ran == ["weak", "collect"]
     assert result.redrive() == 0
 
@@ -97,12 +97,12 @@ def test_a_canvas_that_still_runs_is_not_redriven_under_its_workers(app: Celery)
 def test_a_fork_runs_from_one_task_on_with_the_results_of_those_before(app: Celery, work: Callable[[], Any]) -> None:
     with work():
         result = chain(sig(app, "add", 1, 1), sig(app, "weak"), sig(app, "add", 5))()
-        assert result.get(timeout=20) == 25
+        assert result.get(timeout=60) == 25
         ran.clear()
 
         forked = result.fork(from_node=result.parent.id)
 
-        assert forked.get(timeout=20) == 25
+        assert forked.get(timeout=60) == 25
         assert forked.id != result.id
     assert ran == ["weak", "add"]
 
@@ -121,7 +121,7 @@ def test_revoking_a_canvas_ends_every_task_of_it(app: Celery, work: Callable[[],
 
     assert {app.AsyncResult(r.id).state for r in (*result.parent.results, result)} == {"REVOKED"}
     with work():
-        assert sig(app, "add", 1, 2).delay().get(timeout=20) == 3
+        assert sig(app, "add", 1, 2).delay().get(timeout=60) == 3
     assert ran == ["add"]
 
 
@@ -147,7 +147,7 @@ def test_a_body_that_runs_when_all_are_done_gets_the_errors_in_their_places(
 ) -> None:
     broken.add("weak")
     with work():
-        assert triggered("all_done")().get(timeout=20, follow_parents=False) == [2, "ValueError", 6]
+        assert triggered("all_done")().get(timeout=60, follow_parents=False) == [2, "ValueError", 6]
 
 
 def test_a_body_that_needs_any_success_runs_once_with_those_there_are(
@@ -155,7 +155,7 @@ def test_a_body_that_needs_any_success_runs_once_with_those_there_are(
 ) -> None:
     broken.add("weak")
     with work():
-        values = triggered("any")().get(timeout=20, follow_parents=False)
+        values = triggered("any")().get(timeout=60, follow_parents=False)
 
     assert values
     assert set(values) <= {2, 6}
@@ -166,7 +166,7 @@ def test_a_body_that_needs_any_success_fails_when_there_is_none(
 ) -> None:
     broken.update(("weak", "add"))
     with work(), pytest.raises(ChordError, match="None of the 3 tasks it waits for has succeeded"):
-        triggered("any")().get(timeout=20, follow_parents=False)
+        triggered("any")().get(timeout=60, follow_parents=False)
 
 
 def test_an_unknown_trigger_is_refused_when_the_canvas_is_sent(triggered: Callable[[str], Any]) -> None:

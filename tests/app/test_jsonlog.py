@@ -136,9 +136,9 @@ def test_every_line_of_a_worker_is_json_and_says_which_task_it_is_about(
 
     with running(tmp_path / "w", "--log-format", "json", module="jsonjobs", environ=environ) as worker:
         result = add.delay(1, 2)
-        assert result.get(timeout=30) == 3
+        assert result.get(timeout=60) == 3
         with pytest.raises(ValueError):
-            fail.delay(password="hidden-4").get(timeout=30)
+            fail.delay(password="hidden-4").get(timeout=60)
         assert worker.stop() == 0
 
     text = worker.output()

@@ -335,6 +335,17 @@ def test_a_setting_that_looks_like_a_typing_error_is_pointed_out_and_kept() -> N
     assert (conf.task_serialiser, conf.worker_concurency) == ("yaml", 4)
 
 
+def test_settings_that_refuse_to_be_shown_do_not_keep_the_app_from_its_own() -> None:
+    class Settings:
+        CELERY_TASK_ACKS_LATE = True
+
+        @property
+        def SECRET_KEY(self) -> str:
+            raise ImproperlyConfigured("The SECRET_KEY setting must not be empty.")
+
+    assert detect_settings(force_mapping(Settings()), {}, prefix="CELERY").task_acks_late is True
+
+
 def test_a_projects_own_settings_and_imports_cause_no_warning() -> None:
     module = ModuleType("celeryconfig")
     vars(module).update(

@@ -88,7 +88,7 @@ def eventually_ended(app: Celery, task_id: str) -> graph.CanvasGraph:
         unfinished = [node for node in seen.nodes if node.result_state is None]
         if not unfinished:
             return seen
-        app.AsyncResult(unfinished[-1].public_id).get(timeout=20, propagate=False)
+        app.AsyncResult(unfinished[-1].public_id).get(timeout=60, propagate=False)
     raise AssertionError(seen.text())
 
 
@@ -239,7 +239,7 @@ def test_a_fork_undoes_what_it_has_done_itself(app: Celery, work: Callable[[], A
 def test_a_canvas_that_is_revoked_is_undone(app: Celery, work: Callable[[], Any]) -> None:
     with work():
         result = chain(step(app, "a"), bare(app, "b").set(countdown=1000))()
-        result.parent.get(timeout=20)
+        result.parent.get(timeout=60)
     result.revoke(canvas=True)
 
     finish(app, work, result)
@@ -255,7 +255,7 @@ def test_what_a_task_is_replaced_by_is_undone_by_itself_and_then_what_came_befor
     result = chain(step(app, "first"), app.tasks["become"].si())()
 
     with work():
-        assert result.get(timeout=20, propagate=False)
+        assert result.get(timeout=60, propagate=False)
         eventually_ended(app, result.id)
 
     assert sorted(map(str, done)) == sorted(
@@ -291,7 +291,7 @@ def test_the_task_that_undoes_waits_in_the_queue_of_the_last_task_and_is_nobodys
 
     assert rows == [("far", "all_done")]
     with work():
-        assert result.parent.results[0].get(timeout=20) == "a done"
+        assert result.parent.results[0].get(timeout=60) == "a done"
         assert not result.parent.results[0].children
 
 

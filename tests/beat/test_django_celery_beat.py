@@ -94,7 +94,7 @@ def test_the_database_scheduler_of_django_runs_unmodified_and_hears_of_changes(
         eventually(lambda: count("proj.off") >= 1, "the change is heard of")
     finally:
         beat.terminate()
-        status = beat.wait(30)
+        status = beat.wait(60)
 
     assert status == 0, log.read_text()
     queue, payload = conn.execute("SELECT queue, payload FROM pgtasks.message WHERE name = 'proj.from_rows'").fetchone()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgtasks import Celery
-from pgtasks.beat import BeatLazyFunc, ScheduleEntry, Scheduler, SchedulingError
+from pgtasks.beat import BeatLazyFunc, EmbeddedService, ScheduleEntry, Scheduler, SchedulingError
+from tests.support.workers import eventually
 
 HOUR = timedelta(hours=1)
 OPTIONS = {"queue": "other", "headers": {"own": 1}}
@@ -181,3 +182,27 @@ def test_it_sleeps_no_longer_than_it_may(app: Celery) -> None:
     assert Collecting(app).tick() == 3
     app.conf.beat_schedule = {}
     assert Collecting(app).tick() == 3
+
+
+def test_the_next_entry_is_as_of_now_or_as_of_the_time_that_is_said(app: Celery) -> None:
+    entry = Collecting(app).schedule["hourly"]
+    then = datetime(2020, 1, 1, tzinfo=UTC)
+
+    assert next(entry).last_run_at > then
+    assert (entry.next(then).last_run_at, entry.next(then).total_run_count) == (then, entry.total_run_count + 1)
+
+
+@pytest.mark.parametrize("thread", [True, False])
+def test_a_service_runs_within_a_program_until_it_is_stopped(
+    database_url: str, conn: psycopg.Connection[Any], thread: bool
+) -> None:
+    app = Celery("embedded", broker=database_url, set_as_current=False)
+    app.conf.beat_schedule = {"often": {"task": "note", "schedule": timedelta(seconds=0.05)}}
+    service = EmbeddedService(app, thread=thread)
+
+    service.start()
+    eventually(lambda: conn.execute("SELECT count(*) FROM pgtasks.message WHERE name = 'note'").fetchone() != (0,))
+    service.stop()
+
+    assert not service.is_alive()
+    app.close()

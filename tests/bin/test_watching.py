@@ -57,7 +57,7 @@ def running(project: str, *arguments: str) -> Iterator[Callable[[], str]]:
     try:
         yield log.read_text
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -88,7 +88,7 @@ def test_a_camera_takes_pictures_until_it_is_interrupted(app: Any, project: str,
         eventually(lambda: listening(conn))
         with start_worker(app, hostname="w@h", perform_ping_check=False) as worker:
             eventually(lambda: worker.attendants.reporter.tells_of_tasks)
-            app.tasks[f"{project}.add"].delay(1, 2).get(timeout=30)
+            app.tasks[f"{project}.add"].delay(1, 2).get(timeout=60)
             eventually(lambda: pictures.exists() and f"{project}.add SUCCESS" in pictures.read_text())
 
 
@@ -138,8 +138,8 @@ def test_top_shows_what_waits_who_works_what_runs_and_what_ended(
     add = app.tasks[f"{project}.add"]
     with start_worker(app, hostname="w@h", perform_ping_check=False):
         done, failed = add.delay(1, 2), add.delay(1, "x")
-        done.get(timeout=30)
-        failed.get(timeout=30, propagate=False)
+        done.get(timeout=60)
+        failed.get(timeout=60, propagate=False)
         add.apply_async((1, 1), queue="mail", countdown=3600)
         add.apply_async((1, 1), queue="mail")
         printed = command("-A", project, "top", "--once").stdout

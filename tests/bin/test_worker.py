@@ -53,6 +53,7 @@ def test_the_workers_exit_status_is_the_commands(command: Command, project: str)
         (["-P", "threads"], "pool", "threads"),
         (["-P", "processes"], "pool", "prefork"),
         (["--pool=aio"], "pool", "aio"),
+        (["-P", "gevent"], "pool", "gevent"),
         ([], "pool", None),
         (["-Q", "a,b"], "queues", ["a", "b"]),
         (["-X", "a"], "exclude_queues", ["a"]),
@@ -104,7 +105,7 @@ def test_options_of_celery_that_have_nothing_left_to_do_are_accepted(command: Co
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["-P", "gevent"], "Use `-P threads`"),
+        (["-P", "eventlet"], "Take `-P gevent`"),
         (["-P", "magic"], "'magic' is none of prefork, threads"),
         (["-c", "-1"], "must be a non-negative integer or 'auto', got '-1'"),
         (["--autoscale", "a,b"], "as in 10,3"),

@@ -156,11 +156,11 @@ def test_a_member_whose_id_is_of_a_task_that_has_ended_runs_again_as_in_celery(
     earlier: str, app: Celery, t: Any, work: Work
 ) -> None:
     with work():
-        app.tasks[earlier].apply_async((1, 1), task_id="same").get(timeout=20, propagate=False)
+        app.tasks[earlier].apply_async((1, 1), task_id="same").get(timeout=60, propagate=False)
 
         result = chord([t.add.s(5, 5).set(task_id="same"), t.add.s(2, 2)])(t.total.s())
 
-        assert result.get(timeout=20) == 14
+        assert result.get(timeout=60) == 14
 
 
 def test_a_step_whose_id_is_of_a_task_that_has_not_ended_is_refused_as_nobody_would_release_the_next(
@@ -183,10 +183,18 @@ def test_a_canvas_that_is_sent_twice_is_one_canvas(t: Any, work: Work, conn: psy
     assert first.id == second.id
     assert count(conn) == 3
     with work():
-        assert second.get(timeout=20) == 6
+        assert second.get(timeout=60) == 6
 
 
 # -- parts that are no signatures
+
+
+def test_a_task_where_signatures_are_wanted_is_refused_with_what_to_write_instead(t: Any) -> None:
+    with pytest.raises(TypeError, match=r"Step 2 of the chain is .*, not a signature. Use task.s"):
+        chain(t.echo.s(1), t.echo)
+    for members in (t.echo, 5):
+        with pytest.raises(TypeError, match=r"The members of the group are .*, neither a signature nor several"):
+            group(members)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +215,7 @@ def test_a_canvas_that_is_sent_twice_is_one_canvas(t: Any, work: Work, conn: psy
 def test_a_part_that_is_no_signature_is_refused(
     compose: Callable[[Any], Any], t: Any, conn: psycopg.Connection[Any]
 ) -> None:
-    with pytest.raises(TypeError, match="not a signature|unsupported operand"):
+    with pytest.raises(TypeError, match="not a signature"):
         compose(t).apply_async()
 
     assert count(conn) == 0
@@ -289,7 +297,7 @@ def test_a_body_that_no_worker_knows_fails_and_so_does_what_follows(app: Celery,
 
         assert isinstance(error_of(result), NotRegistered)
         assert isinstance(error_of(app.AsyncResult("body")), NotRegistered)
-        assert result.parent.get(timeout=20) == [2, 4]
+        assert result.parent.get(timeout=60) == [2, 4]
 
 
 @pytest.mark.parametrize("place", ["member", "step", "link", "link_error"])
@@ -306,9 +314,9 @@ def test_a_missing_task_ends_wherever_it_is_in_a_canvas(
 
     with work():
         result = canvas.apply_async()
-        result.get(timeout=20, propagate=False, follow_parents=False)
+        result.get(timeout=60, propagate=False, follow_parents=False)
         # What is sent last runs last.
-        t.echo.delay().get(timeout=20)
+        t.echo.delay().get(timeout=60)
     stuck = conn.execute("SELECT name, state FROM pgtasks.tasks WHERE state NOT IN ('SUCCESS', 'FAILURE')").fetchall()
     assert stuck == []
     row = conn.execute("SELECT state, result FROM pgtasks.tasks WHERE name = 'nobody.has.this'").fetchone()
@@ -331,7 +339,7 @@ def test_a_result_that_cannot_be_read_any_more_fails_the_body(
 ) -> None:
     result = chord([t.add.s(1, 1), t.add.s(2, 2).set(queue="later")], t.echo.s().set(queue="later"))()
     with work():
-        result.parent.results[0].get(timeout=20)
+        result.parent.results[0].get(timeout=60)
     conn.execute(r"UPDATE pgtasks.result SET value = '\xff00'")
 
     t.add.app.amqp.queues.select(["later"])
@@ -349,7 +357,7 @@ def test_a_body_whose_row_is_damaged_fails_instead_of_stopping_the_worker(
 
     with work():
         assert isinstance(error_of(result), ValueError | InvalidTaskError)
-        assert t.add.delay(1, 2).get(timeout=20) == 3
+        assert t.add.delay(1, 2).get(timeout=60) == 3
 
 
 # -- members that do not run
@@ -377,7 +385,7 @@ def test_a_body_that_is_revoked_while_it_waits_ends_and_so_does_what_follows(app
 
     with work():
         assert isinstance(error_of(result), TaskRevokedError)
-        assert result.parent.get(timeout=20) == [2, 4]
+        assert result.parent.get(timeout=60) == [2, 4]
 
 
 # -- replacements
@@ -390,8 +398,8 @@ def test_a_replacement_with_a_callback_calls_it_once_and_only_when_it_has_run(
     sig.link(t.echo.s("callback"))
 
     with work():
-        assert t.replace.delay(sig).get(timeout=20) == 2
-        t.add.delay(1, 2).get(timeout=20)
+        assert t.replace.delay(sig).get(timeout=60) == 2
+        t.add.delay(1, 2).get(timeout=60)
 
     results = conn.execute("SELECT result FROM pgtasks.tasks WHERE name = 'echo'").fetchall()
     assert results == [('[2, "callback"]',)]
@@ -400,7 +408,7 @@ def test_a_replacement_with_a_callback_calls_it_once_and_only_when_it_has_run(
 def test_a_replacement_with_the_id_of_another_task_fails_the_task(t: Any, work: Work) -> None:
     other = str(uuid4())
     with work():
-        t.echo.apply_async((1,), task_id=other).get(timeout=20)
+        t.echo.apply_async((1,), task_id=other).get(timeout=60)
 
         error = error_of(t.replace.delay(t.add.s(1, 1).set(task_id=other)))
 

@@ -64,9 +64,9 @@ def worker(app: Celery) -> Iterator[None]:
 def test_every_task_of_a_canvas_passes_through_its_own_apply_async(app: Celery, worker: None) -> None:
     tenant = app.tasks["tenant"]
 
-    assert chain(tenant.s(1), tenant.s(2))().get(timeout=20) == "acme"
-    assert group(tenant.s(3), tenant.s(4))().get(timeout=20) == ["acme", "acme"]
-    assert chord([tenant.s(5), tenant.s(6)], tenant.si(7))().get(timeout=20) == "acme"
+    assert chain(tenant.s(1), tenant.s(2))().get(timeout=60) == "acme"
+    assert group(tenant.s(3), tenant.s(4))().get(timeout=60) == ["acme", "acme"]
+    assert chord([tenant.s(5), tenant.s(6)], tenant.si(7))().get(timeout=60) == "acme"
 
     # The second step gets what the first returns, which is not known yet.
     assert [args for _, args in seen if args[-1] != 2] == [(1,), (3,), (4,), (5,), (6,), (7,)]
@@ -74,15 +74,15 @@ def test_every_task_of_a_canvas_passes_through_its_own_apply_async(app: Celery, 
 
 
 def test_a_retry_and_a_replacement_pass_through_it_as_well(app: Celery, worker: None) -> None:
-    assert app.tasks["retried"].delay().get(timeout=20) == ["acme", 1]
-    assert app.tasks["replaced"].delay().get(timeout=20) == "acme"
+    assert app.tasks["retried"].delay().get(timeout=60) == ["acme", 1]
+    assert app.tasks["replaced"].delay().get(timeout=60) == "acme"
     assert seen == [("retried", ()), ("retried", ()), ("tenant", ("replacement",))]
 
 
 def test_a_call_with_callbacks_passes_through_it_once(app: Celery, worker: None) -> None:
     tenant = app.tasks["tenant"]
 
-    assert tenant.apply_async((1,), link=tenant.si(2)).get(timeout=20) == "acme"
+    assert tenant.apply_async((1,), link=tenant.si(2)).get(timeout=60) == "acme"
 
     assert seen == [("tenant", (1,)), ("tenant", (2,))]
 

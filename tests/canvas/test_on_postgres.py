@@ -240,13 +240,75 @@ def test_an_errback_that_looks_its_task_up_finds_it_failed(app, hand):
 def test_the_children_of_a_step_are_the_group_that_it_has_called_and_not_its_tasks(app, say, worker):
     body = say("body").set(immutable=True)
     result = chain(say("a"), group(say("b"), chain(say("c"), say("d"))), body).delay()
-    result.get(timeout=20)
+    result.get(timeout=60)
 
     header = result.parent
     (called,) = header.parent.children
     assert [called.id, *(member.id for member in called.results)] == [header.id, *(each.id for each in header.results)]
     # An immutable body is called by none of the tasks of its header either.
     assert [member.children for member in header.results] == [[], []]
+
+
+def test_a_step_that_was_retried_or_replaced_is_still_the_child_of_the_one_before(app, say, worker):
+    @app.task(bind=True)
+    def twice(self, *args):
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+
+    @app.task(bind=True)
+    def swapped(self, *args):
+        return self.replace(say("instead"))
+
+    result = chain(say("a"), twice.s(), swapped.s(), group(say("b"), swapped.s())).delay()
+    assert result.get(timeout=60) == [[["instead"], "b"], ["instead"]]
+
+    third = result.parent
+    assert [child.id for child in third.parent.children] == [third.id]
+    assert [child.id for child in third.parent.parent.children] == [third.parent.id]
+    (called,) = third.children
+    assert [member.id for member in called.results] == [member.id for member in result.results]
+
+
+def test_the_parent_of_what_replaces_a_task_is_the_task_that_it_replaces(app, worker):
+    @app.task(bind=True)
+    def instead(self):
+        return [self.request.id, self.request.parent_id]
+
+    @app.task(bind=True)
+    def swapped(self):
+        return self.replace(instead.s())
+
+    result = swapped.delay()
+
+    assert result.get(timeout=60) == [result.id, result.id]
+
+
+def test_a_task_that_joins_a_chord_which_has_failed_runs_as_the_others_of_the_header_do(app, say, worker):
+    @app.task(bind=True)
+    def widens(self):
+        return self.add_to_chord(app.tasks["say"].s("added")).id
+
+    result = chord([app.tasks["fail"].s(), widens.s()], say("body")).delay()
+    with pytest.raises(ChordError):
+        result.get(timeout=60, propagate=True, follow_parents=False)
+
+    added = app.AsyncResult(result.parent.results[1].get(timeout=60))
+    assert added.get(timeout=60) == ["added"]
+    assert [child.id for child in result.parent.results[1].children] == [added.id]
+
+
+def test_of_several_members_that_have_failed_the_first_of_the_group_raises(app, say, hand):
+    @app.task
+    def fail_with(label):
+        raise ValueError(label)
+
+    result = group(fail_with.s("first"), fail_with.s("second")).delay()
+    first, second = sorted(hand.claim(2), key=lambda claim: str(claim.id) != result.results[0].id)
+    for claim in (second, first):
+        hand.settle(*fail_all(app, hand, [claim]))
+
+    with pytest.raises(ValueError, match="first"):
+        result.get(timeout=60)
 
 
 def test_a_callback_of_a_failed_task_does_not_run(app, say, worker, conn):

@@ -197,7 +197,7 @@ def test_tasks_can_send_events_of_their_own_and_want_none(app: Celery, watched: 
     quiet, custom = app.tasks["quiet"].delay(), app.tasks["custom"].delay()
 
     progress = watched.await_type("task-progress", uuid=custom.id)
-    quiet.get(timeout=30)
+    quiet.get(timeout=60)
     last = app.tasks["add"].delay(1, 1)
     watched.await_type("task-succeeded", uuid=last.id)
 
@@ -246,7 +246,7 @@ def test_events_about_tasks_are_switched_on_and_off_as_by_celery(app: Celery) ->
     with Listener(app) as listener, worker_of(app):
         listener.await_type("worker-online")
         before = app.tasks["add"].delay(1, 1)
-        before.get(timeout=30)
+        before.get(timeout=60)
         assert told("enable_events") == {"ok": "task events enabled"}
         assert told("enable_events") == {"ok": "task events already enabled"}
         during = app.tasks["add"].delay(1, 1)
@@ -266,7 +266,7 @@ def test_while_nobody_listens_nothing_is_made_and_nothing_kept(
     app.conf.worker_send_task_events = True
     with worker_of(app) as worker:
         monkeypatch.setattr(worker.attendants.reporter.dispatcher, "_event", lambda *args: 1 / 0)
-        app.tasks["add"].delay(1, 1).get(timeout=30)
+        app.tasks["add"].delay(1, 1).get(timeout=60)
         app.control.ping(timeout=30)
 
     assert conn.execute("SELECT count(*) FROM pgtasks.event").fetchone() == (0,)
