@@ -31,7 +31,7 @@ def maybe_patch_concurrency(argv: Sequence[str] | None = None) -> None:
 
 def pool_asked_for(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
     """The pool that this command line names; None when it leaves that to the settings."""
-    for at, word in enumerate(argv):
+    for at, word in enumerate(argv[1:], start=1):
         if word in ("-P", "--pool"):
             return argv[at + 1] if at + 1 < len(argv) else None
         if word.startswith("--pool="):

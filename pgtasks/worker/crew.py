@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -202,11 +203,10 @@ class Crew:
 
     def rebalance(self) -> None:
         """Take back what waits behind long tasks, for a free slot to run."""
-        for child in self.children:
-            if len(child.jobs) > child.options.slots and self._is_stuck(child):
-                self.backlog.extendleft(reversed(child.take_back()))
-        if self.backlog:
-            self.dispatch()
+        stuck = [c for c in self.children if len(c.jobs) > c.options.slots and self._is_stuck(c)]
+        if back := [claim for child in stuck for claim in child.take_back()]:
+            self.backlog = deque(sorted([*back, *self.backlog], key=attrgetter("rank", "seq")))
+        self.dispatch()
 
     def give_back_surplus(self) -> None:
         """Return what no slot has been free for in a while: another worker may have one."""

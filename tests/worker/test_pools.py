@@ -357,6 +357,8 @@ def test_the_urgent_run_first_and_equals_in_their_order(world: World) -> None:
 
     low = [jobs.add.apply_async((1, n), priority=0) for n in range(4)]
     high = [jobs.add.apply_async((1, n), priority=9) for n in range(4)]
+    for result in (*low, *high):  # what the worker has taken in advance goes back when no slot gets free
+        world.await_standing(result, "ready")
     world.stage.open(gate)
     for result in (*held, *low, *high):
         world.get(result)
