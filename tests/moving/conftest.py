@@ -160,6 +160,7 @@ class Move:
         self.server = server
         self.ledger = directory / "ledger"
         self.ledger.touch()
+        self.processes: list[subprocess.Popen[bytes]] = []
         self.environ = {
             **os.environ, "OLD_BROKER": server.url, "OLD_RESULTS": results.results, "LEDGER": str(self.ledger),
         }  # fmt: skip
@@ -182,10 +183,19 @@ class Move:
 
     def start(self, world: str, *words: str) -> subprocess.Popen[bytes]:
         with (self.directory / f"{world}-{words[0]}.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(world, *words), cwd=self.directory / world, env=self.environ, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def kill(self) -> None:
+        """Kill what a test that failed has left running, before it takes the tasks of the next one."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def run(self, *words: str) -> str:
         """Run a command of the new world to its end; gives what it says."""
@@ -208,8 +218,10 @@ class Move:
 
 
 @pytest.fixture
-def move(tmp_path: Path, broker: Any, redis: Redis, database_url: str) -> Move:
-    return Move(tmp_path, broker, redis)
+def move(tmp_path: Path, broker: Any, redis: Redis, database_url: str) -> Iterator[Move]:
+    move = Move(tmp_path, broker, redis)
+    yield move
+    move.kill()
 
 
 def stop(*processes: subprocess.Popen[bytes]) -> Sequence[int]:

@@ -431,6 +431,7 @@ def test_moving_with_no_downtime_loses_and_doubles_nothing(move: Move, conn: psy
 
     old = move.start("old", "worker", "-c", "1", "-Q", "celery,mail", "-l", "INFO")
     call(100)
+    eventually(lambda: bool(move.notes("old", "add")), "the old workers to run something")
     # 1. New workers, with nothing to do yet. 2. The bridge; old workers go on. 3. Old workers stop.
     new = move.start("new", "worker", "-c", "1", "-Q", "celery,mail", "-l", "INFO")
     bridge = move.start("new", "bridge", "--queues", "celery,mail")
