@@ -641,8 +641,10 @@ ORDER BY t.rank, t.id
 WITH next AS MATERIALIZED (
   SELECT m.id, w.delivery + 1 AS delivery, -m.priority AS rank, m.name, m.queue, m.content_type, m.content_encoding, m.payload,
          m.options, m.root, m.parent, m.group_id, m.task_id, m.due, m.expires, m.inputs, m.trigger, m.has_successors
-  FROM pgtasks.edge e JOIN pgtasks.waiting w ON w.id = e.succ JOIN pgtasks.message m ON m.id = e.succ
-  WHERE e.pred = %(id)s AND w.pending = 1 AND m.queue = ANY (%(queues)s::text[])
+  FROM (SELECT succ FROM pgtasks.edge WHERE pred = %(id)s OFFSET 0) e
+  CROSS JOIN LATERAL (SELECT delivery FROM pgtasks.waiting WHERE id = e.succ AND pending = 1 OFFSET 0) w
+  CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = e.succ OFFSET 0) m
+  WHERE m.queue = ANY (%(queues)s::text[])
     AND m.trigger IS NULL AND m.due IS NULL AND m.countdown IS NULL AND m.inputs IN ('value', 'none')
 ),
 ended AS (

@@ -20,8 +20,8 @@ from tests.support import postgres
 #: By file, the statements that are sent all the time, or by many.
 FREQUENT = {
     "tasks": (
-        *("enqueue_one", "enqueue", "enqueue_many", "claim", "settle", "release", "ack", "charge", "mark", "store"),
-        *("fetch", "ended", "fell"),
+        *("enqueue_one", "enqueue", "enqueue_many", "claim", "settle", "release", "pass_on", "ack", "charge"),
+        *("mark", "store", "fetch", "ended", "fell"),
     ),
     "fleet": ("tick", "idle", "busy", "watch", "unwatch", "tell"),
 }
