@@ -1,8 +1,8 @@
-"""Group commit for enqueues: concurrent calls of one process share a commit.
+"""Group commit: concurrent calls of one process share a commit. Of enqueues here, of workflow steps in `store.records`.
 
-A commit costs the server a flush to disk, whatever is in it. So while one enqueue is under way, the calls that come
-meanwhile gather, and go together when it returns. A call alone waits for nobody, and every call returns only after its
-task is committed: the semantics are those of one commit each, the cost is not.
+A commit costs the server a flush to disk, whatever is in it. So while one call is under way, the calls that come
+meanwhile gather, and go together when it returns. A call alone waits for nobody, and every call returns only after what
+it sent is committed: the semantics are those of one commit each, the cost is not.
 
 There is no sender thread: a calling thread that finds no other sending sends for all, then hands over. Coroutines may
 be cancelled at any time, so for those that wait a task of its own sends.
@@ -14,7 +14,9 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, takewhile
+from typing import Generic, TypeVar, cast
 
 from pgtasks.exceptions import OperationalError
 from pgtasks.message import Message
@@ -25,21 +27,28 @@ from pgtasks.store.database import AsyncDatabase, Database
 MOST = 500
 
 
-class _Parcel:
-    """The messages of one call, and how its caller learns what became of them."""
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
-    __slots__ = ("error", "is_sent", "messages", "turn")
 
-    def __init__(self, messages: Sequence[Message]) -> None:
-        self.messages = messages
-        self.error: BaseException | None = None
+class _Waiting(Generic[Item, Answer]):
+    """What one call has to send, and how its caller learns what became of it."""
+
+    __slots__ = ("answer", "is_sent", "item", "turn")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.answer: Answer | Exception | None = None
         self.is_sent = False
-        #: Set when the parcel has been sent, or when it is this one's turn to send.
+        #: Set when it has been sent, or when it is this one's turn to send.
         self.turn = threading.Event()
 
 
-class Outbox:
-    """Sends messages for the threads of this process; safe over forks."""
+class GroupCommit(Generic[Item, Answer]):
+    """Sends items for the threads of this process, together those that come while others are under way; safe over forks.
+
+    A thread that is stopped from outside, by an exception that is no error of the database, fails alone.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,37 +57,64 @@ class Outbox:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: list[_Parcel] = []
+        self._waiting: list[_Waiting[Item, Answer]] = []
         self._is_sending = False
 
-    def put(self, messages: Sequence[Message]) -> None:
-        """Enqueue messages without edges; returns when they are committed, raises as `Database.run` does."""
+    def _send(self, item: Item) -> Answer:
+        """Send one item, in a commit of its own."""
+        raise NotImplementedError
+
+    def _send_all(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
+        """Send items in one commit; gives what each was answered. All may be sent again, after an interruption."""
+        raise NotImplementedError
+
+    def _count_fitting(self, items: Iterable[Item]) -> int:
+        """How many of the first of these items go in one commit, at least one."""
+        raise NotImplementedError
+
+    def put(self, item: Item) -> Answer:
+        """Send an item; returns when it is committed, raises as `Database.run` does."""
         if self._pid != os.getpid():
             self._reset()
         with self._lock:
-            if self._is_sending:
-                parcel = _Parcel(messages)
-                self._waiting.append(parcel)
-            else:
-                self._is_sending = True
-                parcel = None
-        if parcel is None:
-            self._send_alone(messages)
-        else:
-            self._wait(parcel)
-
-    def _send_alone(self, messages: Sequence[Message]) -> None:
+            mine = _Waiting[Item, Answer](item) if self._is_sending else None
+            if mine is not None:
+                self._waiting.append(mine)
+            self._is_sending = True
+        if mine is None:
+            try:
+                return self._send(item)
+            finally:
+                self._hand_over()
         try:
-            self._database.run(tasks.enqueue(messages))
-        finally:
-            self._hand_over()
+            mine.turn.wait()
+            if not mine.is_sent:
+                self._send_waiting()
+        except BaseException:
+            self._leave(mine)
+            raise
+        if isinstance(mine.answer, Exception):
+            raise mine.answer
+        return cast(Answer, mine.answer)
 
-    def _wait(self, parcel: _Parcel) -> None:
-        parcel.turn.wait()
-        if not parcel.is_sent:
-            self._send_together()
-        if parcel.error is not None:
-            raise parcel.error
+    def _send_waiting(self) -> None:
+        """Send for all who wait, of whom the caller is the first."""
+        batch: list[_Waiting[Item, Answer]] = []
+        answers: Sequence[Answer | Exception] = ()
+        try:
+            with self._lock:
+                count = self._count_fitting(each.item for each in self._waiting)
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
+            answers = self._send_all([each.item for each in batch])
+        finally:
+            for each, answer in zip(batch, answers, strict=False):
+                each.answer, each.is_sent = answer, True
+                each.turn.set()
+            if not answers:
+                # This thread is being stopped. The others were told nothing, and one of them sends again.
+                with self._lock:
+                    self._waiting[:0] = [each for each in batch[1:] if not each.is_sent]
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """Let the first of those who wait send for all of them; with nobody waiting, the next call sends at once."""
@@ -88,37 +124,43 @@ class Outbox:
             else:
                 self._is_sending = False
 
-    def _send_together(self) -> None:
+    def _leave(self, mine: _Waiting[Item, Answer]) -> None:
+        """Send this item no more; if it was its turn to send, it is the next one's."""
         with self._lock:
-            parcels: list[_Parcel] = []
-            size = 0
-            while self._waiting and (not parcels or size + len(self._waiting[0].messages) <= MOST):
-                parcels.append(self._waiting.pop(0))
-                size += len(parcels[-1].messages)
-        try:
-            self._send(parcels)
-        finally:
-            for parcel in parcels:
-                parcel.is_sent = True
-                parcel.turn.set()
+            mine.is_sent = True
+            if mine not in self._waiting:
+                return
+            self._waiting.remove(mine)
+        if mine.turn.is_set():
             self._hand_over()
 
-    def _send(self, parcels: list[_Parcel]) -> None:
+
+class Outbox(GroupCommit[Sequence[Message], None]):
+    """Enqueues messages without edges for the threads of this process."""
+
+    def _send(self, item: Sequence[Message]) -> None:
+        self._database.run(tasks.enqueue(item))
+
+    def _send_all(self, items: Sequence[Sequence[Message]]) -> Sequence[Exception | None]:
         try:
-            self._database.run(tasks.enqueue([message for parcel in parcels for message in parcel.messages]))
+            self._send([message for messages in items for message in messages])
         except OperationalError as error:
-            for parcel in parcels:
-                parcel.error = error
+            return [error] * len(items)
         except Exception:
             # One of them is to blame, and nothing was sent: each caller shall get its own answer.
-            for parcel in parcels:
-                self._send_one(parcel)
+            return [self._send_one(messages) for messages in items]
+        return [None] * len(items)
 
-    def _send_one(self, parcel: _Parcel) -> None:
+    def _send_one(self, messages: Sequence[Message]) -> Exception | None:
         try:
-            self._database.run(tasks.enqueue(parcel.messages))
+            self._send(messages)
         except Exception as error:
-            parcel.error = error
+            return error
+        return None
+
+    def _count_fitting(self, items: Iterable[Sequence[Message]]) -> int:
+        sizes = accumulate(map(len, items))
+        return max(1, sum(1 for _ in takewhile(lambda size: size <= MOST, sizes)))
 
 
 class _AwaitedParcel:

@@ -1,21 +1,18 @@
 """Group commit for workflow steps: steps of several runs are recorded in one statement.
 
-To record a step costs the server a statement and a flush to disk. So while one record is under way, those that come meanwhile,
-from other runs of this process, gather and go together when it returns; one that comes alone waits for nobody. Each caller
-goes on only when its own step is committed.
+Steps that come while one is being recorded, from other runs of this process, go together when that returns: `store.outbox`
+says how. Each caller goes on only when its own step is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pgtasks.exceptions import OperationalError
 from pgtasks.store import workflows
-from pgtasks.store.database import Database
+from pgtasks.store.outbox import GroupCommit
 from pgtasks.store.sql import Query
 
 __all__ = ("CoroutineRecords", "SharedRecords", "record_together")
@@ -25,7 +22,7 @@ MOST = 100
 
 Record = Query[bool | None]
 #: What a record was answered, or the error that it is to raise.
-Answer = bool | BaseException | None
+Answer = bool | Exception | None
 
 
 def record_together(run: Callable[[Query[Any]], Any], records: Sequence[Record]) -> list[Answer]:
@@ -50,74 +47,21 @@ def _alone(run: Callable[[Query[Any]], Any], record: Record) -> Answer:
     return answer
 
 
-class _Waiting:
-    """A record that is to go with the next ones."""
-
-    __slots__ = ("answer", "is_sent", "record", "turn")
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.answer: Answer = None
-        self.is_sent = False
-        #: Set when it has been sent, or when it is this one's turn to send.
-        self.turn = threading.Event()
-
-
-class SharedRecords:
-    """Records steps for the threads of this process; safe over forks."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._waiting: list[_Waiting] = []
-        self._is_sending = False
+class SharedRecords(GroupCommit[Record, bool | None]):
+    """Records steps for the threads of this process."""
 
     def record(self, query: Record) -> bool | None:
         """Record a step; returns when it is committed, raises as `Database.run` does."""
-        if self._pid != os.getpid():
-            self._reset()
-        with self._lock:
-            mine = _Waiting(query) if self._is_sending else None
-            if mine is not None:
-                self._waiting.append(mine)
-            self._is_sending = True
-        if mine is None:
-            try:
-                return self._database.run(query)
-            finally:
-                self._hand_over()
-        mine.turn.wait()
-        if not mine.is_sent:
-            self._send()
-        if isinstance(mine.answer, BaseException):
-            raise mine.answer
-        return mine.answer
+        return self.put(query)
 
-    def _send(self) -> None:
-        with self._lock:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-        try:
-            for each, answer in zip(
-                batch, record_together(self._database.run, [each.record for each in batch]), strict=True
-            ):
-                each.answer = answer
-        finally:
-            for each in batch:
-                each.is_sent = True
-                each.turn.set()
-            self._hand_over()
+    def _send(self, item: Record) -> bool | None:
+        return self._database.run(item)
 
-    def _hand_over(self) -> None:
-        """Let the first of those who wait send for all of them; with nobody waiting, the next one sends at once."""
-        with self._lock:
-            if self._waiting:
-                self._waiting[0].turn.set()
-            else:
-                self._is_sending = False
+    def _send_all(self, items: Sequence[Record]) -> Sequence[Answer]:
+        return record_together(self._database.run, items)
+
+    def _count_fitting(self, items: Iterable[Record]) -> int:
+        return MOST
 
 
 class CoroutineRecords(SharedRecords):
@@ -133,13 +77,13 @@ class CoroutineRecords(SharedRecords):
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._awaiting.append((query, answered))
         if self._sender is None:
-            self._sender = asyncio.ensure_future(self._send_all())
+            self._sender = asyncio.ensure_future(self._send_awaiting())
         answer = await answered
-        if isinstance(answer, BaseException):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def _send_all(self) -> None:
+    async def _send_awaiting(self) -> None:
         try:
             while self._awaiting:
                 batch, self._awaiting = self._awaiting[:MOST], self._awaiting[MOST:]

@@ -101,6 +101,81 @@ def test_everybody_learns_that_the_database_is_away_and_the_next_call_tries_agai
             outbox.put([message()])
 
 
+class Interruption(BaseException):
+    """As a time limit of gevent, or what is put into a thread to stop it."""
+
+
+class InterruptedDatabase(SlowDatabase):
+    """Interrupts whoever sends the second statement."""
+
+    def run(self, query: Any, conn: Any = None) -> Any:
+        if self.statements == 1:
+            self.statements += 1
+            raise Interruption
+        return super().run(query, conn)
+
+
+def test_whoever_is_stopped_while_it_sends_for_others_leaves_them_to_the_next(database_url: str) -> None:
+    database = InterruptedDatabase(database_url)
+    outbox = Outbox(database)
+    told: list[str] = []
+    rest = [message() for _ in range(5)]
+
+    def put(one: Message) -> None:
+        try:
+            outbox.put([one])
+        except Interruption:
+            told.append("stopped")
+        else:
+            told.append("sent")
+
+    leader, _ = put_in_threads(outbox, [message()])
+    assert database.is_held.wait(60)
+    others = [threading.Thread(target=put, args=(one,), daemon=True) for one in rest]
+    for thread in others:
+        thread.start()
+    wait_until_gathered(outbox, 5)
+    database.go_on.set()
+    for thread in [*leader, *others]:
+        thread.join(60)
+
+    assert sorted(told) == ["sent"] * 4 + ["stopped"]
+    assert len(set(stored_ids(database_url)).intersection(one.id for one in rest)) == 4
+    outbox.put([message()])
+
+
+def test_whoever_is_stopped_when_its_turn_comes_stops_nobody_else(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = SlowDatabase(database_url)
+    outbox = Outbox(database)
+    stopped: list[Message] = []
+
+    class Turn(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            found = super().wait(timeout)
+            if not stopped and threading.current_thread() in others:
+                stopped.append(rest[0])
+                raise Interruption
+            return found
+
+    rest = [message() for _ in range(3)]
+    leader, _ = put_in_threads(outbox, [message()])
+    assert database.is_held.wait(60)
+    others = [threading.Thread(target=outbox.put, args=([one],), daemon=True) for one in rest]
+    monkeypatch.setattr(threading, "Event", Turn)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    for thread in others:
+        thread.start()
+    wait_until_gathered(outbox, 3)
+    database.go_on.set()
+    for thread in [*leader, *others]:
+        thread.join(60)
+
+    assert not any(thread.is_alive() for thread in others)
+    assert len(set(stored_ids(database_url)).intersection(one.id for one in rest)) == 2
+
+
 def stored_ids(url: str) -> list[Any]:
     with connect(url) as conn:
         return [row[0] for row in conn.execute("SELECT id FROM pgtasks.message")]
