@@ -106,13 +106,7 @@ def _workers(url: str, options: argparse.Namespace, directory: Path) -> Iterator
         _await_workers(url, started, directory / "workers.log")
         yield
     finally:
-        for worker in started:
-            worker.terminate()
-        for worker in started:
-            try:
-                worker.wait(30)
-            except subprocess.TimeoutExpired:
-                worker.kill()
+        bench._stop(started, 30)
         log.close()
 
 

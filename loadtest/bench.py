@@ -27,6 +27,7 @@ import math
 import os
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -407,6 +408,17 @@ def _server(url: str | None) -> Iterator[tuple[str, Path | None]]:
             yield server.start(), server.log
         finally:
             server.stop("immediate")
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]], patience_s: float) -> None:
+    """Terminate processes together, and kill those that take longer than this."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 @contextmanager

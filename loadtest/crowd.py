@@ -86,13 +86,7 @@ def _workers(scale: Scale, conn: psycopg.Connection[Any], directory: Path) -> It
         _await(lambda: conn.execute("SELECT count(*) FROM pgtasks.worker").fetchone() == (scale.workers,), "all joined")
         yield
     finally:
-        for worker in started:
-            worker.terminate()
-        for worker in started:
-            try:
-                worker.wait(60)
-            except subprocess.TimeoutExpired:
-                worker.kill()
+        bench._stop(started, 60)
 
 
 def _await(is_so: Any, what: str) -> None:

@@ -16,7 +16,7 @@ import psycopg
 
 from loadtest.measure import Figures, backend_cpu_s, difference
 from pgtasks.message import Message, Outcome, new_id, new_ids
-from pgtasks.store import fleet, tasks
+from pgtasks.store import fleet, results, tasks
 from pgtasks.store.database import OwnConnection
 from pgtasks.store.sql import Query
 
@@ -63,19 +63,19 @@ def _enqueue(place: Place) -> Query[Any]:
 
 
 def _settle(place: Place) -> Query[Any]:
-    claims = place.conn.run(tasks.claim(place.worker, [tasks.Lane(place.queue)], BATCH, max_deliveries=5)).claims
+    claims = place.conn.run(tasks.claim(place.worker, [tasks.Lane(place.queue)], BATCH, max_deliveries=5))
     failures = [Outcome(claim.id, claim.delivery, state="FAILURE", value=b"{}") for claim in claims]
     return tasks.settle(place.worker, "w@scale", failures)
 
 
 def _retry(place: Place) -> Query[Any]:
-    claims = place.conn.run(tasks.claim(place.worker, [tasks.Lane(place.queue)], BATCH, max_deliveries=5)).claims
+    claims = place.conn.run(tasks.claim(place.worker, [tasks.Lane(place.queue)], BATCH, max_deliveries=5))
     again = [Outcome(claim.id, claim.delivery, kind="again", state="RETRY", delay_s=60.0) for claim in claims]
     return tasks.settle(place.worker, "w@scale", again)
 
 
 def _fetch(place: Place) -> Query[Any]:
-    return tasks.fetch(_some(place, "SELECT id FROM pgtasks.message LIMIT %s"))
+    return results.fetch(_some(place, "SELECT id FROM pgtasks.message LIMIT %s"))
 
 
 def _tick(place: Place) -> Query[Any]:

@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
 import psycopg
@@ -137,10 +137,10 @@ class Ladder:
         for _ in range(0, count, 1000):
             self.own.run(tasks.enqueue_many(alike, new_ids(1000), [b"[[12345], {}, {}]"] * 1000))
             for _ in range(1000 // BATCH):
-                held = self.own.run(self._query(lane, held)).claims
+                held = self._step(lane, held)
                 if held:
                     lane = lane._replace(rank=held[-1].rank, seq=held[-1].seq)
-        self.own.run(self._query(lane._replace(queue="nothing"), held))
+        self._step(lane._replace(queue="nothing"), held)
         cpu_s = difference(backend_cpu_s(self.own), began_s)
         return {
             "cpu_us": None if cpu_s is None else cpu_s / count * 1e6,
@@ -223,11 +223,10 @@ class Ladder:
         lane, held, cpu_us, clock_us = tasks.Lane(queue), list[Claim](), [], []
         for _ in range(self.scale.batches):
             began_s, began_at = backend_cpu_s(self.own), time.perf_counter()
-            answer = self.own.run(self._query(lane, held))
+            held = self._step(lane, held)
             clock_us.append((time.perf_counter() - began_at) * 1e6)
             spent_s = difference(backend_cpu_s(self.own), began_s)
             cpu_us.append(None if spent_s is None else spent_s * 1e6)
-            held = answer.claims
             if not held:
                 break
             lane = lane._replace(rank=held[-1].rank, seq=held[-1].seq)
@@ -239,9 +238,13 @@ class Ladder:
             "batches": len(clock_us),
         }
 
-    def _query(self, lane: tasks.Lane, held: Sequence[Claim]) -> Any:
+    def _step(self, lane: tasks.Lane, held: Sequence[Claim]) -> list[Claim]:
+        """Settle what is held and claim as much again, as a worker does; gives that."""
         done = [Outcome(claim.id, claim.delivery, value=b"12345") for claim in held]
-        return tasks.claim(self.worker, [lane], BATCH, max_deliveries=5, hostname="w@scale", done=done)
+        claim = tasks.claim(self.worker, [lane], BATCH, max_deliveries=5, may_lag=not done)
+        claims: list[Claim]
+        _, claims = self.own.run_at_once([tasks.finish(self.worker, "w@scale", done), claim])
+        return claims
 
     def _among_queues(self) -> Figures:
         """Claim from one queue where there are many more, each with tasks."""

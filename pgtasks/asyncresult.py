@@ -1,8 +1,8 @@
 """The result of one task, looked up by its id: `AsyncResult`.
 
-A result holds an id and asks `backend` for the rest. Once the task has ended, its data is cached and no longer asked
-for. Everything that waits or asks has a twin for coroutines: `await result` or `await result.aget()`, `await
-result.aready()`, and so on. Semantics are those of `celery.result`; import from `pgtasks.result`.
+A result holds an id and asks `backend` for the rest. The data of a task that has ended is cached and not read again.
+Every method that reads or waits has a coroutine version with the prefix `a`: `await result.aget()` (or just
+`await result`), `await result.aready()`. Semantics are those of `celery.result`; import from `pgtasks.result`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from pgtasks.joining import (
     result_from_tuple,
     uncache,
 )
-from pgtasks.told import Told
 from pgtasks.utils.graph import DependencyGraph, GraphFormatter
+from pgtasks.workflowhandle import WorkflowHandle
 
 __all__ = ("AsyncResult",)
 
@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 
 @Thenable.register
-class AsyncResult(Told, ResultBase, Generic[R]):
+class AsyncResult(WorkflowHandle, ResultBase, Generic[R]):
     """The result of one task, wherever it runs and whether or not it has ended; `id` is the task's."""
 
     TimeoutError = TimeoutError

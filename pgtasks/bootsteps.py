@@ -13,14 +13,22 @@ of Celery's own steps, such as a connection or a timer, are met before any step 
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from graphlib import TopologicalSorter
 from typing import Any
 
-from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.utils.imports import instantiate, symbol_by_name
 
 __all__ = ("ConsumerStep", "StartStopStep", "Step", "in_order")
+
+logger = logging.getLogger("celery.worker.consumer")
+
+#: Seconds after which the thread of a consumer step looks whether it should end, after which it begins again when the
+#: database was away, and for which its end is waited for.
+_TURN_S, _REST_S, _PATIENCE_S = 1.0, 5.0, 5.0
 
 
 class Step:
@@ -95,16 +103,44 @@ class StartStopStep(Step):
 
 
 class ConsumerStep(StartStopStep):
-    """A step that reads messages of its own from a broker: there is none here."""
+    """A step that consumes messages of its own, which are no tasks, with kombu's consumers on a channel of this database.
+
+    A thread of its own calls their callbacks. A message that is not acknowledged comes again when the worker has gone.
+    """
+
+    _reader: threading.Thread | None = None
 
     def get_consumers(self, channel: Any) -> Any:
         raise NotImplementedError("missing get_consumers")
 
     def start(self, parent: Any) -> None:
-        raise ImproperlyConfigured(
-            f"The step {self.alias} consumes messages of its own, and there is no broker to consume from. Make what it"
-            " reads tasks, or use a StartStopStep with a thread."
-        )
+        self._leaving = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(parent.app,), name=self.alias, daemon=True)
+        self._reader.start()
+
+    def stop(self, parent: Any) -> None:
+        if self._reader is not None:
+            self._leaving.set()
+            self._reader.join(_PATIENCE_S)
+
+    terminate = stop
+
+    def _read(self, app: Any) -> None:
+        """Consume until told to stop; what breaks off is begun again."""
+        while not self._leaving.is_set():
+            try:
+                with app.connection_for_read().of_kombu() as connection:
+                    self._consume(connection)
+            except Exception:
+                logger.exception("The step %s could not consume; it tries again in %s s", self.alias, _REST_S)
+                self._leaving.wait(_REST_S)
+
+    def _consume(self, connection: Any) -> None:
+        for consumer in self.get_consumers(connection.default_channel):
+            consumer.consume()
+        while not self._leaving.is_set():
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=_TURN_S)
 
 
 def in_order(steps: Iterable[Any]) -> list[Any]:

@@ -194,7 +194,7 @@ class TaskSentBefore(CeleryError):
 
 
 class AlreadyEnqueued(CeleryError):
-    """A unique call was not sent, since another task stands for it; with a canvas, nothing of it was."""
+    """A unique call was not sent, since another task holds its key; of a canvas, nothing was sent."""
 
     def __init__(self, name: str, task_id: str) -> None:
         super().__init__(name, task_id)

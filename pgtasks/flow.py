@@ -94,7 +94,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """Calls with the same key are one task, for as long as that counts: a call while it does gives the task that is there.
+    """Calls with the same key are one task, for as long as the key is held: another call then returns the existing task.
 
     Without a key all arguments are it. It counts until the task has ended; with `until="begun"` only until a worker takes it;
     with a `period`, for so many seconds from the call that made it, whatever becomes of it.

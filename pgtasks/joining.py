@@ -1,9 +1,9 @@
-"""What all results share: whether waiting is allowed, what a result is, and how the values of many are collected.
+"""The common part of all results: whether waiting is allowed, the base class, and collecting the values of many.
 
-A task that waits for another one occupies a worker slot meanwhile, and enough of them occupy every slot
-with tasks that wait for tasks that find no slot. So waiting is refused within tasks, unless
-`allow_join_result` says that it is safe. A `Gathering` takes what tasks returned in any order and gives it
-back in the order of the set.
+A task that waits for another one occupies a worker slot. Enough of them occupy all slots, and wait for tasks
+that get none: a deadlock. So waiting is refused within tasks, unless `allow_join_result` says that it is safe.
+
+A `Gathering` takes the values of tasks in any order and returns them in the order of the set.
 """
 
 from __future__ import annotations

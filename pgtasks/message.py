@@ -91,7 +91,7 @@ def slot_of(task_id: UUID) -> int:
 
 
 def id_of(task_id: str | UUID) -> UUID:
-    """Map a task id to its key: a UUID stands for itself, any other string for one fixed UUID of version 5."""
+    """Map a task id to its key: a UUID is its own key, any other string has a UUID of version 5."""
     if isinstance(task_id, UUID):
         return task_id
     try:
@@ -264,7 +264,7 @@ OutcomeKind = Literal["done", "again", "back", "gone"]
 
 
 class Outcome(NamedTuple):
-    """What came of one claim, ready to be settled.
+    """The outcome of one claim, ready to be settled.
 
     `hidden` results count for the canvas and for SQL, but not for `AsyncResult` (Celery's `ignore_result`).
     `fails` are the tasks that can never run because this one failed; they are settled with it.

@@ -11,6 +11,7 @@ import grp
 import os
 import platform
 import pwd
+import signal
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,6 +47,8 @@ __all__ = (
     "refuse_second_process",
     "set_mp_process_title",
     "set_process_title",
+    "signal_name",
+    "signal_number",
 )
 
 SYSTEM = platform.system()
@@ -220,7 +223,7 @@ def _can_become_root() -> bool:
 
 
 def check_privileges(accept_content: Collection[str]) -> None:
-    """Warn of a worker that runs as root, and refuse one that would also unpickle what it is sent.
+    """Warn of a worker that runs as root; refuse one that accepts pickle as well.
 
     Whoever can write to the queue could then do anything on this machine. C_FORCE_ROOT allows it.
     """
@@ -241,6 +244,24 @@ def check_privileges(accept_content: Collection[str]) -> None:
         ),
         stacklevel=2,
     )
+
+
+def signal_name(given: str | int) -> str:
+    """Return the name of a signal that is given by number, or by name with or without SIG; raises ValueError."""
+    text = str(int(given) if isinstance(given, int) else given)
+    try:
+        number = signal.Signals(int(text)) if text.isdigit() else signal.Signals[f"SIG{text.upper().removeprefix('SIG')}"]
+    except (KeyError, ValueError):
+        raise ValueError(f"There is no signal {text!r} here. Name one as in TERM, SIGKILL or 9.") from None
+    return number.name
+
+
+def signal_number(name: str) -> int:
+    """Return the number of a signal that was named elsewhere; that of SIGTERM, if there is no such signal here."""
+    try:
+        return signal.Signals[signal_name(name)]
+    except ValueError:
+        return signal.SIGTERM
 
 
 def pyimplementation() -> str:

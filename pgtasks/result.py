@@ -1,4 +1,4 @@
-"""What comes of tasks: `AsyncResult`, `ResultSet`, `GroupResult`; and of one run in place: `EagerResult`.
+"""Results of tasks: `AsyncResult`, `ResultSet`, `GroupResult`, and `EagerResult` for a task that ran in this process.
 
 The meaning of every name is that of `celery.result` 5.7 (Celery's user guide, "Calling Tasks" and "Tasks").
 """

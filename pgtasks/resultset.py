@@ -1,6 +1,6 @@
 """Several results as one: `ResultSet`, and `GroupResult`, which a group returns.
 
-A set asks for all its members in one round trip and waits for all of them at once. Semantics are those of
+A set reads all its members in one round trip and waits for all of them together. Semantics are those of
 `celery.result`; import from `pgtasks.result`.
 """
 

@@ -4,6 +4,9 @@ database_url        a database with the current schema and empty tables; PGTASKS
                     too, for subprocesses and for apps without a broker
 conn                an autocommit psycopg connection to it
 empty_database_url  a database of the test's own, without the schema
+proxy               a TCP proxy before the database of `database_url`, which cuts and freezes connections
+far                 an executor that reaches that database through the proxy
+stage               where a test meets the jobs of its workers: a journal, and gates
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +26,10 @@ import pytest
 
 from pgtasks import _state
 from pgtasks.app import base  # registers the built-in tasks, which every app shall have
+from pgtasks.store.database import Database
 from tests.support import postgres
+from tests.support.proxy import FaultProxy
+from tests.support.workers import Stage
 
 _numbers = count(1)
 #: What there is before any test module has made tasks that all apps share.
@@ -133,3 +140,26 @@ def conn(database_url: str) -> Iterator[psycopg.Connection[Any]]:
 def empty_database_url(server_url: str) -> Iterator[str]:
     with postgres.new_database(server_url, f"pgtasks_empty_{os.getpid()}_{next(_numbers)}") as url:
         yield url
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[FaultProxy]:
+    with FaultProxy(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far(proxy: FaultProxy) -> Iterator[Database]:
+    """An executor that reaches the database through the proxy."""
+    far = Database(proxy.url)
+    far.ping()
+    yield far
+    far.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage(tmp_path)
+    for name, value in stage.environ().items():
+        monkeypatch.setenv(name, value)
+    return stage

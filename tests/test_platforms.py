@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -147,3 +148,14 @@ os._exit(0)
 def test_the_title_of_a_process_names_what_it_is() -> None:
     assert platforms.set_process_title("pgtasks", "worker") == "[pgtasks] worker"
     assert platforms.set_mp_process_title("pgtasks", hostname="w@h") == "[pgtasks: w@h:MainProcess]"
+
+
+@pytest.mark.parametrize("given", [9, "9", signal.SIGKILL, "KILL", "SIGKILL", "sigkill", "kill"])
+def test_a_signal_has_one_name_however_it_is_given(given: str | int) -> None:
+    assert platforms.signal_name(given) == "SIGKILL"
+
+
+@pytest.mark.parametrize("given", ["FOO", "", 0, 1000, "SIG", "5a9b3c1e-3a54-4b7e-9d0a-2f3c1c7a8b11"])
+def test_a_signal_that_there_is_not_is_refused_and_does_not_become_another_one(given: str | int) -> None:
+    with pytest.raises(ValueError, match="There is no signal"):
+        platforms.signal_name(given)

@@ -63,7 +63,7 @@ DECLARED = {
     """,
     "the operating system's matters, for which Python has better names by now": """
         celery.platforms: DaemonContext SIGMAP detached fd_by_path get_fdmax initgroups setgid
-        celery.platforms: setgroups setuid signal_name signals
+        celery.platforms: setgroups setuid signals
         celery.utils.sysinfo: AUTO_CONCURRENCY df is_auto_concurrency
         celery.utils.threads: Local LocalManager bgThread default_socket_timeout get_ident
         Celery(): IS_WINDOWS IS_macOS SYSTEM

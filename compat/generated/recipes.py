@@ -82,6 +82,7 @@ class Maker:
         return self.random.choice(
             (
                 lambda: ["link", sig, self.callback()],
+                lambda: ["link", ["link", sig, self.callback()], self.callback()],
                 lambda: ["on_error", sig, self.errback()],
                 lambda: ["on_error", sig, self.errback()],
                 lambda: ["stamp", sig, {"colour": "red"}],
@@ -91,6 +92,7 @@ class Maker:
                 lambda: ["clone", sig, ["y"]],
                 lambda: ["set", sig, {"priority": 5}],
                 lambda: ["set", sig, {"ignore_result": True}],
+                lambda: ["set", sig, {"countdown": 0.1}],
                 lambda: ["json", sig],
             )
         )()

@@ -33,10 +33,10 @@ from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import TaskRevokedError, TimeoutError
 from pgtasks.joining import Arrival, Meta, result_from_tuple
 from pgtasks.message import id_of
-from pgtasks.store import fleet, groups, tasks
-from pgtasks.store.listen import AsyncWaiter, Waiter
+from pgtasks.store import fleet, groups, results, tasks
+from pgtasks.store.listen import AsyncWaiter, Ended, Waiter
+from pgtasks.store.results import Stored
 from pgtasks.store.sql import Query
-from pgtasks.store.tasks import Stored
 
 __all__ = ("Backend",)
 
@@ -145,7 +145,7 @@ class Backend(ResultCodec):
         return known
 
     def _fetch(self, keys: Iterable[UUID]) -> Query[dict[UUID, Stored]]:
-        return tasks.fetch(keys, with_payload=bool(self.app.conf.result_extended))
+        return results.fetch(keys, with_payload=bool(self.app.conf.result_extended))
 
     def _read(self, task_id: str, stored: Stored | None) -> Meta:
         """Make a row into task meta, and tell those who asked `then` about this task."""
@@ -181,10 +181,10 @@ class Backend(ResultCodec):
 
     def _exists(self, task_id: str) -> Plan[bool]:
         key = id_of(task_id)
-        found: Stored | None = (yield tasks.fetch([key])).get(key)
+        found: Stored | None = (yield results.fetch([key])).get(key)
         if found is None or found.state is not None:
             return found is not None
-        return not (yield tasks.ended([key]))
+        return not (yield results.ended([key]))
 
     def reload_task_result(self, task_id: str) -> None:
         """Read a result again although it is remembered."""
@@ -251,16 +251,24 @@ class Backend(ResultCodec):
             # As in Celery these arrive in the order asked for: of several that failed the first raises.
             ended = [key for key in watch.waiting if key in found and found[key].is_ended]
         else:
-            announced = list((yield watch.next_wait()))
-            found = (yield self._fetch(announced)) if announced else {}
+            announced: Ended = yield watch.next_wait()
+            found = self._told(announced)
+            if unknown := [key for key in announced if key not in found]:
+                found |= yield self._fetch(unknown)
             ended = [key for key in announced if key in found and found[key].is_ended]
             if len(ended) < len(announced):
                 # A hidden result is announced too: it arrives as PENDING, since nothing else will come of it. Or the
                 # word was about an earlier end, of a task that has been redriven since.
-                really: set[UUID] = yield tasks.ended(announced)
+                really: set[UUID] = yield results.ended(announced)
                 ended = [key for key in announced if key in really]
             ended = watch.in_order(found, ended)
         return [watch.arrive(key, self._read(watch.waiting[key], found.get(key))) for key in ended]
+
+    def _told(self, announced: Ended) -> dict[UUID, Stored]:
+        """The results that came with their announcement, where nothing more is asked for."""
+        if self.app.conf.result_extended:
+            return {}
+        return {key: stored for key, stored in announced.items() if stored is not None}
 
     def get_many(
         self,
@@ -428,7 +436,7 @@ class Backend(ResultCodec):
         for task_id in task_ids:
             self._cache.pop(task_id, None)
             self._pending.pop(task_id, None)
-        return tasks.forget(id_of(task_id) for task_id in task_ids)
+        return results.forget(id_of(task_id) for task_id in task_ids)
 
     def cleanup(self) -> None:
         """Remove the tasks that ended more than `result_expires` ago. Workers do so on their own."""

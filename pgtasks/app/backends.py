@@ -1,4 +1,4 @@
-"""Which class a result backend's name or URL stands for: there is one, and what names another kind is refused."""
+"""Resolve the names and URLs of result backends: only Postgres is supported, every other kind is refused."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from uuid import UUID
 
 from pgtasks import signals
 from pgtasks._state import current_run, get_current_worker_task
-from pgtasks.app.flows import may_be_one
+from pgtasks.app.flows import asend_uniques, go_alone, is_repeatable, send_uniques
 from pgtasks.app.pattern import Arguments, Pattern, are_alike, is_sent_plainly, result_of
 from pgtasks.app.protocol import announce
 from pgtasks.app.publish import Call, acarrier, carrier, complete, compose, put, relatives
@@ -131,7 +131,7 @@ def send_many(app: Any, task: Any, calls: Iterable[Arguments], options: dict[str
     if run is not None and options.get("conn") is None and not options.get("using"):
         recorded: ResultSet = run.publish(task.name, lambda: send_many(app, task, calls, options))
         return recorded
-    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task) or may_be_one(task, options):
+    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task) or go_alone(task, options):
         results: ResultSet = app.ResultSet([task.apply_async(args, kwargs, **options) for args, kwargs in calls])
         return results
     sending = _Sending(app, task, options)
@@ -140,7 +140,10 @@ def send_many(app: Any, task: Any, calls: Iterable[Arguments], options: dict[str
         if not sending.are_alike or (conn is None and len(stretch) <= FEW):
             for batch in _batches(stretch):
                 with_calls, messages = sending.compose(batch)
-                put(app, messages, (), conn)
+                if is_repeatable(messages):
+                    sending.blocks[-1] = send_uniques(app, messages, conn)
+                else:
+                    put(app, messages, (), conn)
                 sending.announce(with_calls, messages)
         elif conn is not None:
             for query in sending.queries(stretch):
@@ -155,7 +158,7 @@ async def asend_many(app: Any, task: Any, calls: Iterable[Arguments], options: d
     _refuse_one_id(task, options)
     if current_run.get() is not None and options.get("conn") is None:
         return send_many(app, task, calls, options)
-    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task) or may_be_one(task, options):
+    if app.conf.task_always_eager or options.get("link") or not is_sent_plainly(app, task) or go_alone(task, options):
         made = [await task.aapply_async(args, kwargs, **options) for args, kwargs in calls]
         results: ResultSet = app.ResultSet(made)
         return results
@@ -168,7 +171,10 @@ async def asend_many(app: Any, task: Any, calls: Iterable[Arguments], options: d
         else:
             for batch in _batches(stretch):
                 with_calls, messages = sending.compose(batch)
-                await app.adatabase.run(tasks.enqueue(messages, lets_in=conn is None), conn)
+                if is_repeatable(messages):
+                    sending.blocks[-1] = await asend_uniques(app, messages, conn)
+                else:
+                    await app.adatabase.run(tasks.enqueue(messages, lets_in=conn is None), conn)
                 sending.announce(with_calls, messages)
     return sending.results()
 
@@ -216,8 +222,9 @@ class _Sending:
 
     def announce(self, calls: Sequence[Call], messages: Sequence[Message]) -> None:
         if calls:
-            for call, message in zip(calls, messages, strict=True):
-                announce(self.app, call, message)
+            for call, message, key in zip(calls, messages, self.blocks[-1], strict=True):
+                if key == message.id:  # no other task stands for it
+                    announce(self.app, call, message)
 
     def results(self) -> ResultSet:
         ignored = bool(self.options.get("ignore_result", self.task.ignore_result))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 from pgtasks.exceptions import TaskSentBefore
 from pgtasks.message import Message
 from pgtasks.store import tasks
 from pgtasks.store.sql import Query
 
-__all__ = ("aenqueue_canvas", "enqueue_again", "enqueue_canvas")
+__all__ = ("Ask", "aenqueue_canvas", "clear", "enqueue_again", "enqueue_canvas")
+
+#: Runs a query in the transaction under way.
+Ask: TypeAlias = "Callable[[Query[Any]], Any]"
 
 
 def enqueue_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:
@@ -23,22 +26,34 @@ def enqueue_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any]) 
         _enqueue_anew(app, messages, enqueue)
 
 
-def _enqueue_anew(app: Any, messages: Sequence[Message], enqueue: Query[None]) -> None:
-    ended, *_ = app.database.run_together(tasks.clear([message.id for message in messages]), enqueue)
-    if not ended:
-        raise TaskSentBefore(
-            "A task of this canvas was sent before under the same id, and has not ended: nothing was sent. A signature"
-            " that was frozen keeps its id; use a clone of it."
-        )
-
-
 def enqueue_again(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:
     """Enqueue a canvas that was sent before; if all of it has ended it runs once more."""
     try:
-        app.database.run_together(tasks.clear([message.id for message in messages]), tasks.enqueue(messages, edges))
+        _enqueue_anew(app, messages, tasks.enqueue(messages, edges))
     except TaskSentBefore:
         # Part of it has not ended. Then nothing changes, as when a task is sent twice.
         return
+
+
+def _enqueue_anew(app: Any, messages: Sequence[Message], enqueue: Query[None]) -> None:
+    def anew(ask: Ask) -> None:
+        clear(ask, messages)
+        ask(enqueue)
+
+    try:
+        app.database.transact(anew)
+    except TaskSentBefore as error:
+        raise TaskSentBefore(
+            "A task of this canvas was sent before under the same id, and has not ended, or something that waits for it"
+            " has not: nothing was sent. A signature that was frozen keeps its id; use a clone of it."
+        ) from error
+
+
+def clear(ask: Ask, messages: Iterable[Message]) -> None:
+    """Remove what earlier tasks under the ids of these messages have left, where those are over; part of a transaction."""
+    ids = [message.id for message in messages]
+    ask(tasks.hold(ids))
+    ask(tasks.clear(ids))
 
 
 async def aenqueue_canvas(app: Any, messages: Sequence[Message], edges: Iterable[Any]) -> None:

@@ -20,7 +20,8 @@ from pgtasks._state import get_current_task
 from pgtasks.exceptions import EncodeError, ImproperlyConfigured
 from pgtasks.joining import Meta, ResultBase
 from pgtasks.message import Message, id_of, own_spelling
-from pgtasks.store.tasks import StateRow, Stored
+from pgtasks.store.results import Stored
+from pgtasks.store.tasks import StateRow
 
 __all__ = ("ResultCodec",)
 
@@ -157,13 +158,13 @@ def _children_of(stored: Stored) -> list[Any] | None:
 
 def _released(stored: Stored) -> Iterator[Any]:
     """What this task has called by ending, as tuples: tasks, and groups with their results."""
-    groups: dict[str, dict[int, str]] = {}
     released = [
         (task_id, group_id, json.loads(options) if options else {})
         for task_id, group_id, options in zip(
             stored.released or (), stored.released_groups or (), stored.released_options or (), strict=True
         )
     ]
+    groups: dict[str, dict[int, Any]] = {}
     # Callbacks are called before the next step.
     for task_id, group_id, said in sorted(released, key=lambda each: each[2].get("role") != "callback"):
         if said.get("role") in ("body", "member"):
@@ -171,12 +172,18 @@ def _released(stored: Stored) -> Iterator[Any]:
             continue
         begins = said.get("begins")
         if begins is None:
-            yield [task_id, None], None
+            groups[task_id] = {}
             continue
         group, member, place = (group_id, task_id, begins) if isinstance(begins, int) else begins
         groups.setdefault(str(group), {})[place] = member
-    for group, members in groups.items():
-        yield [group, None], [[[member, None], None] for _, member in sorted(members.items())]
+    for called, members in groups.items():
+        shown = [_tuple_of(members[place]) for place in sorted(members)]
+        # As in Celery, a group of nothing but a chain that ends in a group is shown as that group.
+        yield shown[0] if len(shown) == 1 and shown[0][1] is not None else ([called, None], shown or None)
+
+
+def _tuple_of(member: Any) -> Any:
+    return member if isinstance(member, list) else [[member, None], None]
 
 
 def _known_compression(name: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Messages that are collected instead of sent, to be sent in one transaction with something else."""
+"""Collect messages instead of sending them, so that they can be sent in one transaction with other statements."""
 
 from __future__ import annotations
 

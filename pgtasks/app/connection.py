@@ -1,8 +1,8 @@
 """`app.connection()`: the database behind the interface of a kombu connection.
 
 Health checks ask a broker connection whether it can connect, and monitoring asks it how long a queue is;
-tasks are published with `connection=` or `producer=` handed through. All of that works here. There is no wire
-to speak AMQP on: what would need one (consumers, `Producer.publish`) is not there.
+tasks are published with `connection=` or `producer=` handed through. All of that works here. What speaks of messages that
+are no tasks, `publish` and the consumers of `bootsteps.ConsumerStep`, goes by kombu's own connection, `of_kombu`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Connection:
     def __init__(self, app: Any, database: Database) -> None:
         self.app = app
         self._database = database
+        self._kombu: Any = None
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Self:
         """Make sure that the database answers; raises `OperationalError` when it does not.
@@ -68,6 +69,22 @@ class Connection:
         except OperationalError:
             return False
         return True
+
+    def of_kombu(self) -> Any:
+        """A connection of kombu itself to the database, by the transport that is registered for it."""
+        from kombu.connection import Connection as KombuConnection  # slow, and hardly ever needed
+
+        return KombuConnection(f"pgtasks+{self._database.url}")
+
+    def Producer(self, channel: Any = None, **options: Any) -> Any:
+        """A producer of kombu's, for messages that are made by hand; of use until this is closed."""
+        self._kombu = self._kombu or self.of_kombu()
+        return self._kombu.Producer(**options)
+
+    def publish(self, body: Any, **options: Any) -> None:
+        """Send a message that is no task, as kombu's producers do."""
+        with self.of_kombu() as connection:
+            connection.Producer().publish(body, **options)
 
     def as_uri(self, include_password: bool = False, **kwargs: Any) -> str:
         url = self._database.url
@@ -97,7 +114,10 @@ class Connection:
         return int(ready + scheduled)
 
     def close(self) -> None:
-        """Nothing to do: the app's connections are shared, and closed with it."""
+        """Close what producers of kombu's use; the app's connections are shared, and closed with it."""
+        if self._kombu is not None:
+            self._kombu.release()
+            self._kombu = None
 
     release = close
 

@@ -1,7 +1,7 @@
-"""`task.request`: what a running task is told about its call.
+"""`task.request`: the context of the call that a running task executes.
 
-A context is an open record: the attributes below have defaults, and a caller or the task may `update` it with
-any others. Keys that are not known here are the custom headers of the message, found again in `headers`.
+A context is an open record: the attributes below have defaults, and a caller or the task may add any others with
+`update`. Keys that are not known here are custom headers of the message; they are in `headers` as well.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from kombu.matcher import match as _match
 from pgtasks.app import pidbox
 from pgtasks.exceptions import DuplicateNodenameWarning, TaskRevokedError
 from pgtasks.message import id_of
+from pgtasks.platforms import signal_name
 from pgtasks.serialization import accepted, decode, encode, encode_exception
 from pgtasks.store import fleet, letters, tasks
 from pgtasks.store.database import Database
@@ -53,7 +54,7 @@ def purge(app: Any, queues: Sequence[str]) -> int:
 
 
 def revoke(database: Database, task_ids: Sequence[str], signal: str = "") -> None:
-    """Revoke tasks, whoever has them; with the name of a signal, those that run are killed by it."""
+    """Revoke tasks, waiting or claimed; with the name of a signal, running ones are killed by it."""
     keys = [id_of(task_id) for task_id in task_ids]
     workers = database.run(tasks.revoke(keys, _revoked(), signal))
     if workers:
@@ -135,7 +136,7 @@ class Inspect:
         return by_node
 
     def ping(self, destination: Sequence[str] | None = None) -> Any:
-        """`{'ok': 'pong'}` of every worker that is there."""
+        """`{'ok': 'pong'}` from every live worker."""
         if destination:
             self.destination = destination
         return self._request("ping")
@@ -232,7 +233,7 @@ class Control:
         task_id: str | Iterable[str],
         destination: Any = None,
         terminate: bool = False,
-        signal: str = TERM_SIGNAME,
+        signal: str | int | None = TERM_SIGNAME,
         *,
         conn: Any = None,
         **kwargs: Any,
@@ -240,14 +241,16 @@ class Control:
         """End tasks that wait as REVOKED; with `terminate`, kill those that run by `signal`.
 
         Without `terminate` a task that runs already is left to end. A task that is sent later under one of the ids
-        does not run either. Holds everywhere, whatever `destination` says. With `conn` it is part of the transaction which that
+        does not run either. Holds everywhere, whatever `destination` says. A signal that there is not raises ValueError.
+        With `conn` it is part of the transaction which that
         holds: done when that commits, and nobody is asked for a reply.
         """
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
+        signal = signal_name(signal or TERM_SIGNAME)
         if conn is not None:
             keys = [id_of(one) for one in ids]
-            return self.app.database.run(tasks.revoke_at_commit(keys, str(signal) if terminate else ""), conn)
-        revoke(self.app.database, ids, str(signal) if terminate else "")
+            return self.app.database.run(tasks.revoke_at_commit(keys, signal if terminate else ""), conn)
+        revoke(self.app.database, ids, signal if terminate else "")
         arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", destination=destination, arguments=arguments, **kwargs)
 

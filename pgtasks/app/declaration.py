@@ -1,4 +1,4 @@
-"""From functions and classes to tasks in an app's registry."""
+"""Turn functions and classes into tasks in an app's registry."""
 
 from __future__ import annotations
 

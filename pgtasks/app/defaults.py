@@ -81,9 +81,15 @@ NAMESPACES: dict[str, Any] = {
         transport=_none(None, "string", "The transport is Postgres."),
         transport_options=_none({}, "dict", "There are no visibility timeouts or priority steps to set."),
         connection_timeout=_none(4, "float", _CONNECTION),
-        connection_retry=_none(True, "bool", _CONNECTION),
-        connection_retry_on_startup=_none(None, "bool", _CONNECTION),
-        connection_max_retries=_none(100, "int", _CONNECTION),
+        connection_retry=Option(
+            True, "bool", "Says what broker_connection_retry_on_startup does not; a running worker always waits."
+        ),
+        connection_retry_on_startup=Option(
+            None, "bool", "A worker that starts waits for a server that cannot be reached yet; None: broker_connection_retry."
+        ),
+        connection_max_retries=Option(
+            100, "int", "How often a worker that starts tries again to reach the server; 0 or None: for ever."
+        ),
         channel_error_retry=_none(False, "bool", _CONNECTION),
         failover_strategy=_none(None, "string", "Name several hosts in the URL; libpq tries them in turn."),
         heartbeat=_none(120, "int", "See worker_lease."),

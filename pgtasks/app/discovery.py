@@ -15,7 +15,7 @@ _ATTRIBUTES = ("app", "celery")
 def find_app(
     app: str, symbol_by_name: Callable[..., Any] = symbol_by_name, imp: Callable[..., Any] = import_from_cwd
 ) -> Any:
-    """Return the app that a name stands for.
+    """Import and return the app that a name such as `proj.celery:app` refers to.
 
     `proj.celery:app` and `proj.celery.app` name an object. A module stands for its attribute `app`, or
     `celery`, or, if it is a package, for what its submodule `celery` stands for, or else for the first app in

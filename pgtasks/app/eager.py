@@ -13,6 +13,7 @@ from pgtasks import _state, states
 from pgtasks.app import trace
 from pgtasks.app.context import Context
 from pgtasks.app.linked import call_errbacks, publish_callbacks
+from pgtasks.canvas.steps import callbacks_of, errbacks_of
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import Retry
 from pgtasks.message import new_id
@@ -134,8 +135,8 @@ def _request(
         "logfile": logfile,
         "loglevel": loglevel or 0,
         "hostname": gethostname(),
-        "callbacks": maybe_list(link),
-        "errbacks": maybe_list(link_error),
+        "callbacks": callbacks_of(task.name, link, task._get_app()) or None,
+        "errbacks": errbacks_of(task.name, link_error, task._get_app()) or None,
         "headers": headers,
         "timelimit": None if limits == [None, None] else limits,
         "ignore_result": options.get("ignore_result", task.ignore_result),

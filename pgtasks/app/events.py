@@ -1,4 +1,4 @@
-"""`app.events`: sending, receiving and keeping account of monitoring events."""
+"""`app.events`: send, receive and aggregate monitoring events."""
 
 from __future__ import annotations
 

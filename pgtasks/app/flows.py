@@ -12,10 +12,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from pgtasks.app.collecting import collects_unique
+from pgtasks.app.collecting import collects_unique, is_collecting
 from pgtasks.exceptions import AlreadyEnqueued, ImproperlyConfigured
 from pgtasks.flow import Debounce, Flow, Unique, check_names, key_text
 from pgtasks.message import Message, UniqueKey
@@ -24,9 +25,9 @@ from pgtasks.store.flows import Taken
 from pgtasks.store.sql import Query
 
 __all__ = (
-    "FLOW_OPTIONS", "Controlled", "asend_unique", "asend_unique_canvas", "controlled", "declared_flows", "is_anothers",
-    "is_repeatable", "may_be_one", "place_of", "read_declaration", "send_unique", "send_unique_canvas",
-    "take_places", "with_flow_key",
+    "FLOW_OPTIONS", "Controlled", "asend_unique", "asend_unique_canvas", "asend_uniques", "controlled", "declared_flows",
+    "go_alone", "is_anothers", "is_repeatable", "place_of", "read_declaration", "send_unique", "send_unique_canvas",
+    "send_uniques", "take_places", "with_flow_key",
 )  # fmt: skip
 
 #: Options of a call that are about flow control.
@@ -148,9 +149,10 @@ def place_of(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], own_key:
 # -- sending unique and debounced calls
 
 
-def may_be_one(task: Any, options: Mapping[str, Any]) -> bool:
-    """May calls of a task with these options be one? Then each is sent by itself."""
-    return any(options.get(name, getattr(task, name)) not in (None, False) for name in ("unique", "debounce"))
+def go_alone(task: Any, options: Mapping[str, Any]) -> bool:
+    """Are many calls with these options sent one by one? Each debounced one may change a task that waits."""
+    said = {name: options.get(name, getattr(task, name)) not in (None, False) for name in ("unique", "debounce")}
+    return said["debounce"] or (said["unique"] and is_collecting())
 
 
 def is_repeatable(messages: Iterable[Message]) -> bool:
@@ -159,7 +161,7 @@ def is_repeatable(messages: Iterable[Message]) -> bool:
 
 
 def send_unique(app: Any, message: Message, conn: Any) -> UUID:
-    """Enqueue a call unless an existing task stands for it; gives the id of the task that does."""
+    """Enqueue a unique call unless a task holds its key; returns the id of the task that holds it now."""
     if collects_unique([message]):
         return message.id
     take, enqueue = _queries(message, conn)
@@ -181,6 +183,55 @@ async def asend_unique(app: Any, message: Message, conn: Any) -> UUID:
     if taken:
         await app.adatabase.run(enqueue, conn)
     return _holder(message, taken)
+
+
+def send_uniques(app: Any, messages: Sequence[Message], conn: Any) -> list[UUID]:
+    """Enqueue many calls of a task, each unless an existing one stands for it; gives the tasks that do, in their order.
+
+    They are one transaction. Where an error is wanted instead of another's result, all are sent or none.
+    """
+    work = partial(_send_uniques, messages, conn is None)
+    return app.database.transact(work) if conn is None else work(partial(app.database.run, conn=conn))
+
+
+async def asend_uniques(app: Any, messages: Sequence[Message], conn: Any) -> list[UUID]:
+    """`send_uniques` for coroutines."""
+    if conn is None:
+        return await asyncio.to_thread(send_uniques, app, messages, None)
+    take, read = _taking_of(messages)
+    own, holders = read(await app.adatabase.run(take, conn))
+    if own:
+        await app.adatabase.run(tasks.enqueue(own, lets_in=False), conn)
+    return holders
+
+
+def _send_uniques(messages: Sequence[Message], lets_in: bool, ask: Callable[[Query[Any]], Any]) -> list[UUID]:
+    take, read = _taking_of(messages)
+    own, holders = read(ask(take))
+    if own:
+        ask(tasks.enqueue(own, lets_in=lets_in))
+    return holders
+
+
+def _taking_of(messages: Sequence[Message]) -> tuple[Query[Any], Callable[[Any], tuple[list[Message], list[UUID]]]]:
+    """What takes the keys of calls, and how to read from its answer those to be sent and the tasks that stand for all."""
+    keyed = [(message, message.unique) for message in messages if message.unique is not None]
+    if any(key.raises for _, key in keyed):
+        take, names = _take_all(messages)
+
+        def checked(taken: Taken) -> tuple[list[Message], list[UUID]]:
+            _check_all(taken, names)
+            return list(messages), list(taken.holders)
+
+        return take, checked
+    # Of those with one key the first stands for all.
+    first = {key.key: (message, key) for message, key in reversed(keyed)}
+
+    def read(holders: dict[str, UUID]) -> tuple[list[Message], list[UUID]]:
+        own = [message for message, key in keyed if holders[key.key] == message.id]
+        return own, [holders[key.key] for _, key in keyed]
+
+    return flows.take_each([(message.id, key) for message, key in first.values()]), read
 
 
 def _queries(message: Message, conn: Any) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ in it can be run again (`redrive`), and from any of its tasks on, it can be run 
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,11 +17,14 @@ from uuid import UUID
 
 from pgtasks.canvas.undoing import UNDO
 from pgtasks.exceptions import ImproperlyConfigured
-from pgtasks.message import Message, id_of, new_id
+from pgtasks.message import Claim, Message, id_of, new_id
 from pgtasks.store import graphs, tasks
 from pgtasks.store.graphs import GraphNode
 
-__all__ = ("CanvasGraph", "fork", "load", "redrive")
+__all__ = ("AS_SENT", "CanvasGraph", "fork", "load", "redrive", "written_down")
+
+#: Among the options of a message that was made anew, by a retry or a replacement: how the task was called before.
+AS_SENT = "as_sent"
 
 _COLOURS = {
     "SUCCESS": "#2e7d32",
@@ -184,7 +188,7 @@ def redrive(app: Any, task_id: str) -> int:
     while tasks of the canvas have not ended, and where something failed that was undone.
     """
     graph = _known(app, task_id)
-    unfinished = [node for node in graph.nodes if node.result_state is None]
+    unfinished = [node for node in graph.nodes if node.result_state is None or node.is_claimed]
     if unfinished:
         raise ImproperlyConfigured(
             f"{len(unfinished)} of {len(graph.nodes)} tasks of this canvas have not ended, such as"
@@ -196,7 +200,7 @@ def redrive(app: Any, task_id: str) -> int:
         if failed and not undos:
             raise ImproperlyConfigured(f"The canvas of task {task_id} has failed and was undone. Send it again.")
         failed = undos
-    redriven: int = app.database.run(graphs.redrive(graph.by_id, failed))
+    redriven: int = app.database.run_together(tasks.hold(graph.by_id), graphs.redrive(graph.by_id, failed))[-1]
     return redriven
 
 
@@ -219,7 +223,7 @@ def fork(app: Any, task_id: str, from_node: str | None = None) -> dict[str, str]
     copied = {start, *graph.successors(start)}
     _check_inputs(graph, copied)
     new_ids = {old: new_id(old) for old in copied}
-    copies = [_copy(message, new_ids) for message in app.database.run(graphs.messages(copied))]
+    copies = [_copy(_as_sent(message), new_ids) for message in app.database.run(graphs.messages(copied))]
     edges = [
         _Edge(new_ids[old], new_ids.get(pred, pred), position)
         for old in copied
@@ -240,6 +244,29 @@ def _check_inputs(graph: CanvasGraph, copied: Iterable[UUID]) -> None:
             raise ImproperlyConfigured(
                 f"A fork from here needs the result of task {pred}, which is {state}. Fork from that task, or redrive."
             )
+
+
+def written_down(call: Claim) -> dict[str, Any]:
+    """A call that takes results, as JSON: its message is about to be made anew, with the results among the arguments."""
+    return {
+        **{name: getattr(call, name) for name in ("name", "content_type", "content_encoding", "inputs", "queue")},
+        "priority": -call.rank,
+        "payload": b64encode(call.payload).decode(),
+        "options": call.options.decode("utf-8", "surrogatepass") if call.options else None,
+    }
+
+
+def _as_sent(message: Message) -> Message:
+    """The message as it was before the task was retried, or replaced: what it gets may be others' results this time."""
+    sent = json.loads(message.options).get(AS_SENT) if message.options else None
+    if sent is None:
+        return message
+    options = sent["options"]
+    written = {
+        "payload": b64decode(sent["payload"]),
+        "options": None if options is None else options.encode("utf-8", "surrogatepass"),
+    }
+    return replace(message, **{**sent, **written})
 
 
 def _copy(message: Message, new_ids: dict[UUID, UUID]) -> Message:

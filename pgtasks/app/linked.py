@@ -1,4 +1,4 @@
-"""What a task's end sets off: callbacks on success, errbacks on failure."""
+"""Callbacks and errbacks: what runs because a task succeeded or failed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from pgtasks.canvas import chain, group, maybe_signature
+from pgtasks.canvas.steps import in_groups
 from pgtasks.exceptions import NotRegistered
 from pgtasks.message import id_of
 from pgtasks.utils.functional import arity_greater, noop
@@ -23,12 +24,7 @@ def publish_callbacks(app: Any, request: Any, retval: Any) -> None:
     """Apply the callbacks to the return value, then the next step of the chain."""
     options = _descent(app, request)
     callbacks = [maybe_signature(callback, app=app) for callback in request.callbacks or ()]
-    if len(callbacks) > 1:
-        # Groups trail their own results; the others become one group, so that they are trailed once.
-        groups = [sig for sig in callbacks if isinstance(sig, group)]
-        plain = [sig for sig in callbacks if not isinstance(sig, group)]
-        callbacks = [*groups, group(plain, app=app)] if plain else groups
-    for callback in callbacks:
+    for callback in in_groups(callbacks, app):
         callback.apply_async((retval,), **options)
     if request.chain:
         # The rest of a chain that Celery itself has sent, the last step first; from here on it is a canvas of rows.

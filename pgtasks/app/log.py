@@ -3,7 +3,7 @@
 A worker or beat calls `setup` once per process. Unless a receiver of the `setup_logging` signal took
 charge, the root logger and "celery.task" each get one handler, to stderr or a file, in the formats of the
 `worker_log_format` and `worker_task_log_format` settings, or as JSON; stdout and stderr are then turned into log
-records. `worker_hijack_root_logger` decides whether handlers that were there before are thrown out. The
+records. `worker_hijack_root_logger` decides whether existing handlers are removed. The
 rules are Celery's (user guide, "Logging").
 """
 
@@ -13,6 +13,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from logging.handlers import WatchedFileHandler
 from typing import IO, Any
 
@@ -48,6 +50,8 @@ class Logging:
 
     #: Whether this process has been set up, by whichever app: a second set-up would double every line.
     _setup = False
+    #: Sets up a pool process anew, where each has a log file of its own.
+    _setup_anew: Callable[[], Any] | None = None
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -81,6 +85,10 @@ class Logging:
     ) -> Any:
         """Set up logging, output redirection and warnings; returns what `setup_logging_subsystem` returns."""
         loglevel = mlevel(loglevel)
+        if isinstance(logfile, str) and ("%i" in logfile or "%I" in logfile):
+            self._setup_anew = partial(
+                self.setup, loglevel, logfile, redirect_stdouts, redirect_level, colorize, hostname
+            )
         handled = self.setup_logging_subsystem(loglevel, logfile, colorize=colorize, hostname=hostname)
         if not handled and redirect_stdouts:
             self.redirect_stdouts(redirect_level)
@@ -93,6 +101,12 @@ class Logging:
             warnings.filterwarnings("always", category=category)
         logging.captureWarnings(True)
         return handled
+
+    def setup_pool_process(self) -> None:
+        """In a new pool process: log to a file of its own, if the name of the file has the number of the process in it."""
+        if self._setup_anew is not None:
+            self.already_setup = False
+            self._setup_anew()
 
     def setup_logging_subsystem(
         self,
@@ -176,7 +190,7 @@ class Logging:
     # -- stdout and stderr
 
     def redirect_stdouts(self, loglevel: Level = None, name: str = "celery.redirected") -> None:
-        """Log what is printed, and say so in the environment."""
+        """Redirect stdout and stderr to the log, and set CELERY_LOG_REDIRECT in the environment."""
         self.redirect_stdouts_to_logger(get_logger(name), loglevel=loglevel)
         os.environ.update(CELERY_LOG_REDIRECT="1", CELERY_LOG_REDIRECT_LEVEL=str(loglevel or ""))
 

@@ -1,4 +1,4 @@
-"""When a call is due and when it expires, from the options that say so in all the ways Celery knows."""
+"""Read `eta`, `countdown` and `expires` in every form that Celery accepts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def due_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime
     if countdown:
         if isinstance(countdown, timedelta):
             countdown = countdown.total_seconds()
+        if not isinstance(countdown, int | float | str):
+            raise TypeError(f"The countdown is {countdown!r}. Give a number of seconds.")
         return float(countdown), None
     return None, _moment(app, eta) if eta else None
 
@@ -39,5 +41,7 @@ def expiry_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datet
 def _moment(app: Any, value: Any) -> datetime:
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        raise TypeError(f"{value!r} is no moment. Give a datetime, or a string in ISO 8601.")
     aware: datetime = maybe_make_aware(value, app.timezone)
     return min(aware, END_OF_TIME)

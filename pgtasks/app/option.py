@@ -1,4 +1,4 @@
-"""What a setting is: its default, its type, its names, and what pgtasks does with it."""
+"""The declaration of a setting: default, type, names, and whether it has an effect."""
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -10,7 +10,7 @@ __all__ = ("Effect", "Namespace", "Option", "flatten")
 
 
 class Effect(StrEnum):
-    """What becomes of a setting."""
+    """What pgtasks does with a setting."""
 
     HONOURED = "honoured"
     PENDING = "not yet"  # accepted and readable; what it asks for is not built yet

@@ -1,4 +1,4 @@
-"""What many calls of one task have in common, composed once, and whether they have it.
+"""`Pattern`: the part of a message that many calls of one task share, composed once; and whether they share it.
 
 A call of `.delay()` is routed, completed, checked and encoded; for calls that differ in nothing but their
 arguments only the last two have to be done per call. `Pattern` makes their messages, or the statement that

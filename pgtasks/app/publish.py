@@ -38,12 +38,11 @@ from pgtasks.app.protocol import (
 from pgtasks.canvas.calls import Passed, catching, under_way
 from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.plan import asend, send
-from pgtasks.canvas.steps import as_signature, errbacks_of
+from pgtasks.canvas.steps import callbacks_of, errbacks_of
 from pgtasks.exceptions import EncodeError
 from pgtasks.message import Message, id_of, new_id, own_spelling
 from pgtasks.serialization import JSON, Encoded, encode
 from pgtasks.store import tasks
-from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.nodenames import anon_nodename, reply_address
 
 __all__ = (
@@ -301,8 +300,8 @@ def _linked(app: Any, call: Call, link: Any, options: dict[str, Any]) -> Any:
     for option, key in (("root_id", call.root), ("parent_id", call.parent)):
         place[option] = call.extra.get(option) or (str(key) if key else None)
     signature = app.signature(call.name, call.args, call.kwargs, options={**options, **place})
-    for callback in maybe_list(link):
-        signature.link(as_signature(callback, app, f"A callback of {call.name!r}"))
+    for callback in callbacks_of(call.name, link, app):
+        signature.link(callback)
     for errback in call.embed.get("errbacks", ()):
         signature.link_error(errback)
     return signature

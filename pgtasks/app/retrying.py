@@ -1,4 +1,4 @@
-"""`task.retry`: asking to be run again."""
+"""`task.retry`: reschedule the running task."""
 
 from __future__ import annotations
 

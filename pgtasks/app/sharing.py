@@ -1,4 +1,4 @@
-"""Tasks for whatever app there is: `shared_task`, and other ways to the current app."""
+"""`shared_task`, and other ways to use the current app without importing it."""
 
 from __future__ import annotations
 

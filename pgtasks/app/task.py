@@ -58,7 +58,7 @@ class Task(Controlled, Generic[P, R]):
     MaxRetriesExceededError = MaxRetriesExceededError
     OperationalError = OperationalError
 
-    #: Names of the classes by which a worker takes the task over; a worker honours its own kind of `Request`.
+    #: Classes by which a worker takes the task over, or their names; hooks of a `Request` are told what came of it.
     Strategy: Any = "pgtasks.worker.strategy:default"
     Request: Any = "pgtasks.worker.request:Request"
 

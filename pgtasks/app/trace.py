@@ -108,7 +108,7 @@ _NO_EFFECTS = Effects()
 
 
 class Attempt:
-    """What came of running a task once.
+    """The outcome of running a task once.
 
     `retval` is what the body returned or the exception it raised, `einfo` describes the exception. The state
     is IGNORED or REJECTED when the task raised `Ignore` or `Reject`, and None when nothing was decided.

@@ -1,4 +1,4 @@
-"""What is logged of a task's end, and how loudly.
+"""Log messages and levels for the end of a task.
 
 The logger's name, the messages and the `data` of the records are API: people's log handlers, alerts and
 monitoring read them. They are Celery's, word for word.

@@ -111,23 +111,25 @@ def _taken(request: Any) -> Any:
 @contextmanager
 def transaction(source: Any, app: Any) -> Iterator[Any]:
     """Open a transaction of this kind, commit it at the end of the block, and give what writes in it."""
-    with _opened(source, app) as connection:
-        token = ambient.set(connection)
-        try:
-            yield connection
-        finally:
-            ambient.reset(token)
+    with _opened(source, app) as connection, _as_ambient(connection):
+        yield connection
 
 
 @asynccontextmanager
 async def atransaction(source: Any, app: Any) -> AsyncIterator[Any]:
     """`transaction`, for coroutines: on an asynchronous connection, engine or sessionmaker."""
     async with _aopened(source, app) as connection:
-        token = ambient.set(connection)
-        try:
+        with _as_ambient(connection):
             yield connection
-        finally:
-            ambient.reset(token)
+
+
+@contextmanager
+def _as_ambient(connection: Any) -> Iterator[None]:
+    token = ambient.set(connection)
+    try:
+        yield
+    finally:
+        ambient.reset(token)
 
 
 @asynccontextmanager

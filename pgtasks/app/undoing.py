@@ -1,4 +1,4 @@
-"""What `celery.undo` does: send the undos of a failed canvas, once every task it waits for has ended."""
+"""The task `celery.undo`: sends the undos of a failed canvas, once every task it waits for has ended."""
 
 from __future__ import annotations
 

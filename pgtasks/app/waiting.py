@@ -19,8 +19,9 @@ from uuid import UUID
 from pgtasks.exceptions import TimeoutError
 from pgtasks.joining import Meta
 from pgtasks.message import id_of, made_at
+from pgtasks.store.listen import Ended
+from pgtasks.store.results import Stored
 from pgtasks.store.sql import Query
-from pgtasks.store.tasks import Stored
 
 T = TypeVar("T")
 #: A task whose id was made less than this many seconds ago is waited for at once, without a first look at its result.
@@ -29,7 +30,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Wait(NamedTuple):
-    """Wait until some of these tasks have ended, or `timeout_s` seconds; the answer is which have."""
+    """Wait until some of these tasks have ended, or `timeout_s` seconds; the answer is which have, as `Ended`."""
 
     keys: Collection[UUID]
     timeout_s: float | None
@@ -41,7 +42,7 @@ Plan: TypeAlias = Generator[Query[Any] | Wait, Any, T]
 def carry_out(
     plan: Plan[T],
     run: Callable[[Query[Any]], Any],
-    wait: Callable[[Collection[UUID], float | None], set[UUID]],
+    wait: Callable[[Collection[UUID], float | None], Ended],
 ) -> T:
     """Do what a plan needs done, step by step; returns its value."""
     try:
@@ -55,7 +56,7 @@ def carry_out(
 async def acarry_out(
     plan: Plan[T],
     run: Callable[[Query[Any]], Awaitable[Any]],
-    wait: Callable[[Collection[UUID], float | None], Awaitable[set[UUID]]],
+    wait: Callable[[Collection[UUID], float | None], Awaitable[Ended]],
 ) -> T:
     """`carry_out` for coroutines."""
     try:

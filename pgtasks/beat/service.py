@@ -1,12 +1,13 @@
 """The service that runs a scheduler until it is stopped, and the program around it.
 
-Service ask the scheduler, sleep, repeat; the database may be away for a while
-Beat      `pgtasks beat`: logging, banner, signals, a service
-Embedded  `pgtasks worker -B`: a service in a process of its own, which ends with the worker
+Service          asks the scheduler what is due, sleeps, repeats; survives a database that is away for a while
+Beat             `pgtasks beat`: logging, banner, signals, a service
+EmbeddedService  `pgtasks worker -B`: a service in a process of its own, which ends with the worker
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,7 @@ from pgtasks.concurrency.forking import die_with_parent
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError
 from pgtasks.store.database import backoff
 from pgtasks.utils.imports import load_extension_class_names, qualname, symbol_by_name
-from pgtasks.utils.log import get_logger
+from pgtasks.utils.log import get_logger, mlevel
 from pgtasks.utils.text import mask_url
 from pgtasks.utils.time import humanize_seconds
 
@@ -242,7 +243,7 @@ class Beat:
             scheduler=qualname(scheduler),
             info=f"{info}\n" if info else "",
             logfile=self.logfile or "[stderr]",
-            loglevel=self.loglevel,
+            loglevel=logging.getLevelName(mlevel(self.loglevel)),
             interval=humanize_seconds(scheduler.max_interval),
             seconds=scheduler.max_interval,
         )

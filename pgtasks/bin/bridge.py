@@ -19,12 +19,12 @@ from pgtasks import serialization
 from pgtasks.bin.options import COMMA_SEPARATED_LIST, JSON_OBJECT, CeleryCommand, CLIContext, json_option, option
 from pgtasks.exceptions import CeleryCommandException
 from pgtasks.moving.amqp import AmqpSource
-from pgtasks.moving.back import Back
-from pgtasks.moving.forth import Counts, Forth, Until, retake
 from pgtasks.moving.parcel import Source
 from pgtasks.moving.reading import CHORDS, GROUPS, Reader, Unreadable
 from pgtasks.moving.redis import RedisSource
 from pgtasks.moving.results import Results
+from pgtasks.moving.to_broker import ToBroker
+from pgtasks.moving.to_postgres import Counts, ToPostgres, Until, retake
 from pgtasks.platforms import EX_FAILURE, EX_UNAVAILABLE
 from pgtasks.store import moving as store
 from pgtasks.store.database import Database
@@ -71,7 +71,7 @@ def bridge(obj: CLIContext, /, **given: Any) -> None:
     app = obj.app
     target = given["target"] or ""
     if _is_broker(target):
-        _back(obj, app, target, given)
+        _to_broker(obj, app, target, given)
         return
     if given["once"] and given["until_empty"]:
         raise click.UsageError("Give --once or --until-empty, not both.")
@@ -86,13 +86,13 @@ def bridge(obj: CLIContext, /, **given: Any) -> None:
     if given["dry_run"]:
         _dry_run(obj, given, reader, _opened(connect, origin))
     else:
-        _forth(obj, app, given, database, reader, connect, origin)
+        _to_postgres(obj, app, given, database, reader, connect, origin)
 
 
-# -- forth
+# -- to Postgres
 
 
-def _forth(
+def _to_postgres(
     obj: CLIContext,
     app: Any,
     given: dict[str, Any],
@@ -109,29 +109,29 @@ def _forth(
         obj.error(f"Reclaimed from workers that are gone: {source.reclaim()}.")
     source.close()
     progress = _Progress(obj, given["as_json"])
-    forth = Forth(
+    moving = ToPostgres(
         database, reader, connect,
         limit=given["limit"], chords=given["chords"], owes=bool(given["results"]), tell=progress.show,
     )  # fmt: skip
     results = Results(app, database, given["results"]) if given["results"] else None
     if results:
         results.start()
-    _stop_on_signals(forth.stop)
+    _stop_on_signals(moving.stop)
     until: Until = "once" if given["once"] else "empty" if given["until_empty"] else "stopped"
     try:
-        counts = forth.run(until)
+        counts = moving.run(until)
     finally:
         if results:
             results.stop()
-    _summary(obj, given, forth, counts, results)
+    _summary(obj, given, moving, counts, results)
 
 
 def _summary(
-    obj: CLIContext, given: dict[str, Any], forth: Forth, counts: Counts, results: Results | None
+    obj: CLIContext, given: dict[str, Any], moving: ToPostgres, counts: Counts, results: Results | None
 ) -> None:
-    standing = forth.standing()
-    aside = len(forth.database.run(store.aside(10_000)))
-    forth.close()
+    standing = moving.standing()
+    aside = len(moving.database.run(store.aside(10_000)))
+    moving.close()
     facts = {
         "taken": counts.taken, "following": counts.following, "queues": counts.by_queue, "aside": counts.aside,
         "left": counts.left, "waiting": dict(standing.waiting), "held": standing.held,
@@ -217,27 +217,27 @@ def _dry_run(obj: CLIContext, given: dict[str, Any], reader: Reader, source: Sou
     _say(obj, given, facts, "\n".join(lines))
 
 
-# -- back
+# -- to the broker
 
 
-def _back(obj: CLIContext, app: Any, target: str, given: dict[str, Any]) -> None:
+def _to_broker(obj: CLIContext, app: Any, target: str, given: dict[str, Any]) -> None:
     origin = given["origin"]
     if origin and not as_conninfo(origin):
         raise click.UsageError("Between two brokers there is no bridge: --from or --to must be a Postgres.")
     queues = given["queues"] or sorted(app.amqp.queues)
-    back = Back(
+    moving = ToBroker(
         app, _database(app, origin or ""), target, queues,
         limit=given["limit"], options=_transport_options(app, given), tell=lambda moved: None,
     )  # fmt: skip
-    before = back.staying()
+    before = moving.staying()
     if given["dry_run"]:
         text = ", ".join(f"{why} {number}" for why, number in sorted(before.items())) or "nothing"
-        _say(obj, given, before, f"In {', '.join(queues)}: {text}. Those that wait can be moved to {back.name}.")
+        _say(obj, given, before, f"In {', '.join(queues)}: {text}. Those that wait can be moved to {moving.name}.")
         return
-    _stop_on_signals(back.stop)
-    moved = back.run()
-    after = {why: number for why, number in back.staying().items() if why != "waiting"}
-    lines = [f"Moved to {back.name}: {moved}."]
+    _stop_on_signals(moving.stop)
+    moved = moving.run()
+    after = {why: number for why, number in moving.staying().items() if why != "waiting"}
+    lines = [f"Moved to {moving.name}: {moved}."]
     if after:
         named = ", ".join(f"{number} {why}" for why, number in sorted(after.items()))
         lines.append(f"Left here, since only pgtasks can finish them: {named}. Keep a worker until they have ended.")

@@ -10,6 +10,7 @@ from kombu.utils.json import dumps
 
 from pgtasks.bin.options import CeleryCommand, CLIContext
 from pgtasks.bin.remote import compile_arguments, list_option, remote_options, require_replies, say_reply
+from pgtasks.worker.panel import Panel
 
 #: Commands about tasks, stored as rows: they hold whether or not a worker is running.
 _DURABLE = {"revoke", "terminate"}
@@ -32,6 +33,8 @@ def control(
     """
     obj: CLIContext = ctx.obj
     arguments = compile_arguments("control", command, ctx.args)
+    if command == "terminate" and "signal" not in arguments:
+        raise click.UsageError(f"Command 'terminate' takes arguments: {Panel.meta[command].signature}")
     callback = None if json else partial(say_reply, obj)
     waiting = {"reply": True, "timeout": timeout, "destination": destination, "callback": callback}
     if command in _DURABLE:

@@ -126,7 +126,8 @@ class CeleryCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            # The usage line names the arguments; newer releases of click give them an empty record as well.
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 groups.setdefault(getattr(param, "help_group", None) or "Options", []).append(record)
         for name, records in groups.items():
@@ -241,6 +242,7 @@ JSON_OBJECT = JsonObject()
 ISO8601 = ISO8601DateTime()
 ISO8601_OR_FLOAT = ISO8601DateTimeOrFloat()
 LOG_LEVEL = LogLevel()
+COMMA_SEPARATED_LIST = CommaSeparatedList()
 LOG_FORMATS = ("text", JSON)
 
 
@@ -250,7 +252,6 @@ def set_log_format(app: Any, chosen: str | None) -> None:
         app.conf.worker_log_format = JSON
     elif chosen is not None and app.conf.worker_log_format == JSON:
         app.conf.worker_log_format = DEFAULTS["worker_log_format"]
-COMMA_SEPARATED_LIST = CommaSeparatedList()
 
 
 def option(*names: str, heading: str | None = None, **attributes: Any) -> Callable[[Command], Command]:

@@ -7,6 +7,7 @@ cannot be turned off), `-O fair` (tasks are always handed to free slots only).
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -25,8 +26,13 @@ from pgtasks.bin.options import (
     option,
     set_log_format,
 )
+from pgtasks.exceptions import ImproperlyConfigured, OperationalError
+from pgtasks.platforms import EX_FAILURE
+from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename, host_format
 from pgtasks.worker.supervisor import Worker
+
+logger = get_logger("celery.worker")
 
 POOLS = ("prefork", "threads", "aio", "gevent", "solo", "processes")
 
@@ -186,8 +192,25 @@ def worker(ctx: click.Context, /, hostname: str, **options: Any) -> None:
         # Among lines of JSON a banner would be in the way.
         quiet = obj.quiet or obj.app.conf.worker_log_format == JSON
         worker = Worker(obj.app, hostname=hostname, no_color=obj.no_color or None, quiet=quiet, **options)
-        status = worker.start()
+        status = _run(worker, options["logfile"])
     ctx.exit(status)
+
+
+def _run(worker: Worker, logfile: str | None) -> int:
+    try:
+        return worker.start()
+    except click.ClickException:
+        raise
+    except (OperationalError, ImproperlyConfigured) as exc:
+        if logfile:
+            # The command tells it in a line: whoever started it is to see that too, and not the log alone.
+            logger.critical("Cannot go on: %s", exc)
+            sys.stderr = sys.__stderr__
+        raise
+    except Exception as exc:
+        # As one record: what the interpreter writes to a stderr that is logged comes in pieces, each a record.
+        logger.critical("Unrecoverable error: %r", exc, exc_info=True)
+        return EX_FAILURE
 
 
 def _beat(app: Any, options: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ import click
 from pgtasks.exceptions import CeleryCommandException, WorkflowError
 from pgtasks.platforms import EX_FAILURE
 from pgtasks.store.runs import Found, Sight
-from pgtasks.workflow import care, replaying
+from pgtasks.workflow import operations, replaying
 from pgtasks.workflow.timeline import draw, span_text
 
 _MOST = 1_000_000
@@ -85,10 +85,10 @@ def _found(
     app: Any, names: Sequence[str], states: Sequence[str], since: datetime | None, limit: int
 ) -> list[Found]:
     """The runs that a filter finds; says so when it names what is not known here, and finds nothing."""
-    found = care.find(app, names, list(states) or None, since, min(limit, _MOST))
-    unknown = [name for name in names if name not in care.names(app)]
+    found = operations.find(app, names, list(states) or None, since, min(limit, _MOST))
+    unknown = [name for name in names if name not in operations.names(app)]
     if unknown and not found:
-        known = ", ".join(care.names(app)) or "none"
+        known = ", ".join(operations.names(app)) or "none"
         click.echo(f"No workflow is named {', '.join(unknown)} here. This app has: {known}.", err=True)
     return found
 
@@ -108,8 +108,8 @@ def _counted(count: int, what: str = "run") -> str:
 def show(ctx: Any, run_id: str) -> None:
     """Show a run and draw when each of its steps ran."""
     app = ctx.obj.app
-    sight = _readably(lambda: care.look(app, run_id))
-    lines = care.history(app, run_id)
+    sight = _readably(lambda: operations.look(app, run_id))
+    lines = operations.history(app, run_id)
     until = f", wakes at {sight.wakes_at:%Y-%m-%d %H:%M:%S}" if sight.wakes_at else ""
     lasted = span_text(((sight.done_at or sight.now) - sight.created_at).total_seconds())
     click.echo(f"{sight.name}  {sight.state}{until}")
@@ -129,7 +129,7 @@ def show(ctx: Any, run_id: str) -> None:
 @click.pass_context
 def steps(ctx: Any, run_id: str) -> None:
     """Print the steps of a run, one JSON object per line."""
-    document = json.loads(_readably(lambda: care.export(ctx.obj.app, run_id)))
+    document = json.loads(_readably(lambda: operations.export(ctx.obj.app, run_id)))
     for step in document["steps"]:
         click.echo(json.dumps(step))
 
@@ -170,7 +170,7 @@ def _chosen(
     `default` are the states when none is named. A run that was named must be there.
     """
     if ids:
-        return {each: _line(_readably(partial(care.look, app, each))) for each in ids}
+        return {each: _line(_readably(partial(operations.look, app, each))) for each in ids}
     if not (names or states or since):
         raise click.UsageError("Name runs by their ids, or choose them by --name, --state or --since.")
     found = _found(app, names, states or default, since, limit)
@@ -200,7 +200,7 @@ def cancel(ctx: Any, ids: Any, names: Any, states: Any, since: Any, limit: int, 
     """Cancel runs: their undo steps run, and their children are cancelled."""
     app = ctx.obj.app
     chosen = _chosen(app, ids, names, states, since, limit, _OPEN_STATES)
-    ended = [each for each in ids if care.look(app, each).done_at is not None]
+    ended = [each for each in ids if operations.look(app, each).done_at is not None]
     if not _shown_only(chosen, dry_run):
         left = [each for each in chosen if each not in ended]
         if left:
@@ -216,7 +216,7 @@ def redrive(ctx: Any, ids: Any, names: Any, states: Any, since: Any, limit: int,
     app = ctx.obj.app
     chosen = _chosen(app, ids, names, states, since, limit, ("FAILURE",))
     if not _shown_only(chosen, dry_run):
-        again = care.redrive(app, chosen)
+        again = operations.redrive(app, chosen)
         click.echo(f"{_counted(len(again), 'task')} {'runs' if len(again) == 1 else 'run'} again")
         if ids and not again:
             raise CeleryCommandException(
@@ -236,7 +236,7 @@ def fork(
     chosen = _chosen(app, ids, names, states, since, limit)
     if not _shown_only(chosen, dry_run):
         for each in chosen:
-            click.echo(_readably(partial(care.fork, app, each, from_step)))
+            click.echo(_readably(partial(operations.fork, app, each, from_step)))
 
 
 @workflow.command("rewind")
@@ -251,7 +251,7 @@ def rewind(
     chosen = _chosen(app, ids, names, states, since, limit)
     if not _shown_only(chosen, dry_run):
         for each in chosen:
-            _readably(partial(care.rewind, app, each, to_step))
+            _readably(partial(operations.rewind, app, each, to_step))
         click.echo(f"rewound {_counted(len(chosen))}")
 
 
@@ -260,7 +260,7 @@ def rewind(
 @click.pass_context
 def export(ctx: Any, run_id: str) -> None:
     """Print a run as JSON, its call and its history, for `pgtasks replay`."""
-    click.echo(_readably(lambda: care.export(ctx.obj.app, run_id)))
+    click.echo(_readably(lambda: operations.export(ctx.obj.app, run_id)))
 
 
 @click.command("replay")

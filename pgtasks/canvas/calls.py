@@ -1,7 +1,7 @@
-"""A call on its way through a project's own code: an overridden `Task.apply_async`, an app's own `send_task`.
+"""Run the calls of a canvas through a project's own code: an overridden `Task.apply_async` or `app.send_task`.
 
-A canvas is planned as a whole, without sending its tasks one by one. Who overrides one of these methods, or patches it
-as monitoring libraries do, wants to see every call and change it all the same. So the call of such a task is made as
+A canvas is planned as a whole, without sending its tasks one by one. A project that overrides one of these methods, or
+a monitoring library that patches it, still expects to see and change every call. So the call of such a task is made as
 Celery would make it, and caught where it would be written:
 
     as_called -> task.apply_async (theirs) -> ours -> app.send_task -> publish -> catch

@@ -21,7 +21,7 @@ from pgtasks.canvas.links import with_callbacks
 from pgtasks.canvas.plan import asend, send
 from pgtasks.canvas.signature import Entry, Signature, maybe_signature, without_nones
 from pgtasks.canvas.stamping import StampingVisitor
-from pgtasks.canvas.steps import first_of
+from pgtasks.canvas.steps import body_of, first_of
 from pgtasks.exceptions import CPendingDeprecationWarning
 from pgtasks.joining import allow_join_result
 from pgtasks.utils.functional import _regen
@@ -181,13 +181,14 @@ class _chord(Signature):
         self, args: Any = None, kwargs: Any = None, propagate: bool = True, body: Any = None, **options: Any
     ) -> Any:
         """Run the header, then the body with its results, here and now."""
+        body = body_of(body or self.body, self.app)
         header = self.tasks.clone() if is_group(self.tasks) else group(self.tasks, app=self.app)
         results = header.apply(args or (), kwargs or {}).get(propagate=propagate)
-        return (body or self.body).apply(args=(results,))
+        return body.apply(args=(results,))
 
     def _apply_eagerly(self, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         kwargs = {**self.kwargs.get("kwargs", {}), **(kwargs or {})}
-        body = kwargs.pop("body", None) or self.body
+        body = body_of(kwargs.pop("body", None) or self.body, self.app)
         inherited = {key: options[key] for key in options if key not in ("link", "link_error", "parent_id")}
         callbacks = {**self.options, **options}
         body = with_callbacks(body.clone(**inherited), callbacks.get("link"), callbacks.get("link_error"))

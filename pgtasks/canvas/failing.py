@@ -1,4 +1,4 @@
-"""How a failure spreads through a canvas: what becomes of the tasks that can now never run.
+"""How a failure spreads through a canvas: the state and error of the tasks that can now never run.
 
     a ── b                 b is the next step: it fails with a's error
     a ─┬ b                 b is a chord's body: it fails with ChordError, its errbacks are called
@@ -47,7 +47,7 @@ class Fall(NamedTuple):
 
 
 def falls(failed: UUID, public_id: str, error: BaseException, waiting: Iterable[Waiting]) -> Iterator[Fall]:
-    """Say what becomes of everything that waits, directly or not, for a task that failed.
+    """Return the casualties of a failure: the end of each task that waits, directly or not, for the failed one.
 
     `waiting` comes nearest first. A task in it more than once, since several of its predecessors fall, falls once.
     """

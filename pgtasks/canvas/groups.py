@@ -1,8 +1,8 @@
-"""`group`: tasks that run side by side.
+"""`group`: tasks that run in parallel.
 
 A group has no task of its own. Sending it sends its members, nested groups unrolled, and gives a
-`GroupResult`. A group followed by anything becomes a chord. The members may come from a generator, which
-stays unread as long as possible.
+`GroupResult`. A group with a successor becomes a chord. The members may come from a generator, which is
+consumed as late as possible.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pgtasks.utils.functional import _regen, regen
 from pgtasks.utils.text import remove_repeating_from_task
 
 
-def _several(members: Any) -> Any:
+def _several(members: Any, whole: str = "group") -> Any:
     try:
         iter(members)
     except TypeError as error:
         raise TypeError(
-            f"The members of the group are {members!r}, neither a signature nor several. Use task.s(...) to make one of a"
+            f"The members of the {whole} are {members!r}, neither a signature nor several. Use task.s(...) to make one of a"
             " task."
         ) from error
-    return regen(members)
+    return members
 
 
 @Signature.register_type()
@@ -50,7 +50,7 @@ class group(Signature):
         members: Any = tasks
         if len(tasks) == 1:
             members = tasks[0].tasks if is_group(tasks[0]) else tasks[0]
-            members = [members.clone()] if isinstance(members, Signature) else _several(members)
+            members = [members.clone()] if isinstance(members, Signature) else regen(_several(members))
         super().__init__("celery.group", (), {"tasks": members}, **options)
         self.subtask_type = "group"
 
@@ -237,7 +237,7 @@ class group(Signature):
         """The app it is bound to, that of its first member, or the current one."""
         if self._app is not None:
             return self._app
-        return self.tasks[0].app if self.tasks else current_app
+        return as_signature(self.tasks[0], None, "A member of the group").app if self.tasks else current_app
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -264,8 +264,8 @@ def as_members(tasks: Any, app: Any) -> Any:
     if isinstance(tasks, dict):
         tasks = signature(tasks, app=app)
         return tasks.tasks if getattr(tasks, "kind", None) in ("group", "chain") else [tasks]
-    copies: Iterable[Any] = (_as_member(task, app) for task in tasks)
-    return regen(copies) if isinstance(tasks, GeneratorType) else list(copies)
+    copies: Iterable[Any] = (_as_member(task, app) for task in _several(tasks, "header"))
+    return regen(copies) if isinstance(tasks, GeneratorType | _regen) else list(copies)
 
 
 def _as_member(task: Any, app: Any) -> Any:

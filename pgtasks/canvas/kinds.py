@@ -1,5 +1,7 @@
-"""What a signature is among the primitives. Asked by kind, not by class, so that each class can know of the
-others."""
+"""Which primitive a signature is.
+
+Tested by kind, not by class, so that the modules of the classes need not import each other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a canvas is when it is sent: nodes and the edges between them, as values.
+"""The plan of a canvas as values: its nodes and the edges between them.
 
     chain(a, b)                    a ── b        b gets what a returned
     chain(a, group(b, c))          a ─┬ b        both get it
@@ -45,8 +45,8 @@ class Node:
     the one value, or their list, nested as `shape` says. `options` are those of `apply_async`, completed by
     the task's own, less what has a field here. `embed` is the third part of the message body. A chord's body
     has as `entry` the first task of the header, if that waits for something before the chord. A task that begins a
-    member of a group that comes after another task has in `begins` the ids of the group and of the member's result,
-    and the member's place.
+    member of a group that comes after another task has in `begins` the id of the group, that of the member's result, or
+    the tuple that stands for it if that is a group, and the member's place.
     """
 
     id: UUID
@@ -61,7 +61,7 @@ class Node:
     shape: Shape | None = None
     role: Role = "first"
     entry: UUID | None = None
-    begins: tuple[str, str, int] | None = None
+    begins: tuple[str, Any, int] | None = None
     root: UUID
     parent: UUID | None = None
     group_id: str | None = None

@@ -30,6 +30,8 @@ def plan(sig: Any, args: Any = None, kwargs: Any = None, options: dict[str, Any]
         try:
             # A group is copied member by member, for it may be a generator.
             own = sig if is_group(sig) else sig.clone()
+            # A copy of a chain forgets that it is immutable, and must not take the arguments for all that.
+            own.immutable = sig.immutable
             part = planner.add(own, tuple(args or ()), dict(kwargs or {}), dict(options or {}), FIRST, outermost=True)
         except RecursionError as exc:
             raise ValueError(

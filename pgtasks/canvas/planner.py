@@ -12,7 +12,7 @@ arguments, and what follows a chord whose body is a group waits for all of it an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -22,11 +22,22 @@ from kombu.utils.functional import maybe_list
 from pgtasks._state import get_current_worker_task
 from pgtasks.canvas.calls import Passed, as_called, sends_plainly
 from pgtasks.canvas.ids import fresh_id, fresh_key
-from pgtasks.canvas.kinds import is_chord, is_group
+from pgtasks.canvas.kinds import is_chord, is_empty_chain, is_group
 from pgtasks.canvas.links import clone_with_members, with_callbacks
 from pgtasks.canvas.nodes import Node, Role, Shape, shaped
 from pgtasks.canvas.signature import Signature, maybe_signature, without_nones
-from pgtasks.canvas.steps import CHAIN_OPTIONS, as_signature, chain_steps, errbacks_of, first_of
+from pgtasks.canvas.steps import (
+    CHAIN_OPTIONS,
+    as_signature,
+    body_of,
+    chain_steps,
+    errbacks_of,
+    first_of,
+    in_groups,
+    place_at,
+    place_last,
+    shown,
+)
 from pgtasks.message import Inputs, id_of, own_spelling
 from pgtasks.utils.functional import _regen
 
@@ -266,12 +277,15 @@ class Planner:
     def link(self, node: Node, links: Any) -> None:
         """Plan what is called with the result of a task."""
         after = After((node.id,), "value", None, "callback")
+        callbacks = []
         for position, link in enumerate(maybe_list(links) or []):
             callback = as_signature(link, self.app, f"Callback {position} of {node.name!r}")
             callback = callback.clone()
             if callback.id and id_of(callback.id) in self.nodes:
                 # Frozen, then linked to several tasks: each call but the first needs an id of its own.
                 del callback.options["task_id"]
+            callbacks.append(callback)
+        for callback in in_groups(callbacks, self.app):
             self.add(callback, after.args, {}, {}, after)
 
     # -- chain
@@ -284,7 +298,7 @@ class Planner:
             return None
         options = {**chain.options, **options}
         place = without_nones({key: options.pop(key, None) for key in CHAIN_OPTIONS})
-        _place_last(steps[-1], place)
+        place_last(steps[-1], place)
         errbacks = maybe_list(place.get("link_error")) or []
         if errbacks:
             steps = [clone_with_members(step) for step in steps]
@@ -310,36 +324,58 @@ class Planner:
     # -- group
 
     def _add_group(
-        self, group: Any, args: Any, kwargs: Any, options: dict[str, Any], after: After, outermost: bool
+        self,
+        group: Any,
+        args: Any,
+        kwargs: Any,
+        options: dict[str, Any],
+        after: After,
+        outermost: bool,
+        *,
+        is_header: bool = False,
     ) -> Part:
         _, _, options = group._merge(options=options)
         group_id = options.pop("task_id", None) or fresh_id()
         # As in Celery, nested members keep their order in a group that is sent by itself, or given by a generator.
-        in_order = outermost or isinstance(group.tasks, _regen)
-        members = list(group._unrolled_members() if in_order else group._flattened())
+        is_lazy = isinstance(group.tasks, _regen)
+        members = list(group._unrolled_members() if outermost or is_lazy else group._flattened())
         begin = len(self.nodes)
         if len(after.preds) * len(members) > MAX_CROSSING_EDGES:
             after = self._collected(after)
         elif after.role == "body":
             after = replace(after, role="member")
-        parts = []
+        parts, results = [], []
         for index, member in enumerate(members):
             place = {"group_id": group_id, "group_index": index}
             since = len(self._order)
             part = self.add(member, args, kwargs, {**options, **place}, after)
+            results.append(None if part is None else part.result)
             if part is None:
                 continue
             parts.append(part)
             if after.preds and after.role in ("step", "callback"):
-                self._begin_member(self._order[since:], after, (group_id, part.result.id, index))
-        result = self.app.GroupResult(group_id, [part.result for part in parts])
+                self._begin_member(self._order[since:], after, (group_id, shown(part.result), index))
+        if is_lazy and not (outermost or is_header):
+            results = self._as_nested(group, iter(results))
+        result = self.app.GroupResult(group_id, [each for each in results if each is not None])
         if outermost and len(parts) == 1 and parts[0].many:
             # As in Celery, a group of nothing but a chain that ends in a group shows itself as that group.
             result = parts[0].result
         ends, shape = _joined(parts)
         return Part(ends, result, result, many=True, shape=shape, entry=self._entry(begin))
 
-    def _begin_member(self, keys: Sequence[UUID], after: After, begins: tuple[str, str, int]) -> None:
+    def _as_nested(self, group: Any, results: Iterator[Any]) -> list[Any]:
+        """The results of a generator's members as Celery shows them: those of a nested group by themselves."""
+        nested = [
+            self.app.GroupResult(member.id or fresh_id(), self._as_nested(member, results))
+            if is_group(member)
+            else next(results)
+            for member in group.tasks
+            if not is_empty_chain(member)
+        ]
+        return [each for each in nested if each is not None]
+
+    def _begin_member(self, keys: Sequence[UUID], after: After, begins: tuple[str, Any, int]) -> None:
         """Note of what begins a member that it does: the task before the group has called the group, not its tasks."""
         for key in keys:
             node = self.nodes[key]
@@ -363,9 +399,7 @@ class Planner:
     ) -> Part:
         kwargs, options = dict(kwargs), {**chord.options, **options}
         body = kwargs.pop("body", None) or chord.body
-        if body is None:
-            raise ValueError("The chord has no body. Give it one: chord(header, body) or chord(header)(body).")
-        body = as_signature(body, self.app, "The body of the chord").clone()
+        body = body_of(body, self.app).clone()
         task_id, group_id = options.pop("task_id", None), chord.tasks.id if is_group(chord.tasks) else None
         group_id = group_id or fresh_id()
         body = self._chord_body(body, options, {"task_id": task_id, "group_id": group_id})
@@ -377,6 +411,7 @@ class Planner:
             {**{key: options[key] for key in options if key not in ("link", "link_error")}, "task_id": group_id},
             after,
             outermost=False,
+            is_header=True,
         )
         waits = header.then()
         inputs = waits.args
@@ -397,29 +432,8 @@ class Planner:
         passed_on = {key: options[key] for key in options if key not in _HEADER_OPTIONS}
         body = with_callbacks(body, options.get("link"), options.get("link_error"))
         body.options.update(passed_on)
-        _place(body, place)
+        place_at(body, place)
         return body
-
-
-def _place_last(step: Any, place: dict[str, Any]) -> None:
-    """Give the last step of a chain what the whole chain has: its id, its callbacks, its place in a group."""
-    if "link" in place:
-        step.extend_list_option("link", place["link"])
-    _place(step, place)
-
-
-def _place(step: Any, place: dict[str, Any]) -> None:
-    """Give a step its id and its place in a group, unless it has them. A chord's are its body's, a group has
-    none."""
-    while is_chord(step):
-        step = step.body
-    if step is None or is_group(step):
-        return
-    for key in ("task_id", "group_id"):
-        if place.get(key):
-            step.options.setdefault(key, place[key])
-    if "group_index" in place:
-        step.options["group_index"] = place["group_index"]
 
 
 def _link_error(step: Any, errback: Any) -> None:

@@ -1,8 +1,8 @@
-"""What a chain really runs, after everything nested, empty or upgraded in it has been sorted out."""
+"""Normalise the steps of a chain: flatten nested chains, drop empty parts, turn groups into chords."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kombu.utils.functional import maybe_list
@@ -75,12 +75,67 @@ def as_signature(part: Any, app: Any, where: str) -> Any:
     return maybe_signature(part, app=None if is_bound else app)
 
 
+def callbacks_of(name: str, given: Any, app: Any) -> list[Any]:
+    """The callbacks given to a call of a task, one or several."""
+    return [as_signature(one, app, f"A callback of {name!r}") for one in _several(given)]
+
+
+def in_groups(callbacks: Sequence[Any], app: Any) -> Sequence[Any]:
+    """Several callbacks as Celery calls them: groups first, the others as one group, by which their task shows them."""
+    if len(callbacks) < 2:
+        return callbacks
+    plain = [callback for callback in callbacks if not is_group(callback)]
+    groups = [callback for callback in callbacks if is_group(callback)]
+    return [*groups, Signature.TYPES["group"](plain, app=app)] if plain else groups
+
+
 def errbacks_of(name: str, given: Any, app: Any) -> list[Any]:
     """The errbacks given to a call of a task, one or several; as in Celery, one may be just the name of a task."""
     return [
         Signature(one, app=app) if isinstance(one, str) else as_signature(one, app, f"An errback of {name!r}")
-        for one in maybe_list(given) or ()
+        for one in _several(given)
     ]
+
+
+def body_of(given: Any, app: Any) -> Any:
+    """The body of a chord; raises ValueError when there is none, TypeError when it is no signature."""
+    if given is None:
+        raise ValueError("The chord has no body. Give it one: chord(header, body) or chord(header)(body).")
+    return as_signature(given, app, "The body of the chord")
+
+
+def _several(given: Any) -> Iterable[Any]:
+    # A task is not iterable, but its proxy says that it is.
+    return (given,) if callable(given) else maybe_list(given) or ()
+
+
+def place_last(step: Any, place: dict[str, Any]) -> None:
+    """Give the last step of a chain what the whole chain has: its id, its callbacks, its place in a group."""
+    if "link" in place:
+        step.extend_list_option("link", place["link"])
+    place_at(step, place)
+
+
+def place_at(step: Any, place: dict[str, Any]) -> None:
+    """Give a step its id and its place in a group, unless it has them. A chord's are its body's, a group has
+    none."""
+    while is_chord(step):
+        step = step.body
+    if step is None or is_group(step):
+        return
+    for key in ("task_id", "group_id"):
+        if place.get(key):
+            step.options.setdefault(key, place[key])
+    if "group_index" in place:
+        step.options["group_index"] = place["group_index"]
+
+
+def shown(result: Any) -> Any:
+    """The result of a group's member, as the task before the group keeps it: an id, or the tuple of a group."""
+    if not hasattr(result, "results"):
+        return result.id
+    members = map(shown, result.results)
+    return [[result.id, None], [member if isinstance(member, list) else [[member, None], None] for member in members]]
 
 
 def first_of(result: Any) -> Any:

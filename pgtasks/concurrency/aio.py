@@ -28,6 +28,7 @@ class CoroutineLimits(Limits):
         self._handles: list[asyncio.TimerHandle] = []
         self._task: asyncio.Task[Any] | None = None
         self.error: type[Exception] | None = None
+        self._is_late = False
 
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
         self._task = asyncio.current_task()
@@ -36,13 +37,16 @@ class CoroutineLimits(Limits):
             if limit_s:
                 self._handles.append(loop.call_later(limit_s, self._cancel, error))
 
-    def disarm(self) -> None:
+    def disarm(self) -> bool:
         for handle in self._handles:
             handle.cancel()
         self._handles.clear()
+        is_late, self._is_late = self._is_late, False
+        return is_late
 
     def _cancel(self, error: type[Exception]) -> None:
         self.error = error
+        self._is_late = self._is_late or error is SoftTimeLimitExceeded
         if self._task is not None:
             self._task.cancel()
 

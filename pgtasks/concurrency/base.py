@@ -29,7 +29,7 @@ from _socket import socket as PlainSocket  # which gevent leaves as it is: its o
 from _socket import socketpair
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -165,6 +165,7 @@ class Line:
         self._frames = _Frames()
         self._inbox: dict[int, Claim] = {}
         self._stops: list[tuple[int, str]] = []
+        self._slots: list[int] = []
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
 
@@ -209,10 +210,16 @@ class Line:
         stops, self._stops = self._stops, []
         return stops
 
+    def take_slots(self) -> int | None:
+        """How many slots the parent wants from now on, if it has said so since."""
+        return self._slots.pop() if self._slots else None
+
     def _sort(self, data: bytes) -> None:
         for number, content in self._frames.feed(data):
             if isinstance(content, str):
                 self._stops.append((number, content))
+            elif isinstance(content, int):
+                self._slots = [content]
             else:
                 self._inbox[number] = unpack_claim(content)
 
@@ -238,6 +245,8 @@ class ChildOptions:
     max_memory_kib: int | None = None
     #: It can stop one of its tasks when it is told to, and need not be killed for it.
     can_stop: bool = False
+    #: It can have more slots, or fewer, when it is told to.
+    can_resize: bool = False
 
 
 class Worker:
@@ -276,8 +285,11 @@ class Child:
 
     _numbers = itertools.count(1)
 
-    def __init__(self, serve: Serve, site: Any, options: ChildOptions, close_in_child: Callable[[], None]) -> None:
+    def __init__(
+        self, serve: Serve, site: Any, options: ChildOptions, close_in_child: Callable[[], None], *, index: int = 0
+    ) -> None:
         self.options = options
+        self.index = index  # its place among the children of its worker, which a successor takes over
         self.number = next(self._numbers)
         self.jobs: dict[int, Job] = {}
         self.is_leaving = False
@@ -297,7 +309,10 @@ class Child:
         self._tickets.close()
         close_in_child()
         # The name that Celery's children have in logs.
-        multiprocessing.current_process().name = f"ForkPoolWorker-{self.number}"
+        process = multiprocessing.current_process()
+        process.name = f"ForkPoolWorker-{self.number}"
+        process.index = self.index  # type: ignore[attr-defined]  # as billiard's have: %i in names of log files
+        site.app.log.setup_pool_process()
         signals.worker_process_init.send(sender=site.hostname)
         _state._set_task_join_will_block(True, everywhere=True)
         site.app.loader.init_worker_process()
@@ -336,6 +351,11 @@ class Child:
         for number, job in self.jobs.items():
             if job.claim.id == claim_id:
                 self._unsent += _frame((number, fate))
+        self.flush()
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on, in a child that can."""
+        self.options, self._unsent = replace(self.options, slots=slots), self._unsent + _frame((0, slots))
         self.flush()
 
     @property

@@ -27,7 +27,7 @@ from pgtasks.execution import Limits, Site, execute
 from pgtasks.message import Claim, Outcome
 from pgtasks.store.records import SharedRecords
 from pgtasks.utils.coroutines import run_coroutines_by
-from pgtasks.worker.losses import delivered_again
+from pgtasks.worker.losses import after_timeout, delivered_again
 
 try:
     from gevent import GreenletExit, Timeout, get_hub, getcurrent, spawn
@@ -45,7 +45,7 @@ if not is_patched():
     )
 
 is_signal_safe = False
-can_stop = True
+can_stop = can_resize = True
 
 
 class GreenletLimits(Limits):
@@ -67,11 +67,13 @@ class GreenletLimits(Limits):
             timer.start(self._throw, f"timeout:{hard_s!r}", Timeout(hard_s))
             self._timers.append(timer)
 
-    def disarm(self) -> None:
+    def disarm(self) -> bool:
         self._runner = None
+        is_late = any(isinstance(timer, Timeout) and not timer.pending for timer in self._timers)
         for timer in self._timers:
             timer.close()
         self._timers.clear()
+        return is_late
 
     def stop(self, fate: str) -> None:
         """End the task; one that has not begun will not."""
@@ -95,9 +97,8 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
     _state.set_default_app(site.app)
     site.app.set_current()
     site = site.opened(Limits(), SharedRecords(site.app.database))
-    get_hub().threadpool.maxsize = max(get_hub().threadpool.maxsize, options.slots)
     run_coroutines_by(_run_in_thread)
-    crowd = _Crowd(line, site)
+    crowd = _Crowd(line, site, options.slots)
     listening = spawn(crowd.listen)
     crowd.work(options)
     listening.kill()
@@ -107,20 +108,23 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
 class _Crowd:
     """The tasks that run in this child."""
 
-    def __init__(self, line: Line, site: Site) -> None:
+    def __init__(self, line: Line, site: Site, slots: int) -> None:
         self._line = line
         self._site = site
+        self._slots = 0
+        self._free = Semaphore(0)
+        self._resize(slots)
         self._running: dict[int, GreenletLimits] = {}
 
     def work(self, options: ChildOptions) -> None:
         """Take a claim whenever a slot is free; returns when there will be none and all have ended."""
-        free, tasks = Semaphore(options.slots), Group()
+        free, tasks = self._free, Group()
         begun = 0
         while free.acquire() and (taken := self._take()) is not None:
             number, claim = taken
             self._running[number] = GreenletLimits()
             # An order that came together with the claim: nothing more will wake who listens.
-            self._heed(self._line.take_stops())
+            self._heed(self._line.take_stops(), self._line.take_slots())
             tasks.spawn(self._run, number, claim).link(lambda ended: free.release())
             begun += 1
             if options.max_tasks and begun >= options.max_tasks:
@@ -144,12 +148,28 @@ class _Crowd:
                 stops = self._line.stops()
             except EOFError:
                 return
-            self._heed(stops)
+            self._heed(stops, self._line.take_slots())
 
-    def _heed(self, stops: list[tuple[int, str]]) -> None:
+    def _heed(self, stops: list[tuple[int, str]], slots: int | None) -> None:
         for number, fate in stops:
             if number in self._running:
                 self._running[number].stop(fate)
+        if slots is not None:
+            self._resize(slots)
+
+    def _resize(self, slots: int) -> None:
+        change, self._slots = slots - self._slots, slots
+        threadpool = get_hub().threadpool
+        threadpool.maxsize = max(threadpool.maxsize, slots)
+        for _ in range(change):
+            self._free.release()
+        if change < 0:
+            spawn(self._withdraw, -change)
+
+    def _withdraw(self, slots: int) -> None:
+        """Take slots away as they get free."""
+        for _ in range(slots):
+            self._free.acquire()
 
     def _run(self, number: int, claim: Claim) -> None:
         self._site.app.set_current()
@@ -168,6 +188,11 @@ class _Crowd:
                 if limits.fate is None:
                     # It is to run again when its process is lost, which is not its own here.
                     return delivered_again(claim)
+        fate, _, limit_s = limits.fate.partition(":")
+        if fate == "timeout":
+            most = int(self._site.app.conf.task_max_deliveries)
+            if (again := after_timeout(self._site.app, claim, limit_s, most)) is not None:
+                return again
         return execute(self._site, claim._replace(fate=limits.fate))
 
 

@@ -31,7 +31,7 @@ class AlarmLimits(Limits):
 
     def __init__(self, report: Callable[[Begun], None]) -> None:
         self._report = report
-        self._is_armed = False
+        self._is_armed = self._is_late = False
         #: Of the claim that runs.
         self.number = 0
         #: The exit status that the task's own code has asked for.
@@ -42,15 +42,21 @@ class AlarmLimits(Limits):
         if hard_s:
             self._report(Begun(self.number, hard_s))
         if soft_s:
-            signal.signal(signal.SIGALRM, _raise_soft)
-            self._is_armed = True
+            signal.signal(signal.SIGALRM, self._raise_soft)
+            self._is_armed, self._is_late = True, False
             signal.setitimer(signal.ITIMER_REAL, soft_s)
 
-    def disarm(self) -> None:
+    def disarm(self) -> bool:
         self.is_counting = False
-        if self._is_armed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            self._is_armed = False
+        if not self._is_armed:
+            return False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._is_armed = False
+        return self._is_late
+
+    def _raise_soft(self, signum: int, frame: Any) -> None:
+        self._is_late = True
+        _raise_soft(signum, frame)
 
     def leave(self, status: int) -> None:
         self.status = status

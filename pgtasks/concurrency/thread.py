@@ -27,6 +27,7 @@ class ThreadLimits(Limits):
     def __init__(self) -> None:
         self._ident = threading.get_ident()
         self._timers: list[threading.Timer] = []
+        self._is_late = False
         self._lock = threading.Lock()
 
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
@@ -37,16 +38,19 @@ class ThreadLimits(Limits):
                 self._timers.append(timer)
                 timer.start()
 
-    def disarm(self) -> None:
+    def disarm(self) -> bool:
         with self._lock:
             for timer in self._timers:
                 timer.cancel()
             self._timers.clear()
+            is_late, self._is_late = self._is_late, False
+        return is_late
 
     def _throw(self, error: type[Exception]) -> None:
         with self._lock:
             # Nothing may be thrown into a thread that has gone on to another task.
             if self._timers:
+                self._is_late = self._is_late or error is SoftTimeLimitExceeded
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), ctypes.py_object(error))
 
 

@@ -4,10 +4,10 @@
     run B          └─ step ─┐        └─ step ─┐
     commit                  A, B              A, B
 
-A run that has done a step must wait for the disk before it may do the next. Meanwhile the child takes up another run, and
-when there is none that could go on, the steps of all are recorded in one statement. Each run is a greenlet: all are in the
-main thread, one works at any moment, and none is left but where it records a step. So to the user's code it is the child that
-it knows.
+A run that has done a step, or goes to sleep, must wait for the disk before it may go on. Meanwhile the child takes up
+another run, and when there is none that could go on, what all of them ask goes in one transaction. Each run is a greenlet:
+all are in the main thread, one works at any moment, and none is left but where it asks the database. So to the user's code
+it is the child that it knows.
 
 A run that works holds up those that are parked. So a run is taken up beside others only where the steps of its workflow have
 been short lately, and what is parked behind a step that takes long after all is given up, for another worker to go on with. A
@@ -28,7 +28,7 @@ from pgtasks.concurrency.base import Ended, Line
 from pgtasks.exceptions import RunLost
 from pgtasks.execution import Site, execute
 from pgtasks.message import Claim, Outcome
-from pgtasks.store.records import Answer, Record, record_together
+from pgtasks.store.records import Answer, Record, ask, record_together
 
 __all__ = ("Weaver",)
 
@@ -161,14 +161,13 @@ class Weaver:
 
     # -- steps
 
-    def record(self, query: Record) -> bool | None:
-        """Record a step of the run that calls this, with those of others."""
+    def record(self, asked: Record) -> Answer:
+        """Ask the database for the run that calls this, together with others."""
         strand = self._strands.get(getcurrent())
         if strand is None or self._limits.is_counting:
             # Not one that may be parked here: in another thread of a run, or with a time limit.
-            answer: bool | None = self._site.app.database.run(query)
-            return answer
-        strand.record = query
+            return ask(self._site.app.database, asked)
+        strand.record = asked
         self._hub.switch()
         if strand.is_given_up:
             raise RunLost(f"Run {strand.claim.public_id} was parked for too long and left to another worker")
@@ -188,7 +187,7 @@ class Weaver:
     def _send(self, strands: list[_Strand]) -> None:
         parked = [(strand, strand.record) for strand in strands if strand.record is not None]
         if parked:
-            answers = record_together(self._site.app.database.run, [record for _, record in parked])
+            answers = record_together(self._site.app.database, [record for _, record in parked])
             for (strand, _), answer in zip(parked, answers, strict=True):
                 strand.record, strand.answer = None, answer
 

@@ -317,7 +317,8 @@ SELECT name, state, count(*), round(extract(epoch FROM
 FROM pgtasks.tasks WHERE queue = % GROUP BY name, state ORDER BY name""",
     """\
 SELECT delivery, worker, right(split_part(payload, '"', 2), 35) AS path
-FROM pgtasks.tasks WHERE queue = % AND delivery > 1 LIMIT 3""",
+FROM pgtasks.tasks WHERE queue = % AND name ~ 'count_words$' AND delivery > 1
+LIMIT 3""",
 )
 
 

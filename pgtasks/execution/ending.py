@@ -31,7 +31,8 @@ from pgtasks.utils.log import get_logger
 
 __all__ = ("condemn", "escape", "fail", "give_up", "refuse")
 
-logger = get_logger("celery.worker")
+logger = get_logger("celery.worker.request")
+reading_logger = get_logger("celery.worker.consumer.consumer")
 
 
 def fail(
@@ -123,7 +124,7 @@ def refuse(
 ) -> Outcome:
     """Fail a message that no task here can run; its error says to its caller what was wrong."""
     if unreadable:
-        logger.critical(
+        reading_logger.critical(
             "Cannot read the message of task %s[%s] (%s, %d bytes): %r. It has failed with this error; check"
             " accept_content and who sends to queue %s.",
             claim.name,
@@ -136,7 +137,7 @@ def refuse(
         if not isinstance(error, ChordError | ContentDisallowed | DecodeError | InvalidTaskError):
             error = InvalidTaskError(f"The message of task {claim.name!r} cannot be read: {error!r}")
     else:
-        logger.error(
+        reading_logger.error(
             "Received unregistered task of type %r.\nIt has failed (id %s). Is its module in imports= or autodiscovered by"
             " this worker? It knows: %s",
             claim.name,

@@ -1,7 +1,7 @@
 """The gate before the code of a task with flow limits: may it begin now?
 
-Asked by the process that is about to run it, so that a start is counted when it is one. A task that may not begin is taken
-from this worker and held; what is said of its claim here is that it is gone.
+The process that is about to run the task asks, so that only real starts are counted. A task that may not begin is taken
+from this worker and held in the database; its claim ends with the outcome "gone".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a claimed message to the request that its task sees: decoding, accept rules, what the predecessors returned."""
+"""Turn a claimed message into the task's request: decode it, apply `accept_content`, insert predecessors' results."""
 
 from __future__ import annotations
 

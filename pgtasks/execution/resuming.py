@@ -1,4 +1,4 @@
-"""All that a worker does for workflows: hand over the hold, and conclude when the code was left by an exception."""
+"""The worker's part in workflows: pass the hold to the run, and end the claim when a run suspended or gave up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def hold(site: Site, claim: Claim, is_loop_shared: bool) -> Hold:
 
 
 def leave(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], unwound: Unwound) -> Outcome:
-    """Say what becomes of a claim whose task's code was left; a suspended run has settled itself."""
+    """Return the outcome of a claim whose code was left by `Unwound`; a suspended run has settled itself."""
     site.limits.disarm()
     if isinstance(unwound, RunCancelled):
         fate = "revoked" if claim.fate in ("live", "expired") else claim.fate

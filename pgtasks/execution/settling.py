@@ -1,4 +1,4 @@
-"""What comes of an attempt: the effects of a traced task, collected into one outcome.
+"""The effects of one attempt to run a task, collected into one outcome.
 
 While the task runs nothing is written but what it asks for (STARTED, its own states, a replacement of itself). What its end
 means - the result, a retry, the tasks that wait for it and now never run, the errbacks that are tasks - becomes one
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,9 @@ from uuid import UUID
 
 from pgtasks import states
 from pgtasks.app import trace
+from pgtasks.app.canvases import Ask, clear
 from pgtasks.app.context import Context
+from pgtasks.app.graph import AS_SENT, written_down
 from pgtasks.app.linked import call_errbacks, publish_callbacks, waited_for
 from pgtasks.app.planned import compose_plan
 from pgtasks.app.protocol import announce
@@ -28,7 +30,7 @@ from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
 from pgtasks.canvas.plan import plan, remembered
 from pgtasks.einfo import ExceptionInfo
-from pgtasks.exceptions import EncodeError, ImproperlyConfigured, Retry, TaskRevokedError
+from pgtasks.exceptions import EncodeError, ImproperlyConfigured, Retry, TaskRevokedError, TaskSentBefore
 from pgtasks.execution.site import Site
 from pgtasks.message import Batch, Casualty, Claim, Message, Outcome, new_id
 from pgtasks.serialization import decode, encode_exception
@@ -40,7 +42,11 @@ from pgtasks.utils.log import get_logger
 
 __all__ = ("Settling",)
 
-logger = get_logger("celery.worker")
+logger = get_logger("celery.worker.request")
+
+
+class _LostError(Exception):
+    """The task is not ours any more: what was done in this transaction is to be undone."""
 
 
 class Settling(trace.Effects):
@@ -68,6 +74,11 @@ class Settling(trace.Effects):
         if hard or soft:
             self.site.limits.arm(hard, soft)
 
+    def _stop_counting(self) -> None:
+        if self.site.limits.disarm():
+            soft_s, claim = self.time_limits[1], self.claim
+            logger.warning("Soft time limit (%ss) exceeded for %s[%s]", soft_s, claim.name, claim.public_id)
+
     def started(self, task: Any, request: Context) -> None:
         backend = self.site.app.backend
         row = backend.row_of(trace.started_meta(request), request=request)
@@ -79,7 +90,7 @@ class Settling(trace.Effects):
         self.site.app.database.run(query)
 
     def succeeded(self, task: Any, request: Context, retval: Any, store: bool) -> None:
-        self.site.limits.disarm()
+        self._stop_counting()
         if request.callbacks or request.chain:
             self._follow(request, retval)
         self.is_hidden = not store
@@ -126,13 +137,8 @@ class Settling(trace.Effects):
         preds = [edge.pred for edge in edges if edge.succ == claim.id]
         mine = _in_place_of(claim, new.pop(claim.id), waits=bool(preds))
         has_successors = any(edge.pred == claim.id for edge in edges)
-        queries: list[Query[Any]] = [
-            tasks.replace(self.site.worker, claim.delivery, mine, preds, has_successors=has_successors)
-        ]
-        if new:
-            # Callbacks of the replacement wait for this very task.
-            queries.append(tasks.enqueue(list(new.values()), edges, running=[claim.id]))
-        app.database.run_together(*queries)
+        place = tasks.replace(self.site.worker, claim.delivery, mine, preds, has_successors=has_successors)
+        self._enqueue_with(place, list(new.values()), edges)
         for call, message in zip(calls, messages, strict=True):
             announce(app, call, message)
         self.is_gone = True
@@ -145,22 +151,44 @@ class Settling(trace.Effects):
         (member,) = planned.ends
         # The edge from the new member is written by join_chord; here it only says that somebody waits for it.
         edges = [*planned.edges, Edge(member, self.claim.id, 0)]
-        added = tasks.enqueue(messages, edges)
-        joined, *_ = app.database.run_together(tasks.join_chord(self.claim.id, member), added)
-        if not joined:
+        join = tasks.join_chord(self.site.worker, self.claim.delivery, self.claim.id, member)
+        if not self._enqueue_with(join, messages, edges):
             # The body has failed already. The task runs all the same, as the others of the header do.
-            app.database.run(added)
+            app.database.run(tasks.enqueue(messages, edges))
         for call, message in zip(calls, messages, strict=True):
             announce(app, call, message)
         return sig if lazy else remembered(planned.result, planned.trail, True)
 
+    def _enqueue_with(self, change: Query[int], messages: Sequence[Message], edges: Sequence[Edge]) -> bool:
+        """Enqueue tasks that this one, or what waits for it, will wait for, if `change` says that it is still ours.
+
+        Callbacks of a replacement wait for this very task.
+        """
+        database = self.site.app.database
+        enqueue = tasks.enqueue(messages, edges, running=[self.claim.id])
+
+        def anew(ask: Ask) -> None:
+            # Before the change, after which something waits for them.
+            clear(ask, messages)
+            if not ask(change):
+                raise _LostError
+            ask(enqueue)
+
+        try:
+            return bool(database.run_together(change, *([enqueue] if messages else ()))[0])
+        except TaskSentBefore:
+            with suppress(_LostError):
+                database.transact(anew)
+                return True
+            return False
+
     def retried(self, task: Any, request: Context, retry: Retry, einfo: ExceptionInfo, store: bool) -> None:
-        self.site.limits.disarm()
+        self._stop_counting()
         self.is_hidden = not store
         self.row = self.error_row(retry.exc or retry, request, str(einfo.traceback))
 
     def failed(self, task: Any, request: Context, exc: BaseException, einfo: ExceptionInfo, store: bool) -> None:
-        self.site.limits.disarm()
+        self._stop_counting()
         self.is_hidden = not store
         self.row = self.error_row(exc, request, str(einfo.traceback))
         self.spread(request, exc, einfo.traceback)
@@ -228,7 +256,7 @@ class Settling(trace.Effects):
 
     def conclude(self, attempt: trace.Attempt) -> Outcome:
         """Make the outcome of an attempt."""
-        self.site.limits.disarm()
+        self._stop_counting()
         if self.is_gone:
             if self.is_limited:
                 self.site.app.database.run(flows.leave([self.claim.id]))
@@ -322,7 +350,7 @@ def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
     embed = {name: value if name == "chord" else maybe_list(value) for name, value in carried.items() if value}
     call = Call(
         claim.id, claim.public_id, claim.name, args, kwargs, options, embed, claim.root, claim.parent, claim.group_id,
-        extra={**_role_of(claim), **names}, retries=retries,
+        extra={**_role_of(claim), **_as_sent(claim), **names}, retries=retries,
     )  # fmt: skip
     message = compose(app, call, task)
     announce(app, call, message)
@@ -331,16 +359,26 @@ def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
 
 def _role_of(claim: Claim) -> dict[str, Any]:
     """Why a task waited for its predecessors, and so whether they called it: that stays when its message is made anew."""
-    options = json.loads(claim.options) if claim.options else {}
-    return {name: options[name] for name in ("role", "entry", "begins") if name in options}
+    return {name: value for name, value in _options_of(claim).items() if name in ("role", "entry", "begins")}
+
+
+def _options_of(claim: Claim) -> dict[str, Any]:
+    return json.loads(claim.options) if claim.options else {}
+
+
+def _as_sent(claim: Claim) -> dict[str, Any]:
+    """How a task was called that takes results, which its message made anew has among its arguments: for a fork."""
+    if claim.inputs not in ("value", "list"):
+        return {name: value for name, value in _options_of(claim).items() if name == AS_SENT}
+    return {AS_SENT: written_down(claim)}
 
 
 def _in_place_of(claim: Claim, message: Message, *, waits: bool) -> Message:
     """The message that takes the place of the running task's, which is its parent unless it `waits` for others."""
     options = json.loads(message.options or b"{}")
     options.setdefault("parent_id", claim.public_id if message.parent == claim.id else str(message.parent))
-    role = {} if waits else _role_of(claim)
-    return replace(message, options=json.dumps({**options, **role}).encode())
+    kept = {} if waits else {**_role_of(claim), **_as_sent(claim)}
+    return replace(message, options=json.dumps({**options, **kept}).encode())
 
 
 def _another(claim: Claim, sig: Any, message: Message) -> Message:

@@ -12,7 +12,7 @@ __all__ = ("Limits", "Rules", "Site", "accepted_content")
 
 
 class Limits:
-    """How a pool keeps the time limits of a running task; not at all, in this base class."""
+    """How a pool enforces the time limits of a running task; this base class enforces none."""
 
     #: A time limit of the running task is being counted.
     is_counting = False
@@ -22,8 +22,9 @@ class Limits:
     def arm(self, hard_s: float | None, soft_s: float | None) -> None:
         """The task begins: count from now."""
 
-    def disarm(self) -> None:
-        """The task's own code is over: nothing may be raised any more."""
+    def disarm(self) -> bool:
+        """The task's own code is over: nothing may be raised any more. Tells, once, whether the soft limit was raised."""
+        return False
 
     def leave(self, status: int) -> None:
         """The task's own code has asked its process to end. One that others run in as well does not."""

@@ -22,8 +22,9 @@ from uuid import UUID
 from pgtasks import __version__
 from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import OperationalError, TaskRevokedError, WorkerLostError
+from pgtasks.kombu.conversion import UNKNOWN
 from pgtasks.kombu.ending import end
-from pgtasks.message import Claim
+from pgtasks.message import Claim, Outcome
 from pgtasks.store import fleet, mail
 from pgtasks.store.database import Database
 from pgtasks.store.sql import Query
@@ -133,7 +134,12 @@ class Claimant:
     def ack(self, claim: Claim, state: str = "STARTED") -> None:
         """The program has ended a task, or begins it; `state` is shown until the end is known."""
         with self._lock:
-            if self._held.pop(claim.id, None) is not None:
+            if self._held.pop(claim.id, None) is None:
+                return
+            if claim.name == UNKNOWN:
+                # A message of the program's own: it is over, and nobody will say how it ended.
+                self._consumer.step([Outcome(id=claim.id, delivery=claim.delivery, hidden=True)], 0, self._held.values())
+            else:
                 key = [(claim.id, claim.delivery)]
                 self._consumer.database.run(mail.acknowledge(self.worker, self.hostname, key, state))
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from kombu.matcher import match
 
 from pgtasks.app.control import revoke
 from pgtasks.kombu.conversion import Parcel, unpacked
+from pgtasks.platforms import signal_name
 from pgtasks.serialization import JSON, encode
 from pgtasks.store import events, fleet, letters, mail
 from pgtasks.store.database import Database
@@ -109,7 +111,8 @@ def _revoke(database: Database, arguments: Mapping[str, Any], *, is_killing: boo
     ids = arguments.get("task_id") or ()
     ids = [ids] if isinstance(ids, str) else [str(each) for each in ids]
     is_killing = is_killing or bool(arguments.get("terminate"))
-    revoke(database, ids, str(arguments.get("signal") or "SIGTERM") if is_killing else "")
+    with suppress(ValueError):  # an unknown signal ends nothing, and the workers' replies say so
+        revoke(database, ids, signal_name(arguments.get("signal") or "SIGTERM") if is_killing else "")
 
 
 def forward_events(database: Database, parcel: Parcel) -> int:

@@ -29,7 +29,7 @@ from pgtasks.exceptions import OperationalError
 from pgtasks.kombu.conversion import HEADER_OF_CHORD, RESULTS_OF_HEADER
 from pgtasks.kombu.ending import settle
 from pgtasks.message import id_of
-from pgtasks.store import groups, mail, tasks
+from pgtasks.store import groups, mail, results, tasks
 from pgtasks.store.database import Database
 from pgtasks.store.listen import Waiter
 from pgtasks.store.url import as_conninfo
@@ -102,7 +102,7 @@ class Backend(BaseBackend):  # type: ignore[misc]
         return result
 
     def _forget(self, task_id: str) -> None:
-        self._database.run(tasks.forget([id_of(task_id)]))
+        self._database.run(results.forget([id_of(task_id)]))
 
     def cleanup(self) -> None:
         """Remove the tasks that ended more than `result_expires` ago, as workers of ours do on their own."""
@@ -118,7 +118,7 @@ class Backend(BaseBackend):  # type: ignore[misc]
     def _metas(self, task_ids: Iterable[str]) -> dict[str, Meta]:
         keys = {id_of(task_id): task_id for task_id in task_ids}
         extended = bool(self.app.conf.result_extended)
-        found = self._database.run(tasks.fetch(keys, with_payload=extended))
+        found = self._database.run(results.fetch(keys, with_payload=extended))
         return {task_id: self._codec.meta_of(task_id, found.get(key)) for key, task_id in keys.items()}
 
     def wait_for(

@@ -112,7 +112,7 @@ class _Attendant:
             self._loop.call_later(max(due_at - time.monotonic(), 0.0), self.turn)
 
     def turn(self) -> None:
-        """Deliver what there is, and see to the next time."""
+        """Deliver waiting messages, and schedule the next look."""
         now = time.monotonic()
         if self._due_at <= now:
             self._due_at = math.inf

@@ -1,4 +1,4 @@
-"""A message as a broker holds it, whatever the broker: what the two ends of the bridge hand each other.
+"""`Parcel`: a message as a broker holds it, independent of the broker.
 
 The envelope is kombu's own JSON form of a message, which it keeps in Redis. Messages of AMQP get one when they must be set
 aside, so that all that was set aside can be read again in one way.

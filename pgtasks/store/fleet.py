@@ -6,11 +6,12 @@ The statements, with what they rely on, are in `fleet.sql`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from pgtasks.message import Claim
-from pgtasks.store.sql import Query, Row, count, id_set, load, nothing, rows
+from pgtasks.store.sql import Query, Row, count, load, nothing, rows
 from pgtasks.store.tasks import Lane
 
 _SQL = load("fleet")
@@ -146,9 +147,16 @@ def nudge(workers: Iterable[UUID]) -> Query[None]:
     return Query(_SQL["nudge"], {"workers": list(workers)}, nothing)
 
 
-def watch(process: UUID, ids: Collection[UUID]) -> Query[set[UUID]]:
-    """Declare that a process waits for some results; gives those that have ended."""
-    return Query(_SQL["watch"], {"process": process, "ids": list(ids)}, id_set)
+class Watched(NamedTuple):
+    """The answer to a `watch`: the results that are there, and when that was, by the server's clock."""
+
+    ended: list[UUID]
+    at: datetime
+
+
+def watch(process: UUID, ids: Collection[UUID]) -> Query[Watched]:
+    """Declare that a process waits for some results, and look which have ended."""
+    return Query(_SQL["watch"], {"process": process, "ids": list(ids)}, lambda found: Watched._make(found[0]))
 
 
 def unwatch(process: UUID, ids: Collection[UUID]) -> Query[None]:

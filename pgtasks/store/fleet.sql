@@ -14,9 +14,9 @@ VALUES (%(id)s, %(hostname)s, %(machine)s, %(pid)s, %(pool)s, %(concurrency)s, %
 -- the past, and ahead, a due time is looked for.
 -- Relies on scheduled_due, claim_revoked, ready_pkey. Locks: worker row, then scheduled by due time.
 -- In: worker, its queues, lanes as arrays, back in seconds or NULL, renew, limit. Out: is this worker still registered; how
--- many were moved; seconds to the next due task, or to when a rate lets in what is held, or NULL; is anything ready; ids and
--- signals of its claims that were revoked; is there a letter for it; is any worker dead; does anybody listen to events; is
--- anything held; which of the queues are limited.
+-- many were moved; seconds to the next due task, 0 when as many were moved as may be, or to when a rate lets in what is held,
+-- or NULL; is anything ready; ids and signals of its claims that were revoked; is there a letter for it; is any worker dead;
+-- does anybody listen to events; is anything held; which of the queues are limited.
 WITH renewed AS (
   UPDATE pgtasks.worker SET heartbeat_at = pgtasks.clock() WHERE id = %(worker)s AND %(renew)s RETURNING id
 ),
@@ -39,12 +39,12 @@ unwanted AS MATERIALIZED (
 )
 SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pgtasks.worker WHERE id = %(worker)s)),
        (SELECT count(*) FROM moved),
-       (SELECT extract(epoch FROM least(
+       CASE WHEN %(limit)s > 0 AND (SELECT count(*) FROM moved) = %(limit)s THEN 0 ELSE (SELECT extract(epoch FROM least(
           (SELECT min(due) FROM pgtasks.scheduled
            WHERE due > pgtasks.clock()
              AND due < coalesce(pgtasks.clock() + %(back)s::float8 * interval '1 second', 'infinity')),
           (SELECT min(opens_at) FROM pgtasks.lane WHERE opens_at > pgtasks.clock()),
-          (SELECT min(opens_at) FROM pgtasks.flow WHERE opens_at > pgtasks.clock())) - pgtasks.clock())::float8),
+          (SELECT min(opens_at) FROM pgtasks.flow WHERE opens_at > pgtasks.clock())) - pgtasks.clock())::float8) END,
        EXISTS (SELECT FROM unnest(%(lane_queues)b::text[], %(los)b::smallint[], %(seqs)b::bigint[], %(his)b::smallint[])
                            AS l(queue, lo, seq, hi)
                WHERE EXISTS (
@@ -165,11 +165,12 @@ SELECT pg_notify('pgtasks_worker_' || w, '') FROM unnest(%(workers)b::uuid[]) AS
 
 -- name: watch
 -- Declare that this process waits for some results, and look which have ended. One that is being settled at this moment
--- is seen by neither side; the waiter looks again by itself a little later. In: process, ids. Out: ids that have ended.
+-- is seen by neither side; the waiter looks again by itself a little later.
+-- In: process, ids. Out: the ids that have ended, and the time.
 WITH declared AS (
   INSERT INTO pgtasks.waiter (id, process) SELECT unnest(%(ids)b::uuid[]), %(process)s ON CONFLICT DO NOTHING
 )
-SELECT id FROM pgtasks.result WHERE id = ANY (%(ids)b::uuid[])
+SELECT ARRAY(SELECT id FROM pgtasks.result WHERE id = ANY (%(ids)b::uuid[])), pgtasks.clock()
 
 -- name: unwatch
 -- Declare that this process waits for some results no longer.

@@ -111,13 +111,21 @@ def _swept(found: Sequence[Row]) -> Swept:
 def take_keys(keys: Sequence[tuple[UUID, UniqueKey]]) -> Query[Taken]:
     """Take the keys of unique calls, all or none; run it before the `enqueue`, in one transaction with it."""
     own = tuple(task for task, _ in keys)
-    values = {
+    return Query(_SQL["take_keys"], _taking(keys), lambda found: Taken(own, tuple(found[0][0])))
+
+
+def take_each(keys: Sequence[tuple[UUID, UniqueKey]]) -> Query[dict[str, UUID]]:
+    """Take those keys of unique calls that are free; gives by key the task that stands for it. No key is there twice."""
+    return Query(_SQL["take_each"], _taking(keys), dict)
+
+
+def _taking(keys: Sequence[tuple[UUID, UniqueKey]]) -> dict[str, Any]:
+    return {
         "keys": [key.key for _, key in keys],
-        "tasks": list(own),
+        "tasks": [task for task, _ in keys],
         "untils": [key.until for _, key in keys],
         "periods": [key.period_s for _, key in keys],
     }
-    return Query(_SQL["take_keys"], values, lambda found: Taken(own, tuple(found[0][0])))
 
 
 def debounce(message: Message, key: UniqueKey) -> Query[Taken]:

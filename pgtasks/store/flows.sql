@@ -44,6 +44,17 @@ SELECT total, opens_in FROM pgtasks.sweep_flows()
 -- In: keys, tasks, how long each counts. Out: the tasks that stand for the keys.
 SELECT pgtasks.take_keys(%(keys)b::text[], %(tasks)b::uuid[], %(untils)b::text[], %(periods)b::float8[])
 
+-- name: take_each
+-- Take those keys of unique calls that are free, each for itself, and leave the others: what many calls of one task do. No key
+-- is there twice. In the order of the keys: two that take the same ones do not wait for each other. In: keys, tasks, how long
+-- each counts. Out: per key the task that stands for it.
+SELECT k.key, pgtasks.take_key(k.key, k.task, k.until, k.period)
+FROM (
+  SELECT * FROM unnest(%(keys)b::text[], %(tasks)b::uuid[], %(untils)b::text[], %(periods)b::float8[])
+                AS k(key, task, until, period)
+  ORDER BY key OFFSET 0
+) k
+
 -- name: debounce
 -- Have a call become the one that waits under its key, or take the key. Out: the task that stands for it.
 SELECT pgtasks.debounce(%(key)s::text, %(task)s::uuid, %(wait)s::float8, %(longest)s::float8, %(payload)s::bytea,

@@ -17,7 +17,7 @@ _SQL = load("graphs")
 
 
 class GraphNode(NamedTuple):
-    """One task of a canvas: how it ended, or where it stands."""
+    """One task of a canvas, with its state."""
 
     id: UUID
     task_id: str | None

@@ -25,8 +25,9 @@ ORDER BY m.created_at, m.id
 
 -- name: redrive
 -- Run again what failed in a canvas that has ended, and what could not run for that reason; what succeeded keeps its
--- result. Nothing is done while a task of it has not ended, since a settle under way would not see what is put back.
--- Deleting the results is the fence: of two redrives at once one finds nothing. Locks: result, then inserts only.
+-- result. Nothing is done while a task of it has not ended, or runs although it was ended from outside, since a settle under
+-- way would not see what is put back. What was revoked while it was queued is still there, and moves. Runs after `hold`, in
+-- one transaction. Deleting the results is the fence: of two redrives at once one finds nothing. Locks: result, then ready.
 -- In: ids of the canvas, ids of those to run again. Out: how many run again.
 WITH again AS (
   DELETE FROM pgtasks.result r
@@ -34,7 +35,17 @@ WITH again AS (
     AND NOT EXISTS (
       SELECT FROM unnest(%(canvas)b::uuid[]) AS c(id)
       WHERE NOT EXISTS (SELECT FROM pgtasks.result d WHERE d.id = c.id))
+    AND NOT EXISTS (SELECT FROM pgtasks.claim c WHERE c.id = ANY (%(canvas)b::uuid[]))
   RETURNING r.id, r.delivery
+),
+unready AS (
+  DELETE FROM pgtasks.ready WHERE id = ANY (ARRAY(SELECT id FROM again)) RETURNING id, delivery
+),
+unscheduled AS (
+  DELETE FROM pgtasks.scheduled WHERE id = ANY (ARRAY(SELECT id FROM again)) RETURNING id, delivery
+),
+unlimited AS (
+  DELETE FROM pgtasks.held WHERE id = ANY (ARRAY(SELECT id FROM again)) RETURNING id, delivery
 ),
 forgotten AS (
   DELETE FROM pgtasks.progress WHERE id = ANY (ARRAY(SELECT id FROM again))
@@ -46,7 +57,11 @@ steps AS (
   DELETE FROM pgtasks.step WHERE run = ANY (ARRAY(SELECT id FROM again)) AND is_fatal
 ),
 counted AS MATERIALIZED (
-  SELECT a.id, a.delivery, count(e.pred) FILTER (WHERE e.pred IN (SELECT id FROM again)) AS pending
+  -- What was handed out and came back before it ended goes on with its delivery: no two may be alike.
+  SELECT a.id, greatest(a.delivery, (
+           SELECT max(delivery) FROM (TABLE unready UNION ALL TABLE unscheduled UNION ALL TABLE unlimited) q WHERE q.id = a.id)
+         ) AS delivery,
+         count(e.pred) FILTER (WHERE e.pred IN (SELECT id FROM again)) AS pending
   FROM again a LEFT JOIN pgtasks.edge e ON e.succ = a.id
   GROUP BY a.id, a.delivery
 ),

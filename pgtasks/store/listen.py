@@ -16,15 +16,17 @@ import selectors
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import sql
 
-from pgtasks.store import fleet, tasks
+from pgtasks.store import fleet, results
 from pgtasks.store.database import AsyncDatabase, Database, connect
+from pgtasks.store.results import Stored
 
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.05, 1.0
 
@@ -104,6 +106,10 @@ class SharedDoorbell(Doorbell):
             self._conn.execute("UNLISTEN *")
 
 
+#: Tasks that have ended, with their results where those came along.
+Ended = Mapping[UUID, Stored | None]
+
+
 class _Wait:
     """One call that waits: its ids, which of them were announced, and whether it should look."""
 
@@ -111,15 +117,15 @@ class _Wait:
 
     def __init__(self, ids: Collection[UUID]) -> None:
         self.ids = frozenset(ids)
-        self.found: set[UUID] = set()
+        self.found: dict[UUID, Stored | None] = {}
         self.is_rung = False
 
-    def hear(self, announced: frozenset[UUID] | None) -> None:
+    def hear(self, announced: Ended | None) -> None:
         """Take in an announcement; None stands for one that names nothing, so that everything may have ended."""
         if announced is None:
             self.is_rung = True
-        elif mine := self.ids & announced:
-            self.found |= mine
+        elif mine := self.ids & announced.keys():
+            self.found.update((task_id, announced[task_id]) for task_id in mine)
             self.is_rung = True
 
 
@@ -129,10 +135,23 @@ class _Declared:
     def __init__(self) -> None:
         self._times: Counter[UUID] = Counter()
         self._told: set[UUID] = set()
+        self._since: dict[UUID, datetime] = {}
 
-    def tell(self, announced: Iterable[UUID]) -> None:
-        """These were announced: whoever did it has removed their declarations."""
+    def note(self, added: Iterable[UUID], since: datetime) -> None:
+        """These are declared, since then by the server's clock."""
+        self._since.update((task_id, since) for task_id in added if task_id in self._times)
+
+    def tell(self, announced: Ended) -> Ended:
+        """These were announced: whoever did it has removed their declarations.
+
+        Gives them back without the results that may be those of an earlier end, of tasks that were sent or driven again since.
+        """
         self._told.update(task_id for task_id in announced if task_id in self._times)
+        return {task_id: stored if self._is_new(stored) else None for task_id, stored in announced.items()}
+
+    def _is_new(self, stored: Stored | None) -> bool:
+        since = None if stored is None else self._since.get(stored.id)
+        return stored is not None and since is not None and stored.done_at is not None and stored.done_at > since
 
     def add(self, ids: Iterable[UUID]) -> list[UUID]:
         """Count these ids once more; gives those that were not waited for."""
@@ -146,20 +165,25 @@ class _Declared:
         gone = [task_id for task_id in ids if self._times[task_id] <= 0]
         for task_id in gone:
             del self._times[task_id]
+            self._since.pop(task_id, None)
         still_declared = [task_id for task_id in gone if task_id not in self._told]
         self._told.difference_update(gone)
         return still_declared
 
 
-def _announced(payloads: Iterable[str]) -> frozenset[UUID] | None:
-    """The ids that some payloads name; None when one of them is empty, which means: look at everything."""
-    ids: set[UUID] = set()
+def _announced(payloads: Iterable[str]) -> Ended | None:
+    """What some payloads name, ids or a result; None when one of them is empty, which means: look at everything."""
+    ended: dict[UUID, Stored | None] = {}
     for payload in payloads:
         if not payload:
             return None
         with suppress(ValueError):
-            ids.update(UUID(text) for text in payload.split(","))
-    return frozenset(ids)
+            if payload.startswith("["):
+                stored = results.told(payload)
+                ended[stored.id] = stored
+            else:
+                ended.update((UUID(text), None) for text in payload.split(","))
+    return ended
 
 
 def _is_readable(bell: Doorbell, timeout_s: float) -> bool:
@@ -198,7 +222,7 @@ class Waiter:
                 self._reading.release()
 
     @contextmanager
-    def holding(self, ids: Collection[UUID]) -> Iterator[set[UUID] | None]:
+    def holding(self, ids: Collection[UUID]) -> Iterator[Ended | None]:
         """Stay declared as waiting for these ids: to `wait` for some of them again and again writes nothing more.
 
         Gives those that have ended, or None when all were declared before and nobody has looked.
@@ -210,7 +234,10 @@ class Waiter:
         try:
             ended = None
             if added:
-                ended = self._database.run(fleet.watch(self.process, added))
+                watched = self._database.run(fleet.watch(self.process, added))
+                with self._changed:
+                    self._declared.note(added, watched.at)
+                ended = dict.fromkeys(watched.ended)
             yield ended
         finally:
             with self._changed:
@@ -220,7 +247,7 @@ class Waiter:
                 if gone:
                     self._database.run(fleet.unwatch(self.process, gone))
 
-    def wait(self, ids: Collection[UUID], timeout_s: float | None) -> set[UUID]:
+    def wait(self, ids: Collection[UUID], timeout_s: float | None) -> Ended:
         """Block until at least one of the tasks has ended; gives those that have, none when the time is over."""
         if self._pid != os.getpid():
             self._reset()
@@ -236,16 +263,17 @@ class Waiter:
             with self._changed:
                 self._waits.discard(wait)
 
-    def _look_and_sleep(self, wait: _Wait, ended: set[UUID] | None, give_up: float | None) -> set[UUID]:
+    def _look_and_sleep(self, wait: _Wait, ended: Ended | None, give_up: float | None) -> Ended:
         pause = _FIRST_LOOK_S
         while True:
             if ended is None:
-                ended = self._database.run(tasks.ended(wait.ids))
+                found = self._database.run(results.ended(wait.ids))
+                ended = dict.fromkeys(found)
             if ended:
                 return ended
             now = time.monotonic()
             if give_up is not None and now >= give_up:
-                return set()
+                return {}
             self._sleep(wait, now + pause if give_up is None else min(now + pause, give_up))
             if wait.found:
                 return wait.found
@@ -279,7 +307,7 @@ class Waiter:
             self._bell = None
             announced = None
         with self._changed:
-            self._declared.tell(announced or ())
+            announced = announced and self._declared.tell(announced)
             for wait in self._waits:
                 wait.hear(announced)
 
@@ -305,14 +333,16 @@ class AsyncWaiter:
         self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
 
     @asynccontextmanager
-    async def holding(self, ids: Collection[UUID]) -> AsyncIterator[set[UUID] | None]:
+    async def holding(self, ids: Collection[UUID]) -> AsyncIterator[Ended | None]:
         """Stay declared as waiting for these ids; see `Waiter.holding`."""
         await self._listen()
         added = self._declared.add(ids)
         try:
             ended = None
             if added:
-                ended = await self._database.run(fleet.watch(self.process, added))
+                watched = await self._database.run(fleet.watch(self.process, added))
+                self._declared.note(added, watched.at)
+                ended = dict.fromkeys(watched.ended)
             yield ended
         finally:
             gone = self._declared.remove(ids)
@@ -320,7 +350,7 @@ class AsyncWaiter:
                 if gone:
                     await self._database.run(fleet.unwatch(self.process, gone))
 
-    async def wait(self, ids: Collection[UUID], timeout_s: float | None) -> set[UUID]:
+    async def wait(self, ids: Collection[UUID], timeout_s: float | None) -> Ended:
         """Wait until at least one of the tasks has ended; gives those that have, none when the time is over."""
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         wait, rung = _Wait(ids), asyncio.Event()
@@ -333,19 +363,21 @@ class AsyncWaiter:
             self._rung.pop(wait, None)
 
     async def _look_and_sleep(
-        self, wait: _Wait, rung: asyncio.Event, ended: set[UUID] | None, give_up: float | None
-    ) -> set[UUID]:
+        self, wait: _Wait, rung: asyncio.Event, ended: Ended | None, give_up: float | None
+    ) -> Ended:
         pause = _FIRST_LOOK_S
         while True:
             if ended is None:
-                ended = await self._database.run(tasks.ended(wait.ids))
+                found = await self._database.run(results.ended(wait.ids))
+                ended = dict.fromkeys(found)
             if ended:
                 return ended
             left = pause if give_up is None else min(pause, give_up - time.monotonic())
             if left <= 0:
-                return set()
+                return {}
             with suppress(TimeoutError):
-                await asyncio.wait_for(rung.wait(), left)
+                async with asyncio.timeout(left):
+                    await rung.wait()
             if wait.found:
                 return wait.found
             rung.clear()
@@ -383,7 +415,7 @@ class AsyncWaiter:
             asyncio.get_running_loop().remove_reader(bell.fileno())
             bell.close()
             self._bell = announced = None
-        self._declared.tell(announced or ())
+        announced = announced and self._declared.tell(announced)
         for wait, rung in self._rung.items():
             wait.hear(announced)
             if wait.is_rung:

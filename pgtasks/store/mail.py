@@ -156,7 +156,7 @@ def count_mail(name: str) -> Query[int]:
 
 
 def reply(mailbox: str, properties: bytes, body: bytes) -> Query[None]:
-    """Leave a reply in the mailbox of whoever asked."""
+    """Put a reply into the mailbox of the program that sent the command."""
     return Query(_SQL["reply"], {"mailbox": mailbox, "properties": properties, "body": body}, nothing)
 
 

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """One run, with where it stands and how it was called."""
+    """One run: its state, its progress and its arguments."""
 
     id: UUID
     task_id: str | None

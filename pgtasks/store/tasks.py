@@ -1,13 +1,12 @@
 """Verbs on tasks: each returns a `Query` for the executors of `pgtasks.store.database` to run.
 
-A task's life in verbs: `enqueue` -> `claim` -> (`ack`, `charge`, `mark`) -> `settle`. Beside it: `fetch`, `forget`, `revoke`,
-`purge`, `expire`. The statements, with what they rely on, are in `tasks.sql`.
+A task's life in verbs: `enqueue` -> `claim` -> (`ack`, `charge`, `mark`) -> `finish` or `settle`. Beside it: `revoke`,
+`purge`, `expire`. The statements, with what they rely on, are in `tasks.sql`. What became of a task, `store.results` reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 from uuid import UUID
 
@@ -29,36 +28,6 @@ class Lane(NamedTuple):
     last_rank: int = _LAST_RANK
 
 
-class Stored(NamedTuple):
-    """What is known of one task; `state` is None while nothing but its message is there."""
-
-    id: UUID
-    task_id: str | None
-    name: str | None
-    state: str | None
-    content_type: str | None
-    content_encoding: str | None
-    value: bytes | None
-    traceback: bytes | None
-    children: bytes | None
-    group_id: str | None
-    parent: UUID | None
-    retries: int
-    worker: str | None
-    queue: str | None
-    done_at: datetime | None
-    is_ended: bool
-    payload_type: str | None
-    payload_encoding: str | None
-    payload: bytes | None
-    options: bytes | None
-    #: Tasks that this one released, but for the body of its chord, their groups, and what their messages say; None where
-    #: there are none.
-    released: list[str] | None
-    released_groups: list[str | None] | None
-    released_options: list[bytes | None] | None
-
-
 class Edge(Protocol):
     """`succ` waits for `pred`, and finds its result at `position` of its inputs."""
 
@@ -75,7 +44,8 @@ def enqueue(
 ) -> Query[None]:
     """Add tasks, all or nothing; an id that is there already is left as it is.
 
-    Predecessors from outside of this call are taken to have ended, but for those that are `running`. Limited tasks are held,
+    Predecessors from outside of this call are taken to have ended, but for those that are `running`; these may also wait for
+    tasks of this call, by edges that are written elsewhere, and then those must be new. Limited tasks are held,
     and let in at once where there is room; not so in a transaction that may last, which must not lock a flow: `lets_in`.
     """
     edges = tuple(edges)
@@ -151,52 +121,51 @@ _COLUMNS: Mapping[str, Callable[[Message], Any]] = {
 }
 
 
-class Claimed(NamedTuple):
-    """The answer to a `claim`: what was leased, and how many of the outcomes were really settled."""
-
-    claims: list[Claim]
-    settled: int
-
-
 def claim(
-    worker: UUID,
-    lanes: Sequence[Lane],
-    limit: int,
-    *,
-    max_deliveries: int,
-    hostname: str = "",
-    done: Sequence[Outcome] = (),
-) -> Query[Claimed]:
-    """Settle plain successes (`is_plain_success`) and lease up to `limit` ready tasks, lane by lane."""
+    worker: UUID, lanes: Sequence[Lane], limit: int, *, max_deliveries: int, may_lag: bool = True
+) -> Query[list[Claim]]:
+    """Lease up to `limit` ready tasks, lane by lane.
+
+    With `may_lag` the commit may be one that a crash of the server undoes; the worker must `disown` after it lost a connection.
+    """
     return Query(
         _SQL["claim"],
         {
             "worker": worker,
-            "hostname": hostname,
-            "ids": [o.id for o in done],
-            "deliveries": [o.delivery for o in done],
-            "values": [o.value for o in done],
-            "hidden": [o.hidden for o in done],
             "limit": limit,
             "max_deliveries": max_deliveries,
             "queues": [lane.queue for lane in lanes],
             "los": [lane.rank for lane in lanes],
             "seqs": [lane.seq for lane in lanes],
             "his": [lane.last_rank for lane in lanes],
+            "may_lag": may_lag,
         },
-        _claimed,
+        _claims,
     )
 
 
-def _claimed(found: Sequence[Row]) -> Claimed:
-    settled = found[0][-1]
-    if found[0][0] is None:
-        return Claimed([], settled)
-    return Claimed([Claim._make(row[:-3]) for row in found], settled)
+def _claims(found: Sequence[Row]) -> list[Claim]:
+    return [Claim._make(row[:-1]) for row in found]
+
+
+def finish(worker: UUID, hostname: str, outcomes: Sequence[Outcome]) -> Query[int]:
+    """Settle plain successes (`is_plain_success`); gives how many were really settled."""
+    return Query(
+        _SQL["finish"],
+        {
+            "worker": worker,
+            "hostname": hostname,
+            "ids": [o.id for o in outcomes],
+            "deliveries": [o.delivery for o in outcomes],
+            "values": [o.value for o in outcomes],
+            "hidden": [o.hidden for o in outcomes],
+        },
+        count,
+    )
 
 
 def is_plain_success(outcome: Outcome) -> bool:
-    """True for an outcome that `claim` can settle on its way; all others take `settle`."""
+    """True for an outcome that `finish` can settle; all others take `settle`."""
     return (
         outcome.state == "SUCCESS"
         and outcome.kind == "done"
@@ -366,9 +335,10 @@ def replace(
     return Query(_SQL["replace"], values, count)
 
 
-def join_chord(task_id: UUID, member: UUID) -> Query[int]:
-    """Have what waits for a running task wait for one more; run it together with the `enqueue` of that one."""
-    return Query(_SQL["join_chord"], {"id": task_id, "member": member}, count)
+def join_chord(worker: UUID, delivery: int, task_id: UUID, member: UUID) -> Query[int]:
+    """Have what waits for a claimed task wait for one more; run it together with the `enqueue` of that one."""
+    values = {"worker": worker, "delivery": delivery, "id": task_id, "member": member}
+    return Query(_SQL["join_chord"], values, count)
 
 
 def ack(worker: UUID, claims: Sequence[Claim]) -> Query[set[UUID]]:
@@ -427,28 +397,14 @@ _DESCRIBED = (
 )
 
 
-def fetch(ids: Iterable[UUID], *, with_payload: bool = False) -> Query[dict[UUID, Stored]]:
-    """Read what is known of some tasks; unknown ids are not in the answer."""
-    return Query(_SQL["fetch"], {"ids": list(ids), "with_payload": with_payload}, _stored)
-
-
-def _stored(found: Sequence[Row]) -> dict[UUID, Stored]:
-    return {row[0]: Stored._make(row) for row in found}
-
-
-def ended(ids: Iterable[UUID]) -> Query[set[UUID]]:
-    """Which of some tasks have ended, hidden results included."""
-    return Query(_SQL["ended"], {"ids": list(ids)}, id_set)
+def hold(ids: Iterable[UUID]) -> Query[int]:
+    """Lock what some tasks have left, for `clear` or `graphs.redrive` to come next in the transaction."""
+    return Query(_SQL["hold"], {"ids": list(ids)}, count)
 
 
 def clear(ids: Iterable[UUID]) -> Query[int]:
-    """Delete all rows of those of some tasks that have ended."""
+    """Delete all rows of those of some tasks that have ended, and that nothing still waits for; run it after `hold`."""
     return Query(_SQL["clear"], {"ids": list(ids)}, count)
-
-
-def forget(ids: Iterable[UUID]) -> Query[int]:
-    """Remove the results of some tasks."""
-    return Query(_SQL["forget"], {"ids": list(ids)}, count)
 
 
 def revoke(ids: Iterable[UUID], value: bytes, signal: str = "") -> Query[list[UUID]]:

@@ -39,8 +39,9 @@ WHERE pg_notification_queue_usage() < 0.5
 -- Edges of tasks that exist are not written.
 -- The countdown of a task with predecessors counts from its release. It wakes idle workers as `enqueue_one` does, one per
 -- task at most.
--- All of it may have been sent before, and then nothing changes. An edge between a task that was and one that was not would
--- never be counted down: it breaks waiting_pending_not_negative, and nothing is sent.
+-- All of it may have been sent before, and then nothing changes. An edge between a task that was and one that was not, or
+-- from one that was to a running task that is to wait for it, would never be counted down: it breaks
+-- waiting_pending_not_negative, and nothing is sent.
 -- Limited tasks that could run at once are held, and then let in as far as their flows allow; without `lets_in` by somebody
 -- else, who finds what knocks: then no lock of a flow is taken. A role that may only send leaves it to others as well.
 -- In: one array per column; edges as three arrays; limited tasks with their flows and keys. Out: nothing.
@@ -81,8 +82,9 @@ linked AS (
 ),
 torn AS (
   SELECT succ FROM link
-  WHERE succ IN (SELECT id FROM item) AND pred IN (SELECT id FROM item)
-    AND (succ IN (SELECT id FROM added)) <> (pred IN (SELECT id FROM added))
+  WHERE pred IN (SELECT id FROM item)
+    AND CASE WHEN succ IN (SELECT id FROM item) THEN (succ IN (SELECT id FROM added)) <> (pred IN (SELECT id FROM added))
+             ELSE succ = ANY (%(running)b::uuid[]) AND pred NOT IN (SELECT id FROM added) END
 ),
 held AS (
   INSERT INTO pgtasks.waiting (id, pending)
@@ -166,22 +168,16 @@ FROM (
 ) i
 WHERE pg_notification_queue_usage() < 0.5
 
--- name: claim
--- The hot statement of a worker's loop: settle plain successes and lease up to `limit` ready tasks, in one round trip.
--- Settling: deleting the claim is the fence. A claim that another worker took over, or that ended, does not match and
--- stores nothing. Whoever waits for one of the results is told as the statement commits; a batch is small enough for its
--- ids to fit in a notification. `settle` is for all other outcomes. The claims are found by = ANY and not by a join: the
--- planner takes this table for empty and would read all of its index.
--- Leasing: the most urgent first, then in the order of their return to the queue. Each lane is a queue from a cursor
--- (lo, seq) up to rank hi: the cursor keeps the scan off the dead entries that an old snapshot holds back. A sweep is the
--- same with the cursor at the start. Rows are locked and skipped in a materialised CTE, so never more than asked are taken,
--- then deleted by ctid, which is safe since ready rows are never updated. An unregistered worker gets nothing.
--- Where nothing is settled the commit does not wait for the disk: a crash of the server may undo such a claim, and the task
--- is ready again. What a worker reports under a claim that is gone is not taken; at-most-once tasks begin after `ack`,
--- whose commit makes the claim durable with it.
--- Relies on claim_pkey, result_pkey, ready_pkey, message_pkey. Locks: claim, then ready.
--- In: worker, hostname, outcomes and lanes as arrays, limit. Out: one row per claim, each with the number of outcomes that
--- were really settled; one row of NULLs and that number when nothing is ready.
+-- name: finish
+-- Settle plain successes: those that nothing waits for but perhaps a caller, which are most. `settle` is for all other
+-- outcomes. Deleting the claim is the fence: one that another worker took over, or that ended, does not match and stores
+-- nothing. The claims are found by = ANY and not by a join: the planner takes this table for empty and would read all of its
+-- index.
+-- Whoever waits for one of the results is told as the statement commits; a batch is small enough for its ids to fit in a
+-- notification, which may have 7,999 bytes. Who waits for one of them alone is told the result with it, where it is short, and
+-- need not ask: a row of `Stored` as JSON. The channel has the name of the process, which only those know who may read results.
+-- Relies on claim_pkey, result_pkey, waiter_pkey, message_pkey. Locks: claim.
+-- In: worker, hostname, outcomes as arrays. Out: the number of outcomes that were really settled.
 WITH outcome AS (
   SELECT * FROM unnest(%(ids)b::uuid[], %(values)b::bytea[], %(hidden)b::boolean[]) AS o(id, value, hidden)
 ),
@@ -196,16 +192,42 @@ stored AS (
   SELECT e.id, e.claimed_at, e.retries, e.delivery, o.hidden, 'SUCCESS', %(hostname)s, o.value
   FROM outcome o JOIN ended e ON e.id = o.id
   ON CONFLICT (id) DO NOTHING
+  RETURNING id, done_at, retries, hidden, value
 ),
 waiters AS (
   DELETE FROM pgtasks.waiter
   WHERE id = ANY (ARRAY(SELECT id FROM ended)) AND pg_notification_queue_usage() < 0.5
   RETURNING id, process
 ),
-told AS (
-  SELECT pg_notify('pgtasks_waiter_' || process, string_agg(id::text, ',')) FROM waiters GROUP BY process
+word AS (
+  SELECT w.process, w.id,
+         CASE WHEN octet_length(s.value) < 4000 AND NOT s.hidden
+              THEN json_build_array(w.id, s.done_at, s.retries, %(hostname)s::text, m.task_id, m.name, m.queue,
+                                    m.group_id, m.parent, encode(s.value, 'hex'))::text
+         END AS said
+  FROM waiters w LEFT JOIN stored s ON s.id = w.id
+  LEFT JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = w.id OFFSET 0) m ON true
 ),
-lane AS (
+told AS (
+  SELECT pg_notify('pgtasks_waiter_' || process,
+                   CASE WHEN count(*) = 1 AND octet_length(min(said)) < 8000 THEN min(said) ELSE string_agg(id::text, ',') END)
+  FROM word GROUP BY process
+)
+SELECT (SELECT count(*) FROM ended), (SELECT count(*) FROM told)
+
+-- name: claim
+-- Lease up to `limit` ready tasks: the most urgent first, then in the order of their return to the queue. A worker with
+-- something to settle sends `finish` before it, in the same round trip and commit.
+-- Each lane is a queue from a cursor (lo, seq) up to rank hi: the cursor keeps the scan off the dead entries that an old
+-- snapshot holds back. A sweep is the same with the cursor at the start. Rows are locked and skipped in a materialised CTE, so
+-- never more than asked are taken, then deleted by ctid, which is safe since ready rows are never updated. An unregistered
+-- worker gets nothing.
+-- With `may_lag` the commit does not wait for the disk: a crash of the server may undo such a claim, and the task
+-- is ready again. What a worker reports under a claim that is gone is not taken; at-most-once tasks begin after `ack`,
+-- whose commit makes the claim durable with it.
+-- Relies on ready_pkey, message_pkey. Locks: ready.
+-- In: worker, lanes as arrays, limit, may_lag. Out: one row per claim.
+WITH lane AS (
   SELECT * FROM unnest(%(queues)b::text[], %(los)b::smallint[], %(seqs)b::bigint[], %(his)b::smallint[])
                 AS l(queue, lo, seq, hi)
 ),
@@ -248,12 +270,9 @@ unheld AS (
 unmarked AS (
   DELETE FROM pgtasks.revoked WHERE id = ANY (ARRAY(SELECT id FROM found WHERE fate = 'revoked'))
 )
-SELECT f.*, i.states, i.types, i.encodings, i.vals, one.told, one.commit, one.ended
-FROM (
-  SELECT (SELECT count(*) FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
-         CASE WHEN cardinality(%(ids)b::uuid[]) = 0 THEN set_config('synchronous_commit', 'off', true) END AS commit
-) one
-LEFT JOIN found f ON true
+SELECT f.*, i.states, i.types, i.encodings, i.vals,
+       CASE WHEN %(may_lag)s THEN set_config('synchronous_commit', 'off', true) END
+FROM found f
 LEFT JOIN LATERAL (
   SELECT array_agg(r.state ORDER BY e.position) AS states,
          array_agg(r.content_type ORDER BY e.position) AS types,
@@ -737,12 +756,14 @@ SELECT count(*) FROM changed
 
 -- name: join_chord
 -- Have the tasks that wait for a running task wait for one more: it becomes the last of their inputs. The running task
--- itself has not ended, so none of them can have been released. Runs in one transaction with the `enqueue` of the new task.
+-- itself has not ended, so none of them can have been released. A worker that lost it, whose claim is gone, changes nothing:
+-- the body may have been released by then. Runs in one transaction with the `enqueue` of the new task.
 -- Done twice, since an answer was lost, it counts once.
--- In: the running task, the new one. Out: how many tasks wait for it now.
+-- In: worker, delivery, the running task, the new one. Out: how many tasks wait for it now.
 WITH body AS MATERIALIZED (
   SELECT w.id FROM pgtasks.edge e JOIN pgtasks.waiting w ON w.id = e.succ
-  WHERE e.pred = %(id)s
+  WHERE e.pred = %(id)s AND w.pending > 0
+    AND EXISTS (SELECT FROM pgtasks.claim c WHERE c.id = %(id)s AND c.worker = %(worker)s AND c.delivery = %(delivery)s)
     AND NOT EXISTS (SELECT FROM pgtasks.edge d WHERE d.succ = w.id AND d.pred = %(member)s)
   ORDER BY w.id FOR UPDATE OF w
 ),
@@ -811,46 +832,42 @@ VALUES (%(id)s, %(root)s, %(parent)s, %(name)s, %(queue)s, %(task_id)s, %(group_
         %(options)s, %(payload)s)
 ON CONFLICT (id) DO NOTHING
 
--- name: fetch
--- Read what is known of some tasks: the result, else the newest progress, else just the message. Unknown ids give no row.
--- In: ids. Out: `Stored`.
-SELECT a.id, m.task_id, m.name, coalesce(r.state, p.state) AS state,
-       CASE WHEN r.id IS NULL THEN p.content_type ELSE r.content_type END,
-       CASE WHEN r.id IS NULL THEN p.content_encoding ELSE r.content_encoding END,
-       CASE WHEN r.id IS NULL THEN p.value ELSE r.value END,
-       CASE WHEN r.id IS NULL THEN p.traceback ELSE r.traceback END,
-       CASE WHEN r.id IS NULL THEN p.children ELSE r.children END,
-       m.group_id, m.parent, coalesce(r.retries, 0), coalesce(r.worker, p.worker), m.queue, coalesce(r.done_at, p.at),
-       r.id IS NOT NULL AS is_ended, m.content_type, m.content_encoding,
-       CASE WHEN %(with_payload)s THEN m.payload END, CASE WHEN %(with_payload)s THEN m.options END,
-       next.ids, next.group_ids, next.options
-FROM unnest(%(ids)b::uuid[]) AS a(id)
-LEFT JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = a.id OFFSET 0) m ON true
-LEFT JOIN LATERAL (SELECT * FROM pgtasks.result WHERE id = a.id AND NOT hidden OFFSET 0) r ON true
-LEFT JOIN LATERAL (SELECT * FROM pgtasks.progress WHERE id = a.id OFFSET 0) p ON true
-LEFT JOIN LATERAL (
-  SELECT array_agg(coalesce(s.task_id, s.id::text) ORDER BY s.id) AS ids, array_agg(s.group_id ORDER BY s.id) AS group_ids,
-         array_agg(s.options ORDER BY s.id) AS options
-  FROM pgtasks.edge e CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = e.succ OFFSET 0) s
-  -- One that was retried, or replaced, has its inputs among its own arguments by now.
-  WHERE e.pred = m.id AND s.inputs IS DISTINCT FROM 'list' AND s.name <> 'celery.undo'
-) next ON m.has_successors AND r.state = 'SUCCESS'
-WHERE m.id IS NOT NULL OR r.id IS NOT NULL OR p.id IS NOT NULL
-
--- name: ended
--- Which of some tasks have ended, hidden results included.
--- In: ids. Out: ids.
-SELECT id FROM pgtasks.result WHERE id = ANY (%(ids)b)
+-- name: hold
+-- Lock the results of some tasks and of those that wait for them, and their rows in the ready queue, so that nobody runs any
+-- of them again, or takes one that was revoked, before the statement that comes next in the transaction has done so.
+-- The queue has no index by id: it is searched. Locks: result by id, then ready. In: ids. Out: how many rows.
+WITH ended AS MATERIALIZED (
+  SELECT id FROM pgtasks.result
+  WHERE id = ANY (%(ids)b::uuid[] || ARRAY(SELECT e.succ FROM pgtasks.edge e WHERE e.pred = ANY (%(ids)b::uuid[])))
+  ORDER BY id FOR UPDATE
+),
+queued AS MATERIALIZED (
+  SELECT id FROM pgtasks.ready WHERE id = ANY (%(ids)b::uuid[]) FOR UPDATE
+)
+SELECT (SELECT count(*) FROM ended) + (SELECT count(*) FROM queued)
 
 -- name: clear
 -- Remove every trace of those of some tasks that have ended, so that they can be sent anew under their ids.
--- A revoked one may still be in the ready queue, which has no index by id: it is searched.
+-- One that others still wait for, tasks or a workflow, stays: its second end would count for them once more. So does one
+-- whose end came from outside while a worker has it. Runs after `hold`, in one transaction. Relies on edge_pred, awaited_task.
+-- A revoked one may still be in the ready queue.
 -- In: ids. Out: how many were removed.
 WITH gone AS (
-  DELETE FROM pgtasks.result WHERE id = ANY (%(ids)b::uuid[]) RETURNING id
+  DELETE FROM pgtasks.result r
+  WHERE r.id = ANY (%(ids)b::uuid[])
+    AND NOT EXISTS (SELECT FROM pgtasks.claim c WHERE c.id = r.id)
+    AND NOT EXISTS (
+      SELECT FROM pgtasks.edge e
+      WHERE e.pred = r.id AND NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = e.succ))
+    AND NOT EXISTS (
+      SELECT FROM pgtasks.awaited a
+      WHERE a.task = r.id AND NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = a.run))
+  RETURNING r.id
 ),
 messages AS (DELETE FROM pgtasks.message WHERE id IN (SELECT id FROM gone)),
 readies AS (DELETE FROM pgtasks.ready WHERE id IN (SELECT id FROM gone)),
+dues AS (DELETE FROM pgtasks.scheduled WHERE id IN (SELECT id FROM gone)),
+places AS (DELETE FROM pgtasks.held WHERE id IN (SELECT id FROM gone)),
 marks AS (DELETE FROM pgtasks.revoked WHERE id IN (SELECT id FROM gone)),
 states AS (DELETE FROM pgtasks.progress WHERE id IN (SELECT id FROM gone)),
 holds AS (DELETE FROM pgtasks.waiting WHERE id IN (SELECT id FROM gone)),
@@ -859,19 +876,6 @@ steps AS (DELETE FROM pgtasks.step WHERE run IN (SELECT id FROM gone)),
 signals AS (DELETE FROM pgtasks.signal WHERE run IN (SELECT id FROM gone)),
 waits AS (DELETE FROM pgtasks.awaited WHERE run IN (SELECT id FROM gone))
 SELECT count(*) FROM gone
-
--- name: forget
--- Remove the results of some tasks; what has not ended goes on.
--- In: ids. Out: how many were removed.
-WITH noted AS (
-  DELETE FROM pgtasks.progress WHERE id = ANY (%(ids)b) RETURNING id
-),
-emptied AS (
-  UPDATE pgtasks.result SET hidden = true, value = NULL, traceback = NULL, children = NULL
-  WHERE id = ANY (%(ids)b) AND NOT hidden
-  RETURNING id
-)
-SELECT count(*) FROM (SELECT id FROM noted UNION SELECT id FROM emptied) f
 
 -- name: revoke
 -- Revoke tasks; `pgtasks.revoke` in the migration 0008 says how. In: ids, the encoded TaskRevokedError, a signal's name or

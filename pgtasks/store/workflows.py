@@ -41,11 +41,17 @@ def checked_name(what: str, name: Any) -> str:
     return name
 
 
-class Recorder(Protocol):
-    """Records steps of runs, those of several in one statement where it can."""
+class Together(NamedTuple):
+    """What a run asks in one transaction and one round trip; nothing of it is done when one of them fails."""
 
-    def record(self, query: Query[bool | None]) -> bool | None:
-        """Carry out a `remember` that `may_share`."""
+    queries: list[Query[Any]]
+
+
+class Recorder(Protocol):
+    """Asks the database for several runs at once."""
+
+    def record(self, asked: Query[Any] | Together) -> Any:
+        """Carry out what `may_share`."""
 
 
 class Hold(NamedTuple):
@@ -160,7 +166,17 @@ def remember_within(hold: Hold, step: Step) -> Query[bool | None]:
     return Query(_SQL["remember_within"], _values(hold, step), _first)
 
 
-def may_share(query: Query[Any]) -> bool:
+def may_share(asked: Any) -> bool:
+    """Whether this is a question that may go in one transaction with those of other runs of the worker.
+
+    Limited tasks are let in under the lock of their flow, which must be the last lock of a transaction.
+    """
+    if isinstance(asked, Together):
+        return not any(query.values.get("limited") for query in asked.queries)
+    return isinstance(asked, Query) and asked.statement in _SHARED
+
+
+def is_plain(query: Query[Any]) -> bool:
     """Whether this is the record of a step that can go in one statement with those of other runs."""
     values = query.values
     return (
@@ -182,6 +198,8 @@ def remember_all(records: Sequence[Query[bool | None]]) -> Query[dict[UUID, bool
 
 
 _REMEMBER = _SQL["remember"]
+#: What a run asks often, and each of which is all of its transaction where it goes alone.
+_SHARED = frozenset(_SQL[name] for name in ("recall", "remember", "amend", "collect", "receive", "suspend"))
 _COLUMNS = (
     ("runs", "run"), ("deliveries", "delivery"), ("ordinals", "ordinal"), ("seqs", "seq"), ("tooks", "took"),
     ("kinds", "kind"), ("names", "name"), ("values", "value"),

@@ -108,18 +108,26 @@ listed AS (
 SELECT CASE WHEN EXISTS (SELECT FROM fence) THEN 1 ELSE pgtasks.refuse_lost(%(run)s) END
 
 -- name: collect
--- Record the results of those of some tasks that have ended, each as a step of its own. Locks: claim, awaited.
+-- Record the results of those of some tasks that have ended, each as a step of its own. Locks: claim, awaited; none when no
+-- task has ended, so that such a look writes nothing and waits for no disk.
 -- In: arrays of steps and of their tasks. Out: cancelled, and per task that has ended: its step's ordinal and name, and what
 -- came of it; one row of NULLs when none has; no row when the claim is gone.
-WITH fence AS MATERIALIZED (
+WITH held AS (
   SELECT revoke_signal IS NOT NULL AS is_cancelled FROM pgtasks.claim
-  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s FOR KEY SHARE
+  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s
 ),
-ended AS MATERIALIZED (
+found AS MATERIALIZED (
   SELECT s.name, s.ordinal, s.seq, r.id, r.state, r.content_type, r.content_encoding, r.value
   FROM unnest(%(names)b::text[], %(ordinals)b::int[], %(seqs)b::int[], %(tasks)b::uuid[]) AS s(name, ordinal, seq, task)
   JOIN pgtasks.result r ON r.id = s.task
-  WHERE EXISTS (SELECT FROM fence)
+  WHERE EXISTS (SELECT FROM held)
+),
+fence AS MATERIALIZED (
+  SELECT id FROM pgtasks.claim
+  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s AND EXISTS (SELECT FROM found) FOR KEY SHARE
+),
+ended AS MATERIALIZED (
+  SELECT found.* FROM found, fence
 ),
 let_go AS (
   DELETE FROM pgtasks.awaited WHERE run = %(run)s AND task IN (SELECT id FROM ended)
@@ -128,27 +136,34 @@ noted AS (
   INSERT INTO pgtasks.step AS s (run, ordinal, seq, delivery, kind, name, state, source, content_type, content_encoding, value)
   SELECT %(run)s, e.ordinal, e.seq, %(delivery)s, 'get', e.name, CASE WHEN e.state = 'SUCCESS' THEN 'SUCCESS' ELSE 'FAILURE' END,
          e.id::text, e.content_type, e.content_encoding, e.value
-  FROM ended e, fence
+  FROM ended e
   ON CONFLICT (run, name, ordinal) DO UPDATE
   SET at = excluded.at, delivery = excluded.delivery, state = excluded.state, source = excluded.source,
       content_type = excluded.content_type, content_encoding = excluded.content_encoding, value = excluded.value
   WHERE s.state = 'PENDING'
 )
-SELECT f.is_cancelled, e.name, e.ordinal, e.state, e.content_type, e.content_encoding, e.value
-FROM fence f LEFT JOIN ended e ON true
+SELECT h.is_cancelled, e.name, e.ordinal, e.state, e.content_type, e.content_encoding, e.value
+FROM held h LEFT JOIN ended e ON true
+WHERE EXISTS (SELECT FROM fence) OR NOT EXISTS (SELECT FROM found)
 
 -- name: receive
 -- Take the first that is there of some signals and of the results of some tasks, and record it as what came of a wait. The
 -- signal is used with it, so exactly once. When there is none and the wait's time is over, that is recorded instead, and
--- stands, whatever comes later. The claim is locked: a signal that a worker takes in the moment of a takeover is known to the
--- next one, or was not taken. Locks: claim, signal. Relies on signal_open.
+-- stands, whatever comes later. What is recorded already is given again, for whoever has lost the answer to its COMMIT, and
+-- no second signal is used. The claim is locked: a signal that a worker takes in the moment of a takeover is known to the next
+-- one, or was not taken. Locks: claim, signal; none when there is nothing to take, so that such a look writes nothing and
+-- waits for no disk. Relies on signal_open.
 -- In: a step as for `remember`, tasks, names. Out: no row when the claim is gone, else: has the run been cancelled, and what
 -- was recorded: state, source, content type, encoding, value; NULL for nothing yet.
-WITH fence AS MATERIALIZED (
+WITH held AS (
   SELECT revoke_signal IS NOT NULL AS is_cancelled FROM pgtasks.claim
-  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s FOR KEY SHARE
+  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s
 ),
-first AS MATERIALIZED (
+known AS MATERIALIZED (
+  SELECT state, source, content_type, content_encoding, value FROM pgtasks.step
+  WHERE run = %(run)s AND name = %(name)s AND ordinal = %(ordinal)s AND state <> 'PENDING'
+),
+found AS MATERIALIZED (
   SELECT * FROM (
     SELECT g.at, g.seq, g.name AS source, 'SUCCESS' AS state, g.content_type, g.content_encoding, g.value
     FROM unnest(%(names)b::text[]) AS n(name) CROSS JOIN LATERAL (
@@ -163,8 +178,16 @@ first AS MATERIALIZED (
     SELECT 'infinity', NULL, NULL, 'TIMEOUT', NULL, NULL, NULL
     FROM pgtasks.step
     WHERE run = %(run)s AND name = %(name)s AND ordinal = %(ordinal)s AND state = 'PENDING' AND due <= pgtasks.clock()
-  ) a, fence
+  ) a
+  WHERE EXISTS (SELECT FROM held) AND NOT EXISTS (SELECT FROM known)
   ORDER BY at, seq LIMIT 1
+),
+fence AS MATERIALIZED (
+  SELECT id FROM pgtasks.claim
+  WHERE id = %(run)s AND worker = %(worker)s AND delivery = %(delivery)s AND EXISTS (SELECT FROM found) FOR KEY SHARE
+),
+first AS MATERIALIZED (
+  SELECT found.* FROM found, fence
 ),
 used AS (
   UPDATE pgtasks.signal SET ordinal = %(ordinal)s, taken_by = %(name)s
@@ -183,8 +206,9 @@ noted AS (
   WHERE s.state = 'PENDING'
   RETURNING state, source, content_type, content_encoding, value
 )
-SELECT f.is_cancelled, n.state, n.source, n.content_type, n.content_encoding, n.value
-FROM fence f LEFT JOIN noted n ON true
+SELECT h.is_cancelled, n.state, n.source, n.content_type, n.content_encoding, n.value
+FROM held h LEFT JOIN (SELECT * FROM noted UNION ALL SELECT * FROM known) n ON true
+WHERE EXISTS (SELECT FROM fence) OR NOT EXISTS (SELECT FROM found)
 
 -- name: suspend
 -- Suspend a run; `pgtasks.suspend` in the migration says how. Out: suspended, lost, cancelled or ready.

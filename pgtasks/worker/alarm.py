@@ -1,7 +1,7 @@
-"""What reaches a worker's loop from outside of it: signals, and calls from other threads.
+"""Signals, and calls from other threads, on their way into a worker's loop.
 
-A signal handler only notes what was asked for and wakes the loop by a socket; what it means is decided in the loop,
-between two steps, where nothing is half done.
+A signal handler only records the request and wakes the loop through a socket. The loop acts on it between two steps,
+where nothing is half done.
 """
 
 from __future__ import annotations

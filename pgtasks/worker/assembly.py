@@ -1,21 +1,30 @@
-"""Choosing a worker's pool, and building its crew."""
+"""What a worker is put together from: its database, its queues, its pool, and the crew of children that run tasks."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 from pgtasks.concurrency.base import ChildOptions
-from pgtasks.exceptions import ImproperlyConfigured
+from pgtasks.exceptions import DatabaseUnavailable, ImproperlyConfigured
 from pgtasks.execution import Site
 from pgtasks.message import Claim
+from pgtasks.store.database import Database
+from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import worker_direct
 from pgtasks.utils.sysinfo import cpu_budget
 from pgtasks.worker.crew import CrewOptions
 from pgtasks.worker.pacing import PacedCrew
 from pgtasks.worker.throttle import Throttle
+
+logger = get_logger("celery.worker.consumer.consumer")
+
+#: Pauses before a worker that starts tries to reach its database again grow by so much, up to so much, in seconds.
+RETRY_STEP_S, RETRY_MOST_S = 2.0, 32.0
 
 #: Pools by the names that Celery gives them: the module, and whether slots are children or within one child.
 POOLS: dict[str, tuple[str, bool]] = {
@@ -42,6 +51,23 @@ def concurrency_of(wanted: int | str | None) -> int:
     return int(wanted or os.cpu_count() or 1)
 
 
+def await_database(app: Any, database: Database) -> None:
+    """Wait for a server that cannot be reached yet, as often and as long as Celery's workers wait for a broker."""
+    waits, most = app.conf.broker_connection_retry_on_startup, app.conf.broker_connection_max_retries
+    for attempt in count(1):
+        try:
+            database.ping()
+            return
+        except DatabaseUnavailable as error:
+            must_wait = app.conf.broker_connection_retry if waits is None else waits
+            # Those below it have answered, and will not say anything else.
+            if type(error) is not DatabaseUnavailable or not must_wait or (most and attempt > most):
+                raise
+            pause_s = min(RETRY_STEP_S * attempt, RETRY_MOST_S)
+            logger.error("%s Trying again in %.2f seconds... (%s/%s)", error, pause_s, attempt, most or "inf")
+            time.sleep(pause_s)
+
+
 def select_queues(app: Any, hostname: str, queues: Iterable[str] | None, exclude_queues: Iterable[str] | None) -> None:
     """Have the app's workers take from these queues, and from the worker's own with `worker_direct`."""
     app.amqp.queues.select(queues)
@@ -65,6 +91,7 @@ def assemble(
                 max_tasks=worker.max_tasks_per_child,
                 max_memory_kib=worker.max_memory_per_child,
                 can_stop=getattr(pool, "can_stop", False),
+                can_resize=getattr(pool, "can_resize", False),
             ),
             max_deliveries=int(worker.app.conf.task_max_deliveries),
         ),

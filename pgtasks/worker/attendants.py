@@ -23,6 +23,7 @@ from pgtasks.bootsteps import in_order
 from pgtasks.exceptions import WorkerShutdown, WorkerTerminate
 from pgtasks.store import flows
 from pgtasks.utils.log import get_logger
+from pgtasks.utils.text import mask_url
 from pgtasks.worker import state
 from pgtasks.worker.autoscale import Autoscaler
 from pgtasks.worker.reporter import HEARTBEAT_S, Reporter
@@ -30,6 +31,7 @@ from pgtasks.worker.reporter import HEARTBEAT_S, Reporter
 __all__ = ("Attendants", "Systemd")
 
 logger = get_logger("celery.worker")
+connection_logger = get_logger("celery.worker.consumer.connection")
 
 
 class Attendants:
@@ -57,6 +59,7 @@ class Attendants:
 
     def start(self) -> None:
         worker, consumer = self._worker, self._worker.consumer
+        connection_logger.info("Connected to %s", mask_url(worker.app.database_url))
         self.reporter.start()
         for name, flow in declared_flows(worker.app).items():
             consumer.database.run(flows.declare(name, flow.limits()))

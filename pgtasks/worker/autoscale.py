@@ -1,4 +1,4 @@
-"""More processes while tasks wait, fewer when some have had nothing to do for a while."""
+"""Autoscaling: start processes while tasks wait, stop those that have been idle for a while."""
 
 from __future__ import annotations
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from typing import Any
 
 from pgtasks import __version__
 from pgtasks.app.builtins import BUILT_IN
+from pgtasks.utils.log import mlevel
 from pgtasks.utils.text import mask_url
 
 _BANNER = """\
@@ -40,7 +42,8 @@ def banner(worker: Any) -> str:
         events="ON" if app.conf.worker_send_task_events else "OFF (enable -E to monitor tasks in this worker)",
         queues=app.amqp.queues.format(indent=1),
     )
-    if str(worker.loglevel).upper() in ("INFO", "DEBUG", "20", "10"):
-        names = sorted(name for name in app.tasks if not name.startswith(BUILT_IN))
+    level = mlevel(worker.loglevel) or logging.WARNING
+    if level <= logging.INFO:
+        names = sorted(name for name in app.tasks if level <= logging.DEBUG or not name.startswith(BUILT_IN))
         text += "\n [tasks]\n" + "".join(f"  . {name}\n" for name in names)
     return text

@@ -1,6 +1,6 @@
-"""What a worker of Celery is put together from, as names that the `requires` of a project's steps may hold.
+"""The names of the components of Celery's worker, for the `requires` of a project's bootsteps.
 
-There is nothing in them: a worker here has all it needs before it starts any step.
+The classes are empty: a worker here has everything ready before it starts any step.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """A worker's database side: claiming, settling, the lease, idling and being woken.
 
-    step    settle what ended and claim for the free slots: one round trip for plain successes, one more for the rest
+    step    settle what ended and claim for the free slots: one round trip with plain successes, one more for the rest
     tick    once a second: move what is due, look for anything missed, and every few seconds renew the lease
     reap    when a tick has seen a dead worker, and now and then: take over from the dead
-
-Claims look from a cursor per queue and priority, so that neither a backlog nor what an old snapshot keeps dead slows
-them. What lands behind a cursor (a transaction that committed late) or under a priority not seen before is found by a
-sweep from the start, whenever a claim from the cursors finds nothing.
 
 An idle worker says so in the table `idle`, looks once more, and sleeps until it is notified or the next tick.
 """
@@ -30,6 +26,7 @@ from pgtasks.store import fleet, flows, graphs, tasks
 from pgtasks.store.database import Database
 from pgtasks.store.listen import Doorbell, SharedDoorbell
 from pgtasks.utils.log import get_logger
+from pgtasks.worker.lanes import Lanes
 from pgtasks.worker.limits import claim_limited
 from pgtasks.worker.lookout import Lookout
 
@@ -37,9 +34,6 @@ logger = get_logger("celery.worker.consumer")
 
 #: With what else is done now and then, an idle worker sends less than one statement per second.
 TICK_S = 1.1
-#: Sweeps may take a twentieth of a worker's time, however long one takes.
-SWEEP_SHARE = 20
-SWEEP_EVERY_S = 1.0
 #: Claims whose worker has no row any more are looked for this often.
 REAP_EVERY_S = 60.0
 #: Most claims that one reap takes back.
@@ -68,9 +62,10 @@ class Consumer:
         self.lease_s = lease_s
         self.worker = uuid4()
         self._description = description
+        #: How many tasks it may run at a time; follows the pool, which may grow and shrink.
+        self.slots: int = description["concurrency"]
         self._max_deliveries = max_deliveries
-        self._cursors: dict[tuple[str, int], int] = {}
-        self._turn = 0
+        self._lanes = Lanes()
         self._bell: Doorbell | None = None
         self._is_idle = False
         #: The last claim got less than it asked for: nothing waits in the queues, as far as is known.
@@ -79,8 +74,7 @@ class Consumer:
         self._connects = 0
         self._lost: set[UUID] = set()
         now = time.monotonic()
-        self._swept_at = self._reaped_at = -math.inf
-        self._sweep_cost_s = 0.0
+        self._reaped_at = -math.inf
         self._lookout = Lookout()
         self.renewed_at = now
         self._ticked_at = -math.inf
@@ -113,7 +107,7 @@ class Consumer:
         self.renewed_at = sent_at
         self._is_idle = self._is_unsure = False
         self._connects = self.database.connects
-        self._cursors.clear()
+        self._lanes.forget()
         self._limit([each.queue for each in self.database.run(flows.queue_limits(self.queues))])
         self._listen()
 
@@ -127,8 +121,7 @@ class Consumer:
     def _limit(self, limited: list[str]) -> None:
         """Claim from these of the queues under their limits, and as one likes from the others."""
         self._limited = limited
-        self._free = [queue for queue in self.queues if queue not in limited]
-        self._cursors = {lane: seq for lane, seq in self._cursors.items() if lane[0] in self._free}
+        self._lanes.limit([queue for queue in self.queues if queue not in limited])
 
     def discharge(self) -> int:
         """Sign off; gives how many claims went back to their queues with it."""
@@ -185,8 +178,10 @@ class Consumer:
 
     # -- settle and claim
 
-    def step(self, outcomes: Sequence[Outcome], room: int, known: Collection[Claim]) -> list[Claim]:
-        """Settle outcomes and claim up to `room` tasks.
+    def step(
+        self, outcomes: Sequence[Outcome], room: int, known: Collection[Claim], *, is_called: bool = True
+    ) -> list[Claim]:
+        """Settle outcomes and claim up to `room` tasks; it need not look for any if it is not called and would be woken.
 
         Raises when the database does not answer; the same outcomes may then be given again, since those that were
         settled already do not match any more. `known` are the claims that the worker knows of, to find those that a
@@ -205,13 +200,17 @@ class Consumer:
         if rest := [o for o in others if not tasks.is_release(o)]:
             taken = [*taken, *self._settle(rest, room - len(taken))]
         while len(plain) > MOST_PLAIN:
-            self._claim(plain[:MOST_PLAIN], (), 0)
+            self._finish(plain[:MOST_PLAIN])
             plain = plain[MOST_PLAIN:]
-        # What it released itself is enough for now if it would be woken for anything else.
-        claims = taken if taken and self._is_idle and not plain else [*taken, *self._look(plain, room - len(taken))]
+        if self._is_idle and not is_called and (taken or (self._is_drained and not others)):
+            # Nothing else was there the last time, and it is woken for what has come since; what it released itself it has.
+            claims = taken
+            self._finish(plain)
+        else:
+            claims = [*taken, *self._look(plain, room - len(taken))]
         if self._limited:
             # No more than can begin at once: what waits behind others would be counted as running.
-            free = self._description["concurrency"] - len(known) - len(claims)
+            free = self.slots - len(known) - len(claims)
             claims += self._claim_limited(min(free, room - len(claims)))
         self._is_unsure = False
         return claims
@@ -231,11 +230,11 @@ class Consumer:
         settled: tasks.Settled | None = None
         try:
             if room and len(outcomes) == 1 and tasks.is_link(outcomes[0]):
-                link = tasks.pass_on(self.worker, self.hostname, outcomes[0], queues=self._free, may_lag=may_lag)
+                link = tasks.pass_on(self.worker, self.hostname, outcomes[0], queues=self._lanes.queues, may_lag=may_lag)
                 settled = self.database.run(link)
             if settled is None:
                 release = tasks.release(
-                    self.worker, self.hostname, outcomes, queues=self._free, room=room, may_lag=may_lag
+                    self.worker, self.hostname, outcomes, queues=self._lanes.queues, room=room, may_lag=may_lag
                 )
                 settled = self.database.run(release)
         except OperationalError:
@@ -251,7 +250,7 @@ class Consumer:
         try:
             settled = self.database.run(
                 tasks.settle(
-                    self.worker, self.hostname, outcomes, queues=self._free, room=room if self._is_drained else 0
+                    self.worker, self.hostname, outcomes, queues=self._lanes.queues, room=room if self._is_drained else 0
                 )
             )
         except OperationalError:
@@ -297,7 +296,10 @@ class Consumer:
             settled, *_ = self.database.run_together(settle, *enqueues)
         except TaskSentBefore as error:
             logger.error(
-                "An errback of task %s was not sent, and the task has failed all the same: %s", outcome.id, error
+                "What follows task %s was not sent, and the task has ended as %s all the same: %s",
+                outcome.id,
+                outcome.state,
+                error,
             )
             settled = self.database.run(settle)
         self._check(1, len(settled.ended))
@@ -315,40 +317,39 @@ class Consumer:
         return hostname
 
     def _look(self, plain: Sequence[Outcome], room: int) -> list[Claim]:
-        now = time.monotonic()
-        is_sweep = not self._cursors or now - self._swept_at > max(SWEEP_EVERY_S, SWEEP_SHARE * self._sweep_cost_s)
-        claims = self._claim(plain, self._sweep() if is_sweep else self._lanes(), room) if room or plain else []
+        """Settle plain successes and claim up to `room` tasks."""
+        if not room:
+            self._finish(plain)
+            self._is_drained = False
+            return []
+        if self._lanes.must_sweep():
+            claims = self._sweep(plain, room)
+        else:
+            claims = self._claim(plain, self._lanes.ahead(), room)
+            if not claims and self._lanes.may_sweep():
+                claims = self._sweep((), room)
         self._is_drained = len(claims) < room
-        if claims or not room or is_sweep or now - self._swept_at < SWEEP_SHARE * self._sweep_cost_s:
-            return claims
-        return self._claim((), self._sweep(), room)
+        return claims
 
-    def _lanes(self) -> list[tasks.Lane]:
-        """Every queue and priority seen so far, from its cursor; the most urgent first, queues taking turns."""
-        self._turn += 1
-        ordered = sorted(self._cursors.items(), key=lambda item: (item[0][1], hash((item[0][0], self._turn))))
-        return [tasks.Lane(queue, rank, seq, rank) for (queue, rank), seq in ordered]
+    def _sweep(self, plain: Sequence[Outcome], room: int) -> list[Claim]:
+        with self._lanes.sweep() as lanes:
+            return self._claim(plain, lanes, room)
 
-    def _sweep(self) -> list[tasks.Lane]:
-        """Every queue from its start, queues taking turns."""
-        self._turn += 1
-        at = self._turn % max(1, len(self._free))
-        self._swept_at = time.monotonic()
-        return [tasks.Lane(queue) for queue in (*self._free[at:], *self._free[:at])]
+    def _finish(self, plain: Sequence[Outcome]) -> None:
+        if plain:
+            self._check(len(plain), self.database.run(tasks.finish(self.worker, self.hostname, plain)))
 
     def _claim(self, plain: Sequence[Outcome], lanes: Sequence[tasks.Lane], room: int) -> list[Claim]:
-        sent_at = time.monotonic()
-        query = tasks.claim(
-            self.worker, lanes, room, max_deliveries=self._max_deliveries, hostname=self.hostname, done=plain
-        )
-        answer = self.database.run(query)
-        if lanes and lanes[0].seq == 0:
-            self._sweep_cost_s = time.monotonic() - sent_at
-        self._check(len(plain), answer.settled)
-        for claim in answer.claims:
-            lane = claim.queue, claim.rank
-            self._cursors[lane] = max(self._cursors.get(lane, 0), claim.seq)
-        return answer.claims
+        """Settle plain successes and claim, in one round trip and one commit."""
+        claims: list[Claim]
+        claim = tasks.claim(self.worker, lanes, room, max_deliveries=self._max_deliveries, may_lag=not plain)
+        if plain:
+            settled, claims = self.database.run_at_once(tasks.finish(self.worker, self.hostname, plain), claim)
+            self._check(len(plain), settled)
+        else:
+            claims = self.database.run(claim)
+        self._lanes.advance(claims)
+        return claims
 
     def _claim_limited(self, room: int) -> list[Claim]:
         """Claim from the limited queues, by turns, what their limits leave; the others' claims wait that long for the lock."""
@@ -397,7 +398,7 @@ class Consumer:
         self._look_again_at = [at for at in self._look_again_at if at > sent_at]
         renew = sent_at - self.renewed_at >= self.lease_s / 4
         with self._lookout.back_s(sent_at) as back_s:
-            lanes = None if back_s is None else self._lanes()
+            lanes = None if back_s is None else self._lanes.ahead()
             tick = self.database.run(fleet.tick(self.worker, self.queues, renew=renew, lanes=lanes, back_s=back_s))
         if renew and tick.is_registered:
             self.renewed_at = sent_at

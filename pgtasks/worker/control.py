@@ -16,6 +16,7 @@ from pgtasks.app.builtins import BUILT_IN
 from pgtasks.canvas import maybe_signature
 from pgtasks.exceptions import WorkerShutdown
 from pgtasks.message import id_of
+from pgtasks.platforms import signal_name
 from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.serialization import strtobool
@@ -123,6 +124,7 @@ def revoked(state: Any, **kwargs: Any) -> list[str]:
 def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
     """Revoke task by task id (or list of ids)."""
     ids = set(maybe_list(task_id) or ())
+    signal = signal_name(signal or "SIGTERM")
     worker_state.revoked.update(ids)
     if not terminate:
         logger.info("Tasks flagged as revoked: %s", ", ".join(ids))
@@ -134,7 +136,7 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
     return ok(f"terminate: {', '.join(mine)}" if mine else "terminate: tasks unknown")
 
 
-@control_command(variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [id2 [... [idN]]]]")
+@control_command(variadic="task_id", args=[("signal", signal_name)], signature="<signal> [id1 [id2 [... [idN]]]]")
 def terminate(state: Any, signal: Any, task_id: Any, **kwargs: Any) -> Any:
     """Terminate task by task id (or list of ids)."""
     return revoke(state, task_id, terminate=True, signal=signal)
@@ -145,6 +147,7 @@ def revoke_by_stamped_headers(
     state: Any, headers: Any, terminate: bool = False, signal: Any = None, **kwargs: Any
 ) -> Any:
     """Revoke task by header (or list of headers)."""
+    signal = signal_name(signal or "SIGTERM")
     if isinstance(headers, list):
         headers = dict(header.split("=", 1) for header in headers)
     for header, stamps in headers.items():
@@ -167,10 +170,10 @@ def _in_hand(state: Any) -> list[Request]:
     return [*worker.active_requests(), *worker.reserved_requests()]
 
 
-def _terminate(state: Any, requests: Iterable[Request], signal: Any) -> None:
+def _terminate(state: Any, requests: Iterable[Request], signal: str) -> None:
     for request in requests:
-        logger.info("Terminating %s (%s)", request.id, signal or "SIGTERM")
-        state.consumer.controller.crew.revoke(id_of(request.id), str(signal or "SIGTERM"))
+        logger.info("Terminating %s (%s)", request.id, signal)
+        state.consumer.controller.crew.revoke(id_of(request.id), signal)
 
 
 @control_command(

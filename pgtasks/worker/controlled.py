@@ -1,4 +1,4 @@
-"""What can be asked of a running worker and changed in it, by remote control and by monitoring code."""
+"""The interface of a running worker for remote control and monitoring: what can be read and changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib import reload as reload_module
 from typing import Any
 
@@ -25,6 +25,7 @@ from pgtasks.worker import state
 from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.autoscale import Autoscaler
 from pgtasks.worker.consumer import Consumer
+from pgtasks.worker.hooks import RequestHooks
 from pgtasks.worker.pacing import PacedCrew
 from pgtasks.worker.request import LogData, Request
 
@@ -57,6 +58,11 @@ class Controlled:
 
     # -- its tasks
 
+    @cached_property
+    def hooks(self) -> RequestHooks:
+        """What tells the project's own classes of requests what came of their tasks."""
+        return RequestHooks(self)
+
     def active_requests(self) -> list[Request]:
         """What runs."""
         return [request for request in self._requests() if request.time_start is not None]
@@ -81,9 +87,9 @@ class Controlled:
         state.note_received(claim.name for claim in claims)
         is_logged, receivers = logger.isEnabledFor(logging.INFO), signals.task_received.receivers
         reporter = self.attendants.reporter
-        if not (is_logged or receivers or reporter.tells_of_tasks):
+        if not (is_logged or receivers or reporter.tells_of_tasks or self.hooks.classes):
             return
-        requests = [Request(self.crew.site, claim) for claim in claims]
+        requests = self.hooks.requests(claims)
         if reporter.tells_of_tasks:
             reporter.received(requests)
         for request in requests:
@@ -94,10 +100,16 @@ class Controlled:
                 signals.task_received.send(sender=self.consumer, request=request)
 
     def note_settled(self, outcomes: Sequence[Outcome]) -> None:
-        """Remember and tell what came of tasks; to be called once their results can be read."""
+        """Record ended tasks and send their events; to be called once their results can be read."""
         state.note_settled(outcomes)
-        if self.attendants.reporter.tells_of_tasks:
-            self.attendants.reporter.settled(outcomes)
+        reporter = self.attendants.reporter
+        if self.hooks.classes:
+            self.hooks.settled(outcomes, reporter.runtimes)
+        if reporter.tells_of_tasks:
+            reporter.settled(outcomes)
+        elif self.hooks.classes:
+            for outcome in outcomes:
+                reporter.runtimes.pop(outcome.id, None)
 
     # -- itself
 
@@ -134,11 +146,14 @@ class Controlled:
     # -- orders
 
     def resize(self, by: int) -> None:
-        """Run more, or fewer, tasks at a time. Raises NotImplementedError where these are not processes."""
+        """Run more, or fewer, tasks at a time. Raises NotImplementedError where these are threads or coroutines."""
         options = self.crew.options
-        if options.serve is None or options.child.slots != 1:
+        if options.child.can_resize:
+            self.crew.resize_slots(options.child.slots + by)
+        elif options.serve is None or options.child.slots != 1:
             raise NotImplementedError(f"The {self.pool} pool has a fixed size: restart the worker with another -c.")
-        self.crew.resize(options.children + by)
+        else:
+            self.crew.resize(options.children + by)
         self.concurrency = self.crew.slots
 
     def reload(self, modules: Sequence[str] | None = None, reload: bool = False, reloader: Any = None) -> None:

@@ -19,7 +19,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice, takewhile
+from dataclasses import replace
+from itertools import count, islice, takewhile
 from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -29,10 +30,10 @@ from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, S
 from pgtasks.concurrency.solo import SoloChild
 from pgtasks.execution import give_up
 from pgtasks.message import Claim, Outcome
+from pgtasks.platforms import signal_number
 from pgtasks.utils.log import get_logger
-from pgtasks.worker.losses import delivered_again, described, returned
+from pgtasks.worker.losses import after_timeout, delivered_again, described, returned
 
-logger = get_logger("celery.worker")
 process_logger = get_logger("celery.concurrency")
 
 #: How much work, in seconds, a slot should have before it: enough to cover a round trip to the database.
@@ -102,7 +103,8 @@ class Crew:
         if serve is None:
             return SoloChild(self.site, options, self._ended)
         signals.worker_before_create_process.send(sender=self)
-        return Child(serve, self.site, options, self._close_private_descriptors)
+        index = next(index for index in count() if index not in {child.index for child in self.children})
+        return Child(serve, self.site, options, self._close_private_descriptors, index=index)
 
     def _close_private_descriptors(self) -> None:
         """In a new child: let go of what is this process' own."""
@@ -177,7 +179,7 @@ class Crew:
 
     def dispatch(self) -> None:
         """Deal the backlog to the children, first to those that have least to do, in turns: the urgent run first."""
-        if self.has_suspects:
+        if self.has_suspects or not self.backlog:
             return
         ahead = self._ahead()
         hands: list[tuple[Any, int, list[Claim]]] = []
@@ -305,14 +307,9 @@ class Crew:
                 give_up(self.site, claim, f"The process that was to end the task died too ({claim.fate})")
             )
         elif verdict is not None and (verdict.startswith("terminated") or job.kill_at is not None):
-            if verdict.startswith("timeout") and self._outlives_its_limit(claim):
-                process_logger.error(
-                    "Hard time limit (%ss) exceeded for %s[%s]. It will be run again, since its acks_on_timeout is False.",
-                    job.limit_s,
-                    claim.name,
-                    claim.public_id,
-                )
-                self._outcomes.append(delivered_again(claim))
+            is_late, most = verdict.startswith("timeout"), self.options.max_deliveries
+            if is_late and (again := after_timeout(self.site.app, claim, job.limit_s, most)) is not None:
+                self._outcomes.append(again)
             else:
                 self.backlog.appendleft(claim._replace(fate=verdict))
         else:
@@ -342,12 +339,6 @@ class Crew:
             self.backlog.appendleft(claim._replace(fate=f"{'retry' if must_retry else 'lost'}:{reason}"))
             return
         self._outcomes.append(delivered_again(claim))
-
-    def _outlives_its_limit(self, claim: Claim) -> bool:
-        """Is it to run again after a hard time limit, as often as after the death of a worker?"""
-        task = self.site.app.tasks.get(claim.name)
-        runs_again = task is not None and bool(task.acks_late) and not task.acks_on_timeout
-        return runs_again and claim.losses + 1 < self.options.max_deliveries
 
     # -- time and force
 
@@ -386,7 +377,7 @@ class Crew:
             elif signal_name and child.options.can_stop:
                 child.stop(claim_id, f"terminated:{signal_name}")
             elif signal_name and child.options.slots == 1 and child.pid not in self._condemned:
-                self.condemn(child, job.claim, f"terminated:{signal_name}", _signal_number(signal_name))
+                self.condemn(child, job.claim, f"terminated:{signal_name}", signal_number(signal_name))
             self.backlog.extendleft(reversed(taken_back))
             self.dispatch()
             return
@@ -410,6 +401,13 @@ class Crew:
         for child in sorted(staying, key=lambda child: len(child.jobs))[: max(0, len(staying) - self.options.children)]:
             self._let_go(child)
         self.muster()
+        self.dispatch()
+
+    def resize_slots(self, slots: int) -> None:
+        """Let each child run so many tasks at a time from now on, of those that can; what is running ends."""
+        self.options = self.options._replace(child=replace(self.options.child, slots=max(1, slots)))
+        for child in self.children:
+            child.resize(self.options.child.slots)
         self.dispatch()
 
     def renew(self) -> None:
@@ -454,7 +452,3 @@ class Crew:
 def _is_suspect(claim: Claim) -> bool:
     """Was this task, which is to run, lost with a worker or a child before? It may be what killed them."""
     return claim.losses > 0 and claim.fate == "live"
-
-
-def _signal_number(name: str) -> int:
-    return int(getattr(signal, name if name.startswith("SIG") else f"SIG{name}", signal.SIGTERM))

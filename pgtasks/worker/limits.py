@@ -20,7 +20,7 @@ def claim_limited(database: Database, worker: UUID, queue: str, wanted: int, max
     granted, *answers = database.run_in_turn(
         flows.reserve(queue, worker, wanted),
         lambda room: tasks.claim(worker, [tasks.Lane(queue)], room, max_deliveries=max_deliveries),
-        lambda claimed: flows.count_claims(queue, [claim.id for claim in claimed.claims]),
+        lambda claimed: flows.count_claims(queue, [claim.id for claim in claimed]),
     )
-    claims: list[Claim] = answers[0].claims if granted else []
+    claims: list[Claim] = answers[0] if granted else []
     return claims

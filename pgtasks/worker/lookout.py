@@ -1,4 +1,4 @@
-"""How much a worker's tick scans, so that dead rows kept by an old snapshot do not make it expensive."""
+"""Limit what a worker's tick scans, so that dead rows kept by an old snapshot do not make it expensive."""
 
 from __future__ import annotations
 

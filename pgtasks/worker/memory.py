@@ -1,7 +1,7 @@
-"""Commands of remote control that look for memory that leaks: `memsample`, `memdump` and `objgraph`.
+"""Remote control commands for finding memory leaks: `memsample`, `memdump` and `objgraph`.
 
-They speak of the worker's parent process. What tasks leak is in its children, which `worker_max_memory_per_child`
-bounds.
+They report on the worker's parent process. Memory that tasks leak is in its children, where
+`worker_max_memory_per_child` bounds it.
 """
 
 from __future__ import annotations

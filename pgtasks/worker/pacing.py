@@ -1,4 +1,4 @@
-"""A crew that keeps to rate limits: it holds back some of the claims it is given, see `throttle`."""
+"""A crew with rate limits: it holds some of its claims back, see `throttle`."""
 
 from __future__ import annotations
 

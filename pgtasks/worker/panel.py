@@ -1,4 +1,4 @@
-"""The commands there are for remote control, and how to add to them."""
+"""The registry of remote control commands, and the decorators that add to it."""
 
 from __future__ import annotations
 

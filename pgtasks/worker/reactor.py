@@ -1,4 +1,4 @@
-"""The sockets that a worker sleeps on: those of its children, the doorbell, the alarm."""
+"""The selector that a worker sleeps on: sockets of its children, the doorbell and the alarm."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A worker's monitoring events: about itself and, when enabled, about its tasks.
 
-While nobody listens nothing is made and nothing is sent: the worker learns by its tick, which it does in any case, whether
-somebody does. Everything is sent together, a few times a second at most.
+While nobody listens, no event is made or sent: the worker's tick, which runs anyway, says whether there are listeners.
+Events are sent in batches, a few times a second at most.
 
-That a task has started is told within a second of it, or when it ends if that is sooner; the time told is the right one.
+`task-started` is sent within a second of the start, or at the end of the task if that is sooner; its timestamp is exact.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Reporter:
         self._beat_at = self._look_at = self._flush_at = 0.0
         #: How long tasks ran, by id, from when they ended until it is told.
         self.runtimes: dict[UUID, float] = {}
+        self._times_always = False
         self.dispatcher = worker.app.events.Dispatcher(
             hostname=worker.hostname,
             enabled=False,
@@ -84,13 +85,18 @@ class Reporter:
 
     def _watch(self) -> None:
         """Have the crew note how long tasks run, or no longer."""
-        self._worker.crew.runtimes = self.runtimes if self.tells_of_tasks else None
+        self._worker.crew.runtimes = self.runtimes if self.tells_of_tasks or self._times_always else None
         if not self.tells_of_tasks:
             self._seen.clear()
             self.runtimes.clear()
 
+    def time_tasks(self) -> None:
+        """Note how long tasks run even if nobody listens."""
+        self._times_always = True
+        self._watch()
+
     def heartbeat(self) -> None:
-        """Send a heartbeat now; whoever asks for it listens."""
+        """Send a heartbeat now, listened to or not."""
         self.listened(True)
         self._beat("worker-heartbeat")
 
@@ -169,7 +175,7 @@ class Reporter:
         self.dispatcher.send("task-started", uuid=seen.uuid, timestamp=at)
 
     def settled(self, outcomes: Iterable[Outcome]) -> None:
-        """Tell what came of tasks, once it is stored."""
+        """Send the events of ended tasks, once their results are stored."""
         for outcome in outcomes:
             seen = self._seen.pop(outcome.id, None)
             runtime = self.runtimes.pop(outcome.id, 0.0)
@@ -194,7 +200,7 @@ def _succeeded(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
 def _failed(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
     if (outcome.value or b"").startswith(_REJECTION):
         return "task-rejected", {"requeue": False}
-    return "task-failed", {"exception": _shown(outcome), "traceback": _text(outcome.traceback)}
+    return "task-failed", {"exception": _shown(outcome), "traceback": traceback_text(outcome.traceback)}
 
 
 def _rejected(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
@@ -202,7 +208,7 @@ def _rejected(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
 
 
 def _retried(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
-    return "task-retried", {"exception": _shown(outcome), "traceback": _text(outcome.traceback)}
+    return "task-retried", {"exception": _shown(outcome), "traceback": traceback_text(outcome.traceback)}
 
 
 def _revoked(outcome: Outcome, runtime: float) -> tuple[str, dict[str, Any]]:
@@ -241,7 +247,8 @@ def saferepr_call(name: str, arguments: Iterable[Any]) -> str:
     return f"{name}({', '.join(saferepr(each, MOST_SHOWN) for each in arguments)})"
 
 
-def _text(traceback: bytes | None) -> str | None:
+def traceback_text(traceback: bytes | None) -> str | None:
+    """A stored traceback as text."""
     if traceback is None:
         return None
     text = traceback.decode(errors="replace")

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from pgtasks.app.context import Context
-from pgtasks.execution.reading import Unreadable, read
+from pgtasks.exceptions import Retry
+from pgtasks.execution.reading import Unreadable, read, time_limits
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim
 from pgtasks.utils.functional import maybe_list
@@ -117,6 +118,28 @@ class Request:
     @property
     def kwargsrepr(self) -> str:
         return self.options.get("kwargsrepr") or saferepr(self.context.kwargs, self.app.amqp.kwargsrepr_maxsize)
+
+    # -- hooks, for classes of the project's own that a task names as its `Request`
+
+    @property
+    def time_limits(self) -> tuple[float | None, float | None]:
+        """Its time limits, the hard one first, in seconds."""
+        return time_limits(self._site, self.task, {"timelimit": self.context.timelimit})
+
+    def on_success(self, failed__retval__runtime: tuple[bool, Any, float], **kwargs: Any) -> Any:
+        """The task has ended, or is to be retried: whether it failed, its result or an `ExceptionInfo`, and how long it ran."""
+        failed, retval, _ = failed__retval__runtime
+        return self.on_failure(retval, return_ok=True) if failed else None
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """The task has failed, or is to be retried; called for time limits and lost processes as well."""
+        return self.on_retry(exc_info) if isinstance(exc_info.exception, Retry) else None
+
+    def on_retry(self, exc_info: Any) -> Any:
+        """The task is to be retried."""
+
+    def on_timeout(self, soft: bool, timeout: float | None) -> Any:
+        """The task has failed at its hard time limit, or, if `soft`, for the soft one."""
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Describe the request as `inspect` does; with `safe`, the arguments as text."""

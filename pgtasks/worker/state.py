@@ -1,7 +1,7 @@
-"""What the workers of this process are doing and have done, under Celery's names.
+"""Active, reserved and finished tasks of the workers in this process, under Celery's names.
 
-The requests are looked up in the workers when somebody asks; only counts, recent successes and what was revoked are
-kept here. It is for remote control and for monitoring code: what must not be lost is in the database.
+Requests are looked up in the workers on demand; only counts, recent successes and revoked ids are kept here. This is
+for remote control and monitoring: state that must not be lost is in the database.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
 from pgtasks.worker import state
 from pgtasks.worker.alarm import Alarm
-from pgtasks.worker.assembly import assemble, concurrency_of, select_queues
+from pgtasks.worker.assembly import assemble, await_database, concurrency_of, select_queues
 from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
@@ -175,7 +175,7 @@ class Worker(Controlled):
         self._reactor = Reactor()
         # A worker waits out the database's absence in its own loop, where it can mind its lease.
         url = app.database_url
-        Database(url).ping()
+        await_database(app, Database(url))
         self.consumer = Consumer(
             Database(url, patience_s=0),
             {
@@ -237,6 +237,8 @@ class Worker(Controlled):
         while not self._is_finished():
             try:
                 self._turn()
+                if attempt:
+                    logger.warning("The database answers again.")
                 attempt = 0
             except OperationalError as error:
                 if attempt == 0:
@@ -261,6 +263,7 @@ class Worker(Controlled):
             self._step()
         if self._has_nothing_to_do() and self.consumer.rest():
             # Somebody may have enqueued just before this worker was known to be idle.
+            self._claims_now = True
             self._step()
         self._begin_suspects()
         if self._is_busy_for_long():
@@ -310,8 +313,9 @@ class Worker(Controlled):
         outcomes = crew.take_outcomes()
         self._gathering_since = None
         room = 0 if self._is_stopping else crew.room()
+        consumer.slots = crew.slots
         try:
-            claims = consumer.step(outcomes, room, crew.in_hand())
+            claims = consumer.step(outcomes, room, crew.in_hand(), is_called=self._claims_now)
         except OperationalError:
             crew.put_back(outcomes)
             raise
@@ -488,7 +492,7 @@ class Worker(Controlled):
         if not self._is_stopping:
             lines.append(f"{how} shutdown (MainProcess)")
         if not self.quiet:
-            print("".join(f"\nworker: {line}\n" for line in lines), end="", file=sys.__stdout__, flush=True)
+            print("".join(f"\nworker: {line}\n" for line in lines), end="", file=sys.__stderr__, flush=True)
 
     _restarts = False
 
@@ -500,7 +504,6 @@ class Worker(Controlled):
 
     def _stop_cold(self) -> None:
         conf = self.app.conf
-        self.exitcode = EX_OK
         grace_s = float(conf.worker_soft_shutdown_timeout or 0)
         is_idle = not self.crew.busy() and not conf.worker_enable_soft_shutdown_on_idle
         if grace_s > 0 and self._stop_by is None and not is_idle:

@@ -1,9 +1,9 @@
-"""`worker.timer`: what a project's steps have done later, or again and again, by the worker's own loop.
+"""`worker.timer`: calls that a project's bootsteps schedule, once or repeatedly, in the worker's own loop.
 
     self.tref = worker.timer.call_repeatedly(1.0, beat_file.touch)      ...      self.tref.cancel()
 
-That is how a worker shows that it lives: a loop that hangs no longer touches the file. The calls are kombu's; what they
-raise is logged. They may be made in any thread; the loop sees one at its next turn, a second later at the most.
+This is how liveness probes are written: a loop that hangs no longer touches the file. The interface is that of kombu's
+timer; exceptions are logged. Any thread may schedule a call; the loop sees it at its next turn, within a second.
 """
 
 from __future__ import annotations

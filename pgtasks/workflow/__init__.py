@@ -1,7 +1,7 @@
-"""Durable workflows: tasks that remember what they did, and go on there.
+"""Durable workflows: tasks whose steps are recorded, so that they resume where they stopped.
 
-`from pgtasks import wf` is what a workflow's code uses; `@app.workflow` makes one. Workers know nothing of this package: they
-run a workflow as they run any task.
+`@app.workflow` declares one; its code uses `from pgtasks import wf`. Workers do not import this package: they run a
+workflow as they run any task.
 """
 
 import pgtasks.workflow.api as wf

@@ -1,8 +1,8 @@
 """`wf`: the functions that the code of a workflow calls.
 
-In a workflow that is a coroutine function, everything here that records or waits is awaited; in a plain one it is just
-called. Code between steps must do the same whenever it is run again: time, chance and the outside world belong in steps, or
-come from here.
+In a workflow that is a coroutine function, every function here that records or waits is awaited; in a plain one it is
+just called. The code between steps must be deterministic, since it is run again when the workflow resumes: the time,
+random values and the outside world belong in steps, or come from functions of this module.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pgtasks.exceptions import RunSuspended, TimeoutError, WorkflowError
 from pgtasks.store import workflows
 from pgtasks.utils.functional import noop
 from pgtasks.workflow import gathering, waiting
-from pgtasks.workflow.course import Attempts
-from pgtasks.workflow.need import Plan, current_step
+from pgtasks.workflow.base import Attempts
+from pgtasks.workflow.effects import Plan, current_step
 from pgtasks.workflow.run import Run
 from pgtasks.workflow.waiting import Sought
 

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 from pgtasks.exceptions import OperationalError, RunInterrupted, Unwound
 from pgtasks.store import workflows
 from pgtasks.store.records import CoroutineRecords
-from pgtasks.store.sql import Query
 from pgtasks.store.workflows import Wish
-from pgtasks.workflow.need import Body, Pause, Plan, acall_body, acarry_out
+from pgtasks.workflow.effects import Body, Pause, Plan, acall_body, acarry_out
 
 __all__ = ("Crowd",)
 
@@ -79,17 +78,23 @@ class Crowd:
             return await asyncio.sleep(need.seconds)
         if isinstance(need, Wish) and self._run.is_durable:
             return await self._wait(need)
-        if isinstance(self._run.hold.recorder, CoroutineRecords) and isinstance(need, Query) and workflows.may_share(need):
-            return await self._record(self._run.hold.recorder, need)
+        return await self._ask(need)
+
+    async def _ask(self, need: Any) -> Any:
+        """Ask the database, together with other runs on this loop where that can be."""
+        records = self._run.hold.recorder
+        if isinstance(records, CoroutineRecords):
+            asked = workflows.suspend(self._run.hold, need) if isinstance(need, Wish) else need
+            if workflows.may_share(asked):
+                return await self._record(records, asked)
         if self._run.hold.is_loop_shared or isinstance(need, Wish):
             return await asyncio.to_thread(self._run.do, need)
         # Nobody else is on this loop but branches of this run: a short statement may hold them up.
         return self._run.do(need)
 
-    async def _record(self, records: CoroutineRecords, query: Query[Any]) -> Any:
-        """Record a step together with those of other runs on this loop."""
+    async def _record(self, records: CoroutineRecords, asked: Any) -> Any:
         try:
-            return await records.arecord(query)
+            return await records.arecord(asked)
         except OperationalError as error:
             interrupted = RunInterrupted(str(error))
             self._run.unwind(interrupted)
@@ -126,7 +131,7 @@ class Crowd:
             if self._working or not self._waiting or self._run.unwinding is not None:
                 return
             wishes = list(self._waiting.values())
-            said = await asyncio.to_thread(self._run.do, _together(wishes))
+            said = await self._ask(_together(wishes))
             if said == "ready":
                 # For one of them; the others find that it is not theirs and come back.
                 self._waiting.clear()

@@ -1,5 +1,5 @@
-"""Concurrent steps. Their places in the history are given out before any of them begins, so that a replay finds each
-its own whatever order they finished in."""
+"""Concurrent steps. Their places in the history are assigned before any of them begins, so that a replay matches each
+step with its own record, in whatever order they finished."""
 
 from __future__ import annotations
 

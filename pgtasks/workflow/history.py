@@ -1,8 +1,8 @@
-"""What a run remembers, and where in its program it is.
+"""The recorded steps of a run, and its position among them.
 
 A step is found by its name and its ordinal among the steps of that name; its place among all of them, `seq`, says whether
-code and history still agree. Branches that run at the same time count for themselves, by a suffix of the name, so that
-they find their own steps again in whatever order they finish.
+code and history still agree. Concurrent branches count separately, by a suffix of the name, so that a replay
+finds their steps in whatever order they finished.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A run in memory, without a worker: a workflow called as a function, or eagerly, as in tests.
 
-Steps are called, time is waited for, and nothing is remembered. What only others can bring, it cannot wait for.
+Steps are called, sleeps really sleep, and nothing is recorded. A wait for signals or for tasks raises
+WorkflowError, since nothing can reach the run.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from uuid import UUID
 
 from pgtasks.exceptions import WorkflowError
 from pgtasks.store.workflows import Amended, Answer, Hold, Place, Wish
-from pgtasks.workflow.course import outside
-from pgtasks.workflow.need import Body, Pause, Plan, call_body
+from pgtasks.workflow.base import outside
+from pgtasks.workflow.effects import Body, Pause, Plan, call_body
 from pgtasks.workflow.run import Run
 
 __all__ = ("MemoryRun",)
@@ -39,14 +40,14 @@ class MemoryRun(Run):
     def __init__(self, app: Any, task: Any) -> None:
         super().__init__(app, task, Hold(UUID(int=id(self) & (1 << 62) - 1), _NOBODY, 1))
 
-    def do(self, need: Any) -> Any:
-        if isinstance(need, Body):
-            return call_body(need)
-        if isinstance(need, Pause):
-            return time.sleep(need.seconds)
-        if isinstance(need, Wish):
-            return self._sit_out(need)
-        return _ANSWERS.get(need.statement.name)
+    def do(self, effect: Any) -> Any:
+        if isinstance(effect, Body):
+            return call_body(effect)
+        if isinstance(effect, Pause):
+            return time.sleep(effect.seconds)
+        if isinstance(effect, Wish):
+            return self._sit_out(effect)
+        return _ANSWERS.get(effect.statement.name)
 
     def _sit_out(self, wish: Wish) -> str:
         spans = [each.seconds for each in wish.pending if each.seconds is not None]

@@ -1,7 +1,7 @@
-"""Checking a workflow's current code against recorded histories, without side effects: does it still match?
+"""Check a workflow's current code against recorded histories, without side effects: does it still match?
 
-Every step is answered by what is recorded. What the code comes to and the history does not have is a divergence, as is what
-the history has and the code does not come to. At the end of the history of a run that has not ended, the code is left.
+Every step returns its recorded value. A step of the code that the history lacks is a divergence, and so is a recorded step
+that the code does not reach. The history of a run that has not ended is replayed up to its last record.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from uuid import UUID
 from pgtasks.exceptions import RunSuspended, Unwound, WorkflowError
 from pgtasks.serialization import encode
 from pgtasks.store import workflows
-from pgtasks.store.workflows import Hold, Recorded, Wish
-from pgtasks.workflow import care
-from pgtasks.workflow.need import Body, Pause, Together, Transaction
+from pgtasks.store.workflows import Hold, Recorded, Together, Wish
+from pgtasks.workflow import operations
+from pgtasks.workflow.effects import Body, Pause, Transaction
 from pgtasks.workflow.run import Run
 
 __all__ = ("Verdict", "replay", "replay_document")
@@ -29,7 +29,7 @@ _FAR = 2
 
 
 class Verdict(NamedTuple):
-    """What became of a replay: where the code diverges, each as a sentence, and how it ended."""
+    """The result of a replay: each divergence as a sentence, and how the code ended."""
 
     run: str
     name: str
@@ -51,14 +51,14 @@ class _Replay(Run):
         self._rows = rows
         self.found: list[str] = []
 
-    def do(self, need: Any) -> Any:
-        if isinstance(need, Body):
+    def do(self, effect: Any) -> Any:
+        if isinstance(effect, Body):
             if self.is_undoing or self.history.is_replaying:
                 return None  # a step that is new here: the code goes on with nothing
             self.leave(RunSuspended("at the end of the history"))
-        if isinstance(need, Wish | Pause | Together | Transaction):
+        if isinstance(effect, Wish | Pause | Together | Transaction):
             self.leave(RunSuspended("at the end of the history"))
-        return self._answer(need.statement.name, need.values)
+        return self._answer(effect.statement.name, effect.values)
 
     def _answer(self, statement: str, values: Mapping[str, Any]) -> Any:
         if statement == "recall":
@@ -77,8 +77,8 @@ class _Replay(Run):
 
 def replay(app: Any, run_id: str) -> Verdict:
     """Replay a run that the database knows; changes nothing."""
-    sight = care.look(app, run_id)
-    document = json.loads(care.export(app, run_id))
+    sight = operations.look(app, run_id)
+    document = json.loads(operations.export(app, run_id))
     return _replayed(app, sight.name, sight.id, document, app.database.run(workflows.recall(sight.id)))
 
 

@@ -1,6 +1,6 @@
-"""A run as its workflow's code sees it: what calls, waits and children become.
+"""`Run`: steps, waits and child tasks, as the workflow's code calls them.
 
-Each of these is given its place in the history as it is called, and then carried out: at once in a plain workflow, as a
+Each call is assigned its place in the history when it is made, and then performed: at once in a plain workflow, as a
 coroutine in one that is a coroutine function.
 """
 
@@ -18,8 +18,8 @@ from pgtasks.store import workflows
 from pgtasks.store.workflows import Place, Wish
 from pgtasks.utils.coroutines import run_coroutine
 from pgtasks.workflow import spawning, waiting
-from pgtasks.workflow.course import Attempts, Course
-from pgtasks.workflow.need import Plan, carry_out, supply
+from pgtasks.workflow.base import Attempts, BaseRun
+from pgtasks.workflow.effects import Plan, carry_out, perform
 from pgtasks.workflow.transacting import step_within
 
 __all__ = ("Run",)
@@ -27,19 +27,19 @@ __all__ = ("Run",)
 T = TypeVar("T")
 
 
-class Run(Course):
+class Run(BaseRun):
     """One delivery of a run, carried out by a worker."""
 
     def drive(self, plan: Plan[T]) -> T:
         """Carry out a plan, here and now."""
         return carry_out(plan, self.do)
 
-    def do(self, need: Any) -> Any:
-        """Do what a plan needs."""
+    def do(self, effect: Any) -> Any:
+        """Perform an effect of a plan."""
         try:
-            if isinstance(need, Wish):
-                need = workflows.suspend(self.hold, need)
-            return supply(self.app.database, need, self.hold.recorder)
+            if isinstance(effect, Wish):
+                effect = workflows.suspend(self.hold, effect)
+            return perform(self.app.database, effect, self.hold.recorder)
         except Unwound as unwound:
             self.unwind(unwound)
             raise

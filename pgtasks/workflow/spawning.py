@@ -1,7 +1,7 @@
-"""How a run makes tasks, exactly once: what is published is collected, and enqueued together with the record of it.
+"""How a run creates child tasks exactly once: messages are collected, and enqueued together with the step that records them.
 
-Calls that other tasks may stand for, unique and debounced ones, take their keys in that same transaction; what the run
-remembers is then the task that stands for the call, which is no child of its own.
+Unique and debounced calls take their keys in the same transaction. When another task already holds the key, the run
+records that task, which is not its child.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pgtasks.message import Batch, Message, id_of
 from pgtasks.serialization import encode
 from pgtasks.store import tasks, workflows
 from pgtasks.store.sql import Query
-from pgtasks.store.workflows import Place
-from pgtasks.workflow.course import Course, is_there, outside
-from pgtasks.workflow.need import Plan, Together, Transaction
+from pgtasks.store.workflows import Place, Together
+from pgtasks.workflow.base import BaseRun, is_there, outside
+from pgtasks.workflow.effects import Plan, Transaction
 
 __all__ = ("spawn",)
 
@@ -51,7 +51,7 @@ class _Made(NamedTuple):
         return self._replace(tasks=own, result=_renamed(self.result, holders))
 
 
-def spawn(run: Course, place: Place, send: Callable[[], Any]) -> Plan[Any]:
+def spawn(run: BaseRun, place: Place, send: Callable[[], Any]) -> Plan[Any]:
     """Make tasks, exactly once: `send` publishes them, into what is recorded and enqueued in one transaction."""
     known = yield from run.known(place)
     if known is not None:
@@ -87,7 +87,7 @@ def spawn(run: Course, place: Place, send: Callable[[], Any]) -> Plan[Any]:
 
 
 def _take_and_record(
-    run: Course, place: Place, batches: Sequence[Batch], made: _Made, ask: Callable[[Query[Any]], Any]
+    run: BaseRun, place: Place, batches: Sequence[Batch], made: _Made, ask: Callable[[Query[Any]], Any]
 ) -> _Made:
     holders: dict[str, str] = {}
     for batch, edges in batches:
@@ -99,7 +99,7 @@ def _take_and_record(
     return made
 
 
-def _record(run: Course, place: Place, made: _Made) -> Query[int]:
+def _record(run: BaseRun, place: Place, made: _Made) -> Query[int]:
     ids = [UUID(each) for each in made.tasks]
     # The task whose result it is, where that is one task.
     source = str(id_of(made.result[0][0])) if _is_single(made.result) else None
@@ -111,7 +111,7 @@ def _is_single(shape: Any) -> bool:
     return isinstance(shape, tuple) and shape[1] is None
 
 
-def _edges(run: Course, batch: Sequence[Message], edges: Sequence[Any]) -> list[Any]:
+def _edges(run: BaseRun, batch: Sequence[Message], edges: Sequence[Any]) -> list[Any]:
     return [*edges, *(_Edge(run.hold.run, message.id) for message in batch)]
 
 
@@ -122,7 +122,7 @@ def _renamed(shape: Any, names: Mapping[str, str]) -> Any:
     return names.get(shape, shape)
 
 
-def _result_of(run: Course, value: Mapping[str, Any]) -> Any:
+def _result_of(run: BaseRun, value: Mapping[str, Any]) -> Any:
     ids = value["result"]
     if all(isinstance(each, str) for each in ids):
         return run.app.ResultSet([run.app.AsyncResult(each) for each in ids])

@@ -3,8 +3,8 @@
     worker: execute -> tracer -> Workflow.__call__ -> run.begin -> the body -> run.close
                                                   \\-> failed or cancelled: run.undo
 
-Called as a function inside another workflow, its body is part of that one's run. Called anywhere else, or eagerly, it runs in
-memory, as a plain function does.
+Called as a function inside another workflow, its body is part of that workflow's run. Called anywhere else, or eagerly, it
+runs in memory and records nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pgtasks.exceptions import ImproperlyConfigured, RunCancelled, TaskPredicate
 from pgtasks.serialization import encode, encode_exception
 from pgtasks.store import tasks, workflows
 from pgtasks.workflow.crowd import Crowd
+from pgtasks.workflow.effects import Plan
 from pgtasks.workflow.memory import MemoryRun
-from pgtasks.workflow.need import Plan
 from pgtasks.workflow.run import Run
 
 __all__ = ("Workflow",)

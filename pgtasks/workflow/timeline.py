@@ -1,6 +1,6 @@
 """A run drawn in a terminal: one line per step, with a bar on a common scale for when it ran or waited.
 
-    ███  it ran          ░░░  it slept, or waits          a bar ends when what came of it was recorded
+    ███  it ran          ░░░  it slept, or waits          a bar ends when its outcome was recorded
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONGEST_ERROR = 80
 
 
 def draw(sight: Sight, lines: Sequence[Line], width: int = 40) -> list[str]:
-    """Draw when each step ran, and say what came of it."""
+    """Draw when each step ran, with its outcome."""
     start, end = _scale(sight, lines)
     span_s = max((end - start).total_seconds(), 1e-6)
     children = {line.source: line.name.removeprefix("delay ") for line in lines if line.kind == "child" and line.source}

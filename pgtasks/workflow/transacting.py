@@ -7,8 +7,9 @@ neither; a worker that has lost the run rolls back. When the answer to COMMIT is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from pgtasks.app.transactional import atransaction, is_connection_lost, transaction
@@ -16,8 +17,8 @@ from pgtasks.exceptions import RunInterrupted, RunLost
 from pgtasks.store import borrow, workflows
 from pgtasks.store.workflows import Place, Step
 from pgtasks.utils.coroutines import run_coroutine
-from pgtasks.workflow.course import Course
-from pgtasks.workflow.need import Body, Plan
+from pgtasks.workflow.base import BaseRun
+from pgtasks.workflow.effects import Body, Plan
 
 __all__ = ("step_within",)
 
@@ -27,67 +28,79 @@ class _Unsure(Exception):
 
 
 def step_within(
-    run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, *, awaits: bool = False
+    run: BaseRun, place: Place, kind: str, call: Callable[[Any], Any], source: Any, *, awaits: bool = False
 ) -> Plan[Any]:
     """Run a step in a transaction of this source, or replay its recorded outcome; `call` gets the connection."""
     known = yield from run.known(place)
     if known is not None and known.state != "PENDING":
         return run.replay(place, known)
-    began_at = time.monotonic()
+    attempt = _Attempt(run, place, kind, call, source)
     try:
-        value, step = yield _body(run, place, kind, call, source, began_at, awaits)
+        value, step = yield attempt.body(awaits)
     except _Unsure as unsure:
         return (yield from _resolved(run, place, unsure))
     except Exception as error:
-        yield from run.fail(place, kind, error, 1, time.monotonic() - began_at, False)
+        yield from run.fail(place, kind, error, 1, attempt.took_s(), False)
         raise
     return run.given(value, step)
 
 
-def _body(
-    run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, began_at: float, awaits: bool
-) -> Body:
-    done = partial(_done, run, place, kind, call, source, began_at)
-    adone = partial(_adone, run, place, kind, call, source, began_at)
-    if not awaits:
-        return Body(run.key_of(place), done, run.is_async)
-    return Body(run.key_of(place), adone if run.is_async else lambda: run_coroutine(adone()))
+@dataclass(slots=True)
+class _Attempt:
+    """One run of the step's body in its transaction; gives the value and the recorded step."""
 
+    run: BaseRun
+    place: Place
+    kind: str
+    call: Callable[[Any], Any]
+    source: Any
+    is_recorded: bool = False
+    began_at: float = field(default_factory=time.monotonic)
 
-def _done(
-    run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, began_at: float
-) -> tuple[Any, Step]:
-    is_recorded = False
-    try:
-        with transaction(source, run.app) as connection:
-            value = call(connection)
-            step = run.made(place, kind, value, took_s=time.monotonic() - began_at)
-            if run.is_durable and borrow.run(connection, workflows.remember_within(run.hold, step)) is None:
-                raise RunLost(f"Run {run.hold.run} is not held by this worker any more")
-            is_recorded = True
-    except Exception as error:
-        if is_recorded or _is_recorded_before(error):
-            raise _Unsure from error
-        raise
-    return value, step
+    def took_s(self) -> float:
+        return time.monotonic() - self.began_at
 
+    def body(self, awaits: bool) -> Body:
+        key, is_async = self.run.key_of(self.place), self.run.is_async
+        if not awaits:
+            return Body(key, self.done, is_async)
+        return Body(key, self.adone if is_async else lambda: run_coroutine(self.adone()))
 
-async def _adone(
-    run: Course, place: Place, kind: str, call: Callable[[Any], Any], source: Any, began_at: float
-) -> tuple[Any, Step]:
-    is_recorded = False
-    try:
-        async with atransaction(source, run.app) as connection:
-            value = await call(connection)
-            step = run.made(place, kind, value, took_s=time.monotonic() - began_at)
-            if run.is_durable and await borrow.arun(connection, workflows.remember_within(run.hold, step)) is None:
-                raise RunLost(f"Run {run.hold.run} is not held by this worker any more")
-            is_recorded = True
-    except Exception as error:
-        if is_recorded or _is_recorded_before(error):
-            raise _Unsure from error
-        raise
-    return value, step
+    def done(self) -> tuple[Any, Step]:
+        with self._doubting(), transaction(self.source, self.run.app) as connection:
+            value = self.call(connection)
+            step = self._made(value)
+            if self.run.is_durable:
+                self._check_held(borrow.run(connection, workflows.remember_within(self.run.hold, step)))
+            self.is_recorded = True
+        return value, step
+
+    async def adone(self) -> tuple[Any, Step]:
+        with self._doubting():
+            async with atransaction(self.source, self.run.app) as connection:
+                value = await self.call(connection)
+                step = self._made(value)
+                if self.run.is_durable:
+                    self._check_held(await borrow.arun(connection, workflows.remember_within(self.run.hold, step)))
+                self.is_recorded = True
+        return value, step
+
+    def _made(self, value: Any) -> Step:
+        return self.run.made(self.place, self.kind, value, took_s=self.took_s())
+
+    def _check_held(self, recorded: Any) -> None:
+        if recorded is None:
+            raise RunLost(f"Run {self.run.hold.run} is not held by this worker any more")
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """Turn an error after the record was written into `_Unsure`: the COMMIT may have been done."""
+        try:
+            yield
+        except Exception as error:
+            if self.is_recorded or _is_recorded_before(error):
+                raise _Unsure from error
+            raise
 
 
 def _is_recorded_before(error: BaseException) -> bool:
@@ -95,7 +108,7 @@ def _is_recorded_before(error: BaseException) -> bool:
     return bool(constraint == "step_pkey")
 
 
-def _resolved(run: Course, place: Place, unsure: _Unsure) -> Plan[Any]:
+def _resolved(run: BaseRun, place: Place, unsure: _Unsure) -> Plan[Any]:
     """Find out whether the step is there; if not, it was rolled back."""
     error = unsure.__cause__ or unsure
     rows = yield workflows.recall(run.hold.run)

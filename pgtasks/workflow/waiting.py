@@ -1,8 +1,8 @@
 """How a run waits: for time, for signals, for tasks.
 
-A wait looks first whether what it waits for is there. If not, the run is suspended: it becomes a row, with the wait itself
-as a PENDING step so that its time runs on, and is woken by whoever brings what it waits for (`pgtasks.wake` in the
-schema). Woken, the code is replayed up to the wait, which looks again.
+A wait first looks for its event. If it has not happened, the run is suspended: it becomes a row, with the wait as a PENDING
+step so that its timeout keeps running. The transaction that brings the event wakes the run (`pgtasks.wake` in the schema).
+The code is then replayed up to the wait, which looks again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pgtasks.exceptions import TimeoutError, WorkflowError
 from pgtasks.message import id_of
 from pgtasks.store import workflows
 from pgtasks.store.workflows import Came, Pending, Place, Recorded, Step, Wish
-from pgtasks.workflow.course import SHORT_S, Course
-from pgtasks.workflow.need import Pause, Plan
+from pgtasks.workflow.base import SHORT_S, BaseRun
+from pgtasks.workflow.effects import Pause, Plan
 
 __all__ = ("Sought", "get", "get_all", "sleep", "sleep_until", "wait")
 
@@ -25,7 +25,7 @@ __all__ = ("Sought", "get", "get_all", "sleep", "sleep_until", "wait")
 RECHECK_S = 10.0
 
 
-def sleep(run: Course, place: Place, seconds: float) -> Plan[None]:
+def sleep(run: BaseRun, place: Place, seconds: float) -> Plan[None]:
     """Suspend the run for some seconds, by the database's clock."""
     known = yield from run.known(place)
     if known is not None:
@@ -40,7 +40,7 @@ def sleep(run: Course, place: Place, seconds: float) -> Plan[None]:
         yield from run.suspend(Wish(pending=(Pending(**place._asdict(), kind="sleep", seconds=seconds),)))
 
 
-def sleep_until(run: Course, place: Place, moment: datetime) -> Plan[None]:
+def sleep_until(run: BaseRun, place: Place, moment: datetime) -> Plan[None]:
     """Suspend the run until a moment; returns at once if it is past."""
     known = yield from run.known(place)
     if known is not None:
@@ -51,7 +51,7 @@ def sleep_until(run: Course, place: Place, moment: datetime) -> Plan[None]:
     yield from run.suspend(Wish(until=due, pending=(pending,)))
 
 
-def _sleep_on(run: Course, known: Recorded) -> Plan[None]:
+def _sleep_on(run: BaseRun, known: Recorded) -> Plan[None]:
     if known.state == "PENDING" and not known.is_due:
         yield from run.suspend(Wish(until=known.due))
 
@@ -72,7 +72,7 @@ class Sought(NamedTuple):
         return ", ".join((*self.names, *(f"task {each}" for each in self.task_ids)))
 
 
-def wait(run: Course, place: Place, kind: str, sought: Sought) -> Plan[Recorded | Came]:
+def wait(run: BaseRun, place: Place, kind: str, sought: Sought) -> Plan[Recorded | Came]:
     """Wait for the first of what is sought; a state of TIMEOUT, once recorded, is final."""
     known = yield from run.known(place)
     _refuse_oneself(run, sought.keys)
@@ -87,12 +87,12 @@ def wait(run: Course, place: Place, kind: str, sought: Sought) -> Plan[Recorded 
     return known
 
 
-def _refuse_oneself(run: Course, tasks: Sequence[UUID]) -> None:
+def _refuse_oneself(run: BaseRun, tasks: Sequence[UUID]) -> None:
     if run.hold.run in tasks:
         raise WorkflowError(f"Run {run.hold.run} of {run.task.name} waits for its own end, which would never come.")
 
 
-def _wish(run: Course, place: Place, kind: str, sought: Sought, known: Recorded | None) -> Wish:
+def _wish(run: BaseRun, place: Place, kind: str, sought: Sought, known: Recorded | None) -> Wish:
     foreign = any(not run.is_own(each) for each in sought.task_ids)
     pending = Pending(**place._asdict(), kind=kind, source=str(sought), seconds=sought.timeout_s)
     return Wish(
@@ -104,7 +104,7 @@ def _wish(run: Course, place: Place, kind: str, sought: Sought, known: Recorded 
     )
 
 
-def get(run: Course, place: Place, task_id: str, timeout_s: float | None) -> Plan[Recorded | Came]:
+def get(run: BaseRun, place: Place, task_id: str, timeout_s: float | None) -> Plan[Recorded | Came]:
     """Wait for one task; raises `TimeoutError` when it has not ended in time."""
     came = yield from wait(run, place, "get", Sought(task_ids=(task_id,), timeout_s=timeout_s))
     if came.state == "TIMEOUT":
@@ -112,8 +112,8 @@ def get(run: Course, place: Place, task_id: str, timeout_s: float | None) -> Pla
     return came
 
 
-def get_all(run: Course, places: Sequence[Place], task_ids: Sequence[str]) -> Plan[list[Recorded | Came]]:
-    """Wait until all of some tasks have ended; what came of each is a step of its own."""
+def get_all(run: BaseRun, places: Sequence[Place], task_ids: Sequence[str]) -> Plan[list[Recorded | Came]]:
+    """Wait until all of some tasks have ended; the outcome of each is a step of its own."""
     found: dict[int, Any] = {}
     for index, place in enumerate(places):
         known = yield from run.known(place)

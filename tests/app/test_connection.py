@@ -66,3 +66,15 @@ def test_a_connection_or_producer_handed_to_a_call_does_no_harm(app: Celery) -> 
         result = app.send_task("unknown", producer=producer)
 
     assert result.state == "PENDING"
+
+
+def test_a_message_that_is_made_by_hand_is_a_task(app: Celery) -> None:
+    headers = {"lang": "py", "task": "unknown", "id": "by-hand"}
+
+    with app.connection_for_write() as connection:
+        connection.Producer(auto_declare=False).publish(
+            ((1,), {}, {}), serializer="json", exchange="", routing_key="hands", headers=headers
+        )
+
+        assert connection.length("hands") == 1
+    assert app.AsyncResult("by-hand").state == "PENDING"

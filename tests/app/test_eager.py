@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
 import pytest
 
-from tests.app.twin import Library, transcript
+from tests.app.twin import Library, Program, Programs, transcript
 
-Program = Callable[[Library], Any]
-PROGRAMS: list[Program] = []
-
-
-def program(fun: Program) -> Program:
-    PROGRAMS.append(fun)
-    return fun
+program = Programs()
 
 
 # -- plain calls
@@ -242,190 +235,6 @@ def calling_a_task_as_a_function(lib: Library) -> None:
     lib.tried(lambda: look())
 
 
-# -- retries
-
-
-@program
-def a_retry_that_succeeds_in_the_end(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True)
-    def flaky(self: Any, wanted: int, key: Any = None) -> Any:
-        lib.note("attempt", self.request.retries, self.request.args, self.request.kwargs)
-        if self.request.retries < wanted:
-            raise self.retry(countdown=10)
-        return self.request.retries
-
-    lib.result(flaky.apply((2,), {"key": "k"}))
-    lib.result(flaky.apply((9,)))
-    app.conf.task_always_eager = True
-    lib.result(flaky.delay(1, key=(1, 2)))
-
-
-@program
-def a_retry_gives_up_with_the_exception_it_was_given(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True, max_retries=1)
-    def give_up(self: Any, how: str) -> None:
-        try:
-            1 / 0
-        except ZeroDivisionError as exc:
-            if how == "same":
-                raise self.retry(exc=exc) from None
-            if how == "other":
-                self.retry(exc=KeyError("other"))
-            self.retry()
-
-    for how in ("same", "other", "none"):
-        result = give_up.apply((how,))
-        lib.result(result)
-        lib.tried(result.get)
-
-
-@program
-def a_retry_with_other_arguments(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True)
-    def look(self: Any, a: int, b: int = 0, *rest: int, **more: Any) -> Any:
-        lib.note(a, b, rest, more)
-        if not self.request.retries:
-            self.retry(**wanted)
-        return None
-
-    wanted: dict[str, Any]
-    for wanted in (  # noqa: B007 - read by the task
-        {"args": (5, 6)},
-        {"args": (5,), "kwargs": {"b": 7}},
-        {"kwargs": {"b": 8}},
-        {"kwargs": {"a": 8}},
-        {"args": (), "kwargs": {"a": 1}},
-        {"kwargs": {"x": 8}},
-    ):
-        lib.result(look.apply((1, 2, 3), {"m": 1}))
-    wanted = {"args": (9,)}
-    lib.result(look.apply((), {"a": 1, "b": 2}))
-    lib.result(look.apply((1,), {"b": 2}))
-
-
-@program
-def a_retry_returned_instead_of_raised(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True)
-    def look(self: Any) -> Any:
-        return self.retry(throw=False, countdown=3) if not self.request.retries else "again"
-
-    @app.task(bind=True)
-    def go_on(self: Any) -> Any:
-        return repr(self.retry(throw=False, countdown=3))
-
-    lib.result(look.apply())
-    lib.result(go_on.apply())
-
-
-@program
-def a_retry_outside_of_an_execution(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True)
-    def look(self: Any, exc: Any = None) -> Any:
-        self.retry(exc=exc)
-
-    lib.tried(lambda: look())
-    lib.tried(lambda: look(ValueError("given")))
-
-    @app.task(bind=True)
-    def within(self: Any) -> Any:
-        try:
-            raise KeyError("first")
-        except KeyError as exc:
-            self.retry(exc=exc)
-
-    lib.tried(lambda: within())
-
-
-@program
-def a_retry_raised_to_the_caller(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True)
-    def look(self: Any) -> Any:
-        self.retry(countdown=1, exc=KeyError("k"))
-
-    lib.tried(lambda: look.apply(throw=True))
-
-
-@program
-def a_limit_given_to_retry(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True, max_retries=None)
-    def look(self: Any) -> Any:
-        lib.note(self.request.retries)
-        self.retry(max_retries=2, countdown=0)
-
-    @app.task(bind=True, max_retries=0)
-    def never(self: Any) -> Any:
-        self.retry(countdown=0)
-
-    lib.result(look.apply())
-    lib.result(never.apply())
-
-
-@program
-def retrying_by_itself(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(bind=True, autoretry_for=(ValueError,), max_retries=2)
-    def look(self: Any, kind: str) -> Any:
-        lib.note(kind, self.request.retries)
-        if kind == "value":
-            raise ValueError(kind)
-        if kind == "key":
-            raise KeyError(kind)
-        if kind == "retry":
-            raise self.retry(countdown=1)
-        if kind == "ignore":
-            raise lib.exceptions.Ignore
-        if kind == "reject":
-            raise lib.exceptions.Reject("no")
-        return kind
-
-    for kind in ("value", "key", "retry", "ignore", "reject", "fine"):
-        lib.result(look.apply((kind,)))
-
-
-@program
-def retrying_by_itself_with_options(lib: Library) -> None:
-    app = lib.app()
-
-    @app.task(
-        bind=True,
-        autoretry_for=(Exception,),
-        dont_autoretry_for=(KeyError,),
-        retry_kwargs={"max_retries": 3},
-        retry_backoff=True,
-        retry_jitter=False,
-        retry_backoff_max=3,
-    )
-    def look(self: Any, kind: str) -> Any:
-        raise {"key": KeyError, "value": ValueError}[kind](kind)
-
-    @app.task(bind=True, autoretry_for=(Exception,))
-    def limited(self: Any) -> Any:
-        lib.note(self.request.retries)
-        try:
-            self.retry(max_retries=5, countdown=0)
-        except lib.exceptions.Retry:
-            raise ValueError("swallowed") from None
-
-    lib.result(look.apply(("key",)))
-    lib.result(look.apply(("value",)))
-    lib.result(limited.apply())
-
-
 # -- control flow
 
 
@@ -539,111 +348,6 @@ def signal_receivers_that_raise(lib: Library) -> None:
     lib.result(result)
 
 
-# -- links
-
-
-@program
-def callbacks_and_errbacks(lib: Library) -> None:
-    app = lib.app(task_always_eager=True)
-
-    @app.task
-    def add(x: int, y: int) -> int:
-        return x + y
-
-    @app.task
-    def fail(x: Any) -> None:
-        raise ValueError(x)
-
-    @app.task
-    def say(*args: Any, **kwargs: Any) -> Any:
-        lib.note("say", args, kwargs)
-        return args
-
-    @app.task
-    def old_style(task_id: str) -> None:
-        lib.note("old_style", task_id)
-
-    @app.task
-    def new_style(request: Any, exc: Any, traceback: Any) -> None:
-        lib.note("new_style", request.id, exc, traceback.strip().splitlines()[-1])
-
-    @app.task(bind=True)
-    def bound_style(self: Any, task_id: str) -> None:
-        lib.note("bound_style", task_id, self.request.parent_id, self.request.root_id)
-
-    lib.result(add.apply_async((1, 2), link=say.s()))
-    lib.result(add.apply_async((1, 2), link=[say.s(1), say.si("immutable"), add.s(10)], task_id="t"))
-    lib.result(add.apply_async((1, 2), link=[lib.group([say.s(1), say.s(2)], app=app), say.s(3)]))
-    lib.result(fail.apply_async((1,), link=say.s(), link_error=old_style.s(), task_id="t"))
-    lib.result(fail.apply_async((1,), link_error=[old_style.s(), new_style.s(), bound_style.s()], task_id="t"))
-    lib.result(fail.apply((1,), link_error=[new_style.s()], task_id="t"))
-    lib.result(fail.apply((1,), link_error=[fail.s()], task_id="t"))
-    lib.result(add.apply_async((1, 2), link=fail.s()))
-
-
-@program
-def a_callback_that_fails_to_be_serialised(lib: Library) -> None:
-    app = lib.app(task_always_eager=True)
-
-    @app.task
-    def make() -> Any:
-        return object()
-
-    @app.task
-    def take(x: Any) -> Any:
-        return None
-
-    lib.result(make.apply_async(link=take.s()))
-
-
-@program
-def eager_canvas(lib: Library) -> None:
-    app = lib.app(task_always_eager=True)
-
-    @app.task
-    def add(x: int, y: int) -> int:
-        return x + y
-
-    @app.task
-    def xsum(numbers: Any) -> int:
-        return sum(numbers)
-
-    @app.task
-    def fail(*args: Any) -> None:
-        raise ValueError("canvas")
-
-    lib.note((add.s(1, 2) | add.s(3)).delay().get())
-    lib.note(lib.group([add.s(1, 1), add.s(2, 2)], app=app).delay().get())
-    lib.note(lib.chord([add.s(1, 1), add.s(2, 2)], app=app)(xsum.s()).get())
-    lib.note(add.chunks([(1, 2), (3, 4), (5, 6)], 2).delay().get())
-    lib.note(add.starmap([(1, 2), (3, 4)]).delay().get(), xsum.map([[1, 2], [3]]).delay().get())
-    lib.tried(lambda: (fail.s() | add.s(1)).delay().get())
-
-
-@program
-def replacing_a_task(lib: Library) -> None:
-    app = lib.app(task_always_eager=True)
-
-    @app.task
-    def add(x: int, y: int) -> int:
-        return x + y
-
-    @app.task(bind=True)
-    def become(self: Any, kind: str) -> Any:
-        sig = {
-            "task": add.s(1, 2),
-            "chain": add.s(1, 2) | add.s(3),
-            "group": lib.group([add.s(1, 1), add.s(2, 2)], app=app),
-            "chord": add.s(1, 2).set(chord={"x": 1}),
-        }[kind]
-        lib.note("replaced by", kind)
-        return self.replace(sig)
-
-    for kind in ("task", "chain", "group", "chord"):
-        lib.tried(lambda kind=kind: become.apply_async((kind,), task_id="t").get())
-    lib.tried(lambda: become.apply_async(("task",), link=add.s(10)).get())
-
-
 # -- states and results
 
 
@@ -734,7 +438,7 @@ def sending_by_name_is_never_eager(lib: Library) -> None:
     lib.note(add.signature((1, 2)).apply().get())
 
 
-@pytest.mark.parametrize("run", PROGRAMS, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", program, ids=lambda run: run.__name__)
 def test_eager_execution_is_celerys(run: Program) -> None:
     expected = transcript("celery", run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -12,10 +13,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from pgtasks import Celery, Debounce, Flow, Unique, chain, group
+from pgtasks import Celery, Debounce, Flow, Unique, chain, group, signals
 from pgtasks.app.flows import declared_flows
 from pgtasks.exceptions import AlreadyEnqueued, ImproperlyConfigured
 from pgtasks.store import flows, tasks
+from pgtasks.store.database import OwnConnection
 
 Conn = psycopg.Connection[Any]
 
@@ -227,13 +229,101 @@ def test_uniqueness_is_part_of_the_callers_transaction(app: Celery, database_url
     assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (1,)
 
 
+@pytest.fixture
+def sent(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the statements that go to the database."""
+    names: list[str] = []
+    run = OwnConnection.run
+
+    def noted(own: OwnConnection, query: Any) -> Any:
+        names.append(query.statement.name)
+        return run(own, query)
+
+    monkeypatch.setattr(OwnConnection, "run", noted)
+    return names
+
+
+def many_in_each_way(work: Any, how: str, conn: Conn) -> list[str]:
+    """Ten calls, half of which have a key that another one of them has, and one that of a task before them."""
+    calls = [(n // 2,) for n in range(10)]
+    match how:
+        case "plainly":
+            results = work.delay_many(calls)
+        case "by a coroutine":
+            results = asyncio.run(work.adelay_many(calls))
+        case _:
+            with conn.transaction():
+                results = work.apply_async_many([(args, {}) for args in calls], conn=conn)
+    return [result.id for result in results]
+
+
+@pytest.mark.parametrize("how", ["plainly", "by a coroutine", "in a transaction"])
+def test_many_unique_calls_go_together_and_each_gets_the_task_that_stands_for_it(
+    app: Celery, conn: Conn, sent: list[str], how: str
+) -> None:
+    @app.task(unique=True, name="work")
+    def work(order: int) -> None: ...
+
+    first = work.delay(3)
+    sent.clear()
+
+    ids = many_in_each_way(work, how, conn)
+
+    assert ids[6] == ids[7] == first.id
+    assert [ids[n] == ids[n + 1] for n in range(0, 10, 2)] == [True] * 5
+    assert len(set(ids)) == 5
+    assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (5,)
+    assert sent == ([] if how == "in a transaction" else ["take_each", "enqueue"])
+    assert [result.id for result in work.delay_many(range(5))] == ids[::2], "all are taken now"
+
+
+def test_of_many_unique_calls_those_that_are_another_task_are_not_announced(app: Celery) -> None:
+    @app.task(unique=True, name="work")
+    def work(order: int) -> None: ...
+
+    announced: list[str] = []
+    noted = lambda headers=None, **_: announced.append(headers["id"])  # noqa: E731
+    signals.after_task_publish.connect(noted)
+    try:
+        first = work.delay(0)
+        results = work.delay_many([0, 1, 1])
+    finally:
+        signals.after_task_publish.disconnect(noted)
+
+    assert announced == [first.id, results[1].id]
+
+
+def test_many_calls_that_ask_for_an_error_are_all_sent_or_none_and_take_no_keys(app: Celery, conn: Conn) -> None:
+    @app.task(unique=Unique(on_conflict="raise"), name="work")
+    def work(order: int) -> None: ...
+
+    first = work.delay(2)
+
+    with pytest.raises(AlreadyEnqueued) as raised:
+        work.delay_many(range(4))
+    with pytest.raises(AlreadyEnqueued), conn.transaction():
+        work.apply_async_many([((n,), {}) for n in range(4)], conn=conn)
+
+    assert raised.value.task_id == first.id
+    assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (1,)
+    assert len(set(work.delay_many([0, 1, 3]).results)) == 3
+
+
+def test_debounced_calls_in_bulk_still_become_the_one_that_waits(app: Celery, conn: Conn) -> None:
+    @app.task(debounce=Debounce(30, key="document"))
+    def index(document: str, version: int) -> None: ...
+
+    results = index.delay_many([("a", 1), ("a", 2), ("b", 1)])
+
+    assert results[0].id == results[1].id != results[2].id
+    assert conn.execute("SELECT count(*) FROM pgtasks.message").fetchone() == (2,)
+
+
 async def _twice(work: Any) -> list[str]:
     return [(await work.adelay(1)).id, (await work.adelay(1)).id]
 
 
 def test_coroutines_get_the_first_ones_result_too(app: Celery) -> None:
-    import asyncio  # only here
-
     @app.task(unique=True)
     def work(order: int) -> None: ...
 

@@ -172,3 +172,51 @@ def test_a_body_that_needs_any_success_fails_when_there_is_none(
 def test_an_unknown_trigger_is_refused_when_the_canvas_is_sent(triggered: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="trigger='most' is not known"):
         triggered("most")()
+
+
+@pytest.fixture
+def changing(app: Celery) -> Callable[[str], Any]:
+    """A chain whose first task returns 1 the first time, then 2, and whose second is made anew in the way named."""
+    gave: list[int] = []
+
+    @app.task(name="give")
+    def give() -> int:
+        gave.append(1)
+        return len(gave)
+
+    @app.task(name="made anew", bind=True, default_retry_delay=0)
+    def made_anew(self: Any, x: int, how: str) -> int:
+        if how == "retried" and not self.request.retries:
+            raise self.retry()
+        if how == "retried with other arguments" and not self.request.retries:
+            raise self.retry(args=(x * 100, how))
+        if how == "retried twice" and self.request.retries < 2:
+            raise self.retry()
+        if how == "replaced" and x < 10:
+            raise self.replace(self.s(x * 10, how))
+        return x
+
+    return lambda how: chain(give.s(), made_anew.s(how), sig(app, "add", 5))
+
+
+@pytest.mark.parametrize(
+    ("how", "first", "second"),
+    [
+        ("retried", 6, 7),
+        ("retried twice", 6, 7),
+        ("retried with other arguments", 105, 205),
+        ("replaced", 15, 25),
+    ],
+)
+def test_a_fork_gives_a_task_that_was_made_anew_what_is_returned_this_time(
+    changing: Callable[[str], Any], work: Callable[[], Any], how: str, first: int, second: int
+) -> None:
+    with work():
+        result = changing(how)()
+        assert result.get(timeout=60) == first
+
+        forked = result.fork(from_node=result.parent.parent.id)
+
+        assert forked.get(timeout=60) == second
+        # From the task itself on, what came before is not run again.
+        assert result.fork(from_node=result.parent.id).get(timeout=60) == first

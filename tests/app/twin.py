@@ -34,6 +34,17 @@ TASK_SIGNALS = (
 )
 
 
+Program = Callable[["Library"], Any]
+
+
+class Programs(list[Program]):
+    """The programs of a test module; decorates each of them."""
+
+    def __call__(self, program: Program) -> Program:
+        self.append(program)
+        return program
+
+
 class Library:
     """One of the two packages, by the names user code imports."""
 
@@ -157,7 +168,7 @@ def _listening(library: Library) -> Iterator[None]:
         yield
 
 
-def transcript(package: str, program: Callable[[Library], Any]) -> list[Any]:
+def transcript(package: str, program: Program) -> list[Any]:
     """What `program` sees of the library in `package`."""
     library = Library(package)
     logger = logging.getLogger("celery")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -41,6 +42,7 @@ def test_every_command_explains_itself(command: Command, name: str) -> None:
 
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Usage: ")
+    assert re.findall(r"(?m)^  \[?[A-Z_|]+\]?$", result.stdout) == [], "an argument listed like an option without help"
 
 
 def test_the_list_of_commands_imports_none_of_them() -> None:

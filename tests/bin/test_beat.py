@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgtasks import Celery
+from pgtasks.beat.service import Beat
 from tests.bin.conftest import Command
 from tests.support.workers import eventually
 
@@ -64,6 +67,12 @@ def running(proj: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("level", ["warning", "WARNING", logging.WARNING])
+def test_the_banner_names_the_log_level_however_it_was_given(database_url: str, level: Any) -> None:
+    with Celery("banner", broker=database_url, set_as_current=False) as app:
+        assert "[stderr]@%WARNING" in Beat(app=app, loglevel=level).banner()
 
 
 def sent(conn: Conn, name: str = "%often") -> int:

@@ -123,6 +123,8 @@ def _uuid(text: str) -> Any:
         ("control ping", "Command ping not recognized. Available control commands: add_consumer, autoscale,"),
         ("control pool_grow 1 2", "Command 'pool_grow' takes arguments: [N=1]"),
         ("control pool_grow many", "n='many' does not fit"),
+        ("control terminate FOO 1", "signal='FOO' does not fit: There is no signal 'FOO' here."),
+        ("control terminate", "Command 'terminate' takes arguments: <signal> [id1"),
     ],
 )
 def test_a_command_that_is_mistyped_reaches_nobody(

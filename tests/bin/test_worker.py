@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pgtasks.app.discovery import find_app
 from pgtasks.bin import daemon
 from pgtasks.bin import worker as worker_command
+from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.utils.nodenames import gethostname
 from tests.bin.conftest import Command
 
@@ -37,6 +39,34 @@ def _noted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_workers_exit_status_is_the_commands(command: Command, project: str) -> None:
     assert command("-A", project, "worker").exit_code == 3
+
+
+def test_why_a_worker_cannot_start_is_told_where_it_was_started_and_in_its_log_file(
+    command: Command, project: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def find_nothing(worker: NotedWorker) -> int:
+        raise ImproperlyConfigured("No queue is left")
+
+    monkeypatch.setattr(NotedWorker, "start", find_nothing)
+    monkeypatch.setattr("sys.stderr", sys.stderr)  # to be put back
+
+    assert command("-A", project, "worker", "-f", tmp_path / "x.log").exit_code == 1
+    assert [record.getMessage() for record in caplog.records] == ["Cannot go on: No queue is left"]
+
+
+def test_a_worker_that_breaks_down_logs_one_record_of_it_and_fails(
+    command: Command, project: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(worker: NotedWorker) -> int:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(NotedWorker, "start", break_down)
+
+    assert command("-A", project, "worker").exit_code == 1
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("celery.worker", "CRITICAL")
+    assert record.getMessage() == "Unrecoverable error: RuntimeError('out of luck')"
+    assert record.exc_info is not None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -57,6 +58,11 @@ def app(database_url: str) -> Iterator[Celery]:
     @app.task(name="replace", bind=True)
     def replace(self: Any, sig: Any) -> None:
         raise self.replace(self.app.signature(sig))
+
+    @app.task(name="grow", bind=True)
+    def grow(self: Any, sig: Any) -> str:
+        self.add_to_chord(self.app.signature(sig))
+        return "grew"
 
     yield app
     app.close()
@@ -414,3 +420,60 @@ def test_a_replacement_with_the_id_of_another_task_fails_the_task(t: Any, work: 
 
     assert isinstance(error, ImproperlyConfigured)
     assert f"has an id of its own, {other}" in str(error)
+
+
+def test_a_replacement_whose_steps_ran_before_under_their_ids_runs_them_again(t: Any, work: Work) -> None:
+    steps = chain(t.echo.s(1).set(task_id=str(uuid4())), t.echo.s(2))
+    with work():
+        assert t.replace.delay(steps).get(timeout=60) == [[1], 2]
+        assert t.replace.delay(steps).get(timeout=60) == [[1], 2]
+
+
+def test_a_replacement_whose_step_has_not_ended_yet_fails_the_task_instead_of_waiting(t: Any, work: Work) -> None:
+    other = str(uuid4())
+    t.echo.apply_async((1,), task_id=other, countdown=3600)
+    with work():
+        error = error_of(t.replace.delay(chain(t.echo.s(1).set(task_id=other), t.echo.s(2))))
+
+    assert isinstance(error, TaskSentBefore)
+
+
+def test_a_task_that_ran_before_joins_a_chord_and_does_not_hold_up_its_body(t: Any, work: Work) -> None:
+    member = t.echo.s(1).set(task_id=str(uuid4()))
+    with work():
+        member.delay().get(timeout=60)
+
+        assert chord([t.grow.s(member)], t.echo.s())().get(timeout=60) == [["grew", [1]]]
+
+
+# -- eager
+
+
+@pytest.mark.parametrize(
+    ("apply", "error", "words"),
+    [
+        (lambda t: t.echo.apply_async((1,), link="text"), TypeError, "A callback of 'echo' is 'text', not a signature"),
+        (lambda t: t.echo.apply_async((1,), link=[5]), TypeError, "A callback of 'echo' is 5, not a signature"),
+        (lambda t: t.echo.apply_async((1,), link=t.add), TypeError, "A callback of 'echo' is <@task: add"),
+        (lambda t: t.echo.apply_async((1,), link_error=5), TypeError, "An errback of 'echo' is 5, not a signature"),
+        (lambda t: chord([t.echo.s(1)], 5)(), TypeError, "The body of the chord is 5, not a signature"),
+        (lambda t: chord([t.echo.s(1)], t.echo)(), TypeError, "The body of the chord is <@task: echo"),
+        (lambda t: chord([t.echo.s(1)])(None), ValueError, "The chord has no body"),
+        (lambda t: chord(5, t.echo.s())(), TypeError, "The members of the header are 5"),
+        (lambda t: group([1, 2])(), TypeError, "A member of the group is 1, not a signature"),
+    ],
+)
+@pytest.mark.parametrize("is_eager", [True, False])
+def test_what_is_no_signature_is_named_before_anything_runs(
+    app: Celery, t: Any, apply: Any, error: type[Exception], words: str, is_eager: bool
+) -> None:
+    app.conf.task_always_eager = is_eager
+
+    with pytest.raises(error, match=re.escape(words)):
+        apply(t)
+
+
+@pytest.mark.parametrize(("option", "given"), [("eta", 5), ("expires", object()), ("countdown", object())])
+def test_a_moment_that_is_none_is_named(t: Any, option: str, given: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(repr(given))):
+        t.echo.apply_async((1,), **{option: given})

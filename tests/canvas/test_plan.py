@@ -254,6 +254,58 @@ def test_a_frozen_callback_of_several_tasks_is_called_once_for_each(s):
     assert len({node.id for node in planned.nodes}) == 4
 
 
+def test_several_callbacks_are_called_as_a_group_after_those_that_are_groups_themselves(s):
+    task = s("task")
+    for callback in (s("a"), group([s("b"), s("c")]), s("d")):
+        task.link(callback)
+
+    planned = by_name(plan(task))
+
+    assert planned["b"].group_id == planned["c"].group_id != planned["a"].group_id == planned["d"].group_id
+    assert [planned[name].begins[-1] for name in "abcd"] == [0, 0, 1, 1]
+    assert list(planned) == ["task", "b", "c", "a", "d"]
+
+
+def test_a_lone_callback_is_in_no_group(s):
+    task = s("task")
+    task.link(s("a"))
+
+    assert by_name(plan(task))["a"].group_id is None
+
+
+def test_results_of_a_group_in_a_generator_are_by_themselves_in_a_chain_and_only_there(s):
+    def lazy():
+        return group(each for each in [s("a"), group([s("b"), s("c")])])
+
+    def shape(result):
+        return [shape(member) for member in result.results] if hasattr(result, "results") else "one"
+
+    assert shape(plan(chain(s("first"), lazy())).result) == ["one", ["one", "one"]]
+    assert shape(plan(chord([s("header"), s("other")], lazy())).result) == ["one", ["one", "one"]]
+    assert shape(plan(lazy()).result) == ["one", "one", "one"]
+    assert shape(plan(chord(lazy(), s("body"))).result.parent) == ["one", "one", "one"]
+
+
+def test_a_header_from_a_generator_keeps_the_order_of_groups_in_it(s):
+    planned = plan(chord(group(each for each in [s("a"), group([s("b"), s("c")])]), s("body")))
+
+    assert waits(planned)["body"] == ["a", "b", "c"]
+
+
+def test_a_chain_that_is_immutable_does_not_take_the_arguments_it_is_sent_with(s):
+    sig = canvas._chain([s("a"), s("b")])
+    sig.set_immutable(True)
+
+    assert by_name(plan(sig, ("x",)))["a"].args == ()
+
+
+def test_a_member_that_ends_in_a_group_is_told_of_with_its_own_members(s):
+    planned = by_name(plan(chain(s("first"), group(s("a"), chain(s("b"), group(s("c"), s("d")))))))
+
+    _, (_, members), place = planned["b"].begins
+    assert (len(members), place) == (2, 1)
+
+
 def test_the_role_of_a_task_says_what_a_failure_before_it_means(s):
     planned = plan(chain(s("a"), s("b"), chord([s("c")], s("d")), s("e"), chord([s("f")], group(s("g"), s("h")))))
 

@@ -62,6 +62,7 @@ class Arena:
         self.directory = Path(tempfile.mkdtemp(prefix="pgtasks-chaos-", dir="/tmp"))
         self.directory.chmod(0o755)
         self.history = self.directory / "history"
+        self.history.touch()  # the last round may be over before anything is noted
         self.server = Server.at(self.directory / "server")
         self.workers: list[WorkerProcess] = []
         self.proxies: dict[int, FaultProxy] = {}

@@ -29,7 +29,7 @@ def _edit(statements: Any, name: str, old: str, new: str) -> None:
 def unfenced() -> None:
     """Whoever comes with a result has it stored, whoever holds the task."""
     fence = "AND worker = %(worker)s\n    AND delivery = (%(deliveries)b::int[])[array_position(%(ids)b::uuid[], id)]"
-    for name in ("settle", "release", "claim"):
+    for name in ("settle", "release", "finish"):
         _edit(tasks._SQL, name, fence, "")
     _edit(tasks._SQL, "pass_on", "AND worker = %(worker)s AND delivery = %(delivery)s", "")
 

@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -34,14 +33,6 @@ CREATE OR REPLACE FUNCTION public.note_start() RETURNS trigger LANGUAGE plpgsql 
   $$ BEGIN INSERT INTO public.started VALUES (NEW.id, NEW.flow, NEW.at); RETURN NULL; END $$;
 CREATE OR REPLACE TRIGGER note_start AFTER INSERT ON pgtasks.stamp FOR EACH ROW EXECUTE FUNCTION public.note_start();
 """
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    stage = Stage(tmp_path)
-    for name, value in stage.environ().items():
-        monkeypatch.setenv(name, value)
-    return stage
 
 
 @pytest.fixture

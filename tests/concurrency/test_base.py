@@ -28,11 +28,16 @@ class _Loader:
     def init_worker_process(self) -> None: ...
 
 
+class _Log:
+    def setup_pool_process(self) -> None: ...
+
+
 class _Site:
     hostname = "tests@here"
 
     class app:
         loader = _Loader()
+        log = _Log()
 
 
 def serve(line: Line, site: Any, options: ChildOptions) -> int:

@@ -1,36 +1,17 @@
 """A Celery program instrumented with OpenTelemetry, as its documentation says; nothing in it knows of pgtasks."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, chord, group
 from celery.signals import worker_process_init
 from opentelemetry import trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from tests.contrib import watched
+from tests.contrib.spans import FileExporter
 
 app = Celery("otel_jobs")
-
-
-class FileExporter(SpanExporter):
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        for span in spans:
-            watched.write(
-                {
-                    "name": span.name,
-                    "kind": span.kind.name,
-                    "trace": span.context.trace_id,
-                    "id": span.context.span_id,
-                    "parent": span.parent.span_id if span.parent else None,
-                    "status": span.status.status_code.name,
-                    "exceptions": [e.attributes["exception.type"] for e in span.events if e.name == "exception"],
-                    "attributes": dict(span.attributes),
-                }
-            )
-        return SpanExportResult.SUCCESS
 
 
 @worker_process_init.connect(weak=False)

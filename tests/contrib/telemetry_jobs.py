@@ -1,39 +1,17 @@
 """A program that traces itself by `pgtasks.contrib.telemetry`."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from pgtasks import Celery, chord, wf
 from pgtasks.contrib.telemetry import instrument
-from tests.contrib import watched
+from tests.contrib.spans import FileExporter
 
 app = Celery("telemetry_jobs")
-
-
-class FileExporter(SpanExporter):
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        for span in spans:
-            watched.write(
-                {
-                    "name": span.name,
-                    "kind": span.kind.name,
-                    "trace": span.context.trace_id,
-                    "id": span.context.span_id,
-                    "parent": span.parent.span_id if span.parent else None,
-                    "links": [link.context.span_id for link in span.links],
-                    "status": span.status.status_code.name,
-                    "events": [event.name for event in span.events],
-                    "attributes": dict(span.attributes),
-                }
-            )
-        return SpanExportResult.SUCCESS
-
-
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(FileExporter()))
 instrument(app, tracer_provider=provider, links=bool(os.environ.get("TELEMETRY_LINKS")))

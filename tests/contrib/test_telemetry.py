@@ -5,54 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.contrib import watched
-from tests.support import postgres
-
 pytest.importorskip("opentelemetry.sdk")
+
+from tests.contrib.spans import Spans, collected
 
 MODULE = "tests.contrib.telemetry_jobs"
 ADDED = ["send add", ["process add", ["inside"]]]
 
 
-class Spans:
-    """All spans, and what the producer has seen."""
-
-    def __init__(self, spans: list[dict[str, Any]], seen: dict[str, Any]) -> None:
-        self.all, self.seen = spans, seen
-
-    def tree(self, root: str) -> Any:
-        """The names of the spans below the root of this name, by name."""
-        (span,) = [span for span in self.all if span["name"] == root and span["parent"] is None]
-        return self._below(span)
-
-    def _below(self, parent: dict[str, Any]) -> list[Any]:
-        children = [span for span in self.all if span["parent"] == parent["id"]]
-        assert {span["trace"] for span in children} <= {parent["trace"]}
-        return sorted([span["name"].replace(f"{MODULE}.", ""), *self._below(span)] for span in children)
-
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [span for span in self.all if span["name"].replace(f"{MODULE}.", "") == name]
-
-
-def collected(directory: Path, database: str, monkeypatch: pytest.MonkeyPatch, **environ: str) -> Spans:
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    postgres.empty(database)
-    with watched.worker_of(MODULE, directory, database) as (worker, environment):
-        seen = watched.produce(MODULE, environment)
-        spans = watched.reports(environment)
-        assert "Failed to detach context" not in worker.output()
-    return Spans(spans, seen)
-
-
 @pytest.fixture(scope="module")
-def spans(_database: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield collected(tmp_path_factory.mktemp("telemetry"), _database, monkeypatch)
+def spans(_database: str, tmp_path_factory: pytest.TempPathFactory) -> Spans:
+    return collected(MODULE, tmp_path_factory.mktemp("telemetry"), _database)
 
 
 def test_a_run_is_below_its_call_and_what_it_does_is_below_the_run(spans: Spans) -> None:
@@ -101,14 +67,15 @@ def test_steps_of_a_workflow_are_spans_where_they_run_and_none_where_they_are_re
 
 
 def test_no_span_is_without_the_parent_it_names(spans: Spans) -> None:
-    known = {span["id"] for span in spans.all}
-    assert [span["name"] for span in spans.all if span["parent"] not in {None, *known}] == []
+    assert spans.orphans() == []
 
 
 def test_runs_may_begin_traces_of_their_own_that_are_linked_to_the_call(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spans = collected(tmp_path, database_url, monkeypatch, TELEMETRY_LINKS="1")
+    monkeypatch.setenv("TELEMETRY_LINKS", "1")
+
+    spans = collected(MODULE, tmp_path, database_url)
 
     sent, ran = spans.named("send add")[0], spans.named("process add")[0]
     assert ran["parent"] is None

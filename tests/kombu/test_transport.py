@@ -233,9 +233,7 @@ def test_bytes_that_are_no_task_fail_with_a_word_on_why_and_are_not_lost(
             version="0",
         )
     )
-    (claim,) = app.database.run(
-        tasks.claim(worker, [tasks.Lane("celery")], 5, max_deliveries=3, hostname="w@m", done=())
-    ).claims
+    (claim,) = app.database.run(tasks.claim(worker, [tasks.Lane("celery")], 5, max_deliveries=3))
 
     outcome = execute(Site(app, worker, "w@m"), claim)
 

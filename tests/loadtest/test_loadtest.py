@@ -193,9 +193,9 @@ def test_a_plot_leaves_out_what_is_not_known() -> None:
 
 
 @needs_locust
-def test_one_command_does_everything_and_leaves_a_report(server_url: str, tmp_path: Path) -> None:
+def test_one_command_does_everything_and_leaves_a_report(modern_server_url: str, tmp_path: Path) -> None:
     report, figures = tmp_path / "report.html", tmp_path / "figures.json"
-    command = [sys.executable, "-m", "loadtest", "Single", "Bulk", "--url", server_url, "--users", "2"]
+    command = [sys.executable, "-m", "loadtest", "Single", "Bulk", "--url", modern_server_url, "--users", "2"]
     command += ["--seconds", "5", "--ceiling", "none", "--html", str(report), "--json", str(figures)]
     command += ["--", "--csv", str(tmp_path / "l"), "--bulk-size", "50"]
 
@@ -211,14 +211,14 @@ def test_one_command_does_everything_and_leaves_a_report(server_url: str, tmp_pa
 
 
 @needs_locust
-def test_a_gate_below_its_percentage_fails(server_url: str, tmp_path: Path) -> None:
+def test_a_gate_below_its_percentage_fails(modern_server_url: str, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
         "loadtest",
         "Single",
         "--url",
-        server_url,
+        modern_server_url,
         "--users",
         "1",
         "--seconds",
@@ -373,9 +373,9 @@ def test_the_table_to_plan_with_tells_what_was_measured_from_what_follows_from_i
 # -- scale
 
 
-def test_the_time_of_a_claim_is_measured_at_every_size(server_url: str) -> None:
+def test_the_time_of_a_claim_is_measured_at_every_size(modern_server_url: str) -> None:
     small = scale.Scale(ready=(500, 1500), finished=(0, 1000), queues=5, batches=4, churned=10_000)
-    found = scale.run(server_url, small)
+    found = scale.run(modern_server_url, small)
 
     assert [(row["ready"], row["finished"], row["pinned"]) for row in found["rows"][:-1]] == [
         (ready, finished, pinned) for finished in (0, 1000) for ready in (500, 1500) for pinned in (False, True)

@@ -14,8 +14,8 @@ import pytest
 from kombu import Queue
 
 from pgtasks.message import id_of
-from pgtasks.moving import back
-from pgtasks.moving.back import Back
+from pgtasks.moving import to_broker
+from pgtasks.moving.to_broker import ToBroker
 from tests.moving.conftest import Killable, Move, stop
 from tests.support.brokers import Redis
 from tests.support.workers import eventually
@@ -308,19 +308,19 @@ def test_a_way_back_that_is_killed_at_any_point_loses_nothing(
 
         return run
 
-    monkeypatch.setattr(back.OwnConnection, "run", surrounded(back.OwnConnection.run))
-    monkeypatch.setattr(back.Producer, "publish", surrounded(back.Producer.publish))
+    monkeypatch.setattr(to_broker.OwnConnection, "run", surrounded(to_broker.OwnConnection.run))
+    monkeypatch.setattr(to_broker.Producer, "publish", surrounded(to_broker.Producer.publish))
     while True:
         points += 1
         sent = {move.new.signature("proj.add", args=(n, n)).apply_async().id for n in range(2)}
-        moving = Back(move.new, move.new.database, move.server.url, ["celery"], tell=lambda moved: pass_point())
+        moving = ToBroker(move.new, move.new.database, move.server.url, ["celery"], tell=lambda moved: pass_point())
         is_over = False
         left = points
         try:
             moving.run()
             is_over = True
         except Killed:
-            Back(move.new, move.new.database, move.server.url, ["celery"]).run()
+            ToBroker(move.new, move.new.database, move.server.url, ["celery"]).run()
 
         assert rows(conn, "SELECT FROM pgtasks.message") == []
         with move.old.connection_for_read() as connection:

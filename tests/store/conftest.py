@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,3 +20,16 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def hand(database: Database) -> Hand:
     return Hand(database)
+
+
+@pytest.fixture
+def later(database: Database) -> Iterator[Callable[[str], None]]:
+    """Moves the clock of the verbs, as seen by the executor's connection."""
+
+    def move(interval: str) -> None:
+        conn = database._take()
+        conn.execute("SELECT set_config('pgtasks.now', (statement_timestamp() + %s::interval)::text, false)", [interval])
+        database._give(conn)
+
+    yield move
+    database.close()

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.message import Message
-from pgtasks.store import tasks
+from pgtasks.store import results, tasks
 from pgtasks.store.database import AsyncDatabase, Database
 from tests.support.hands import Hand, ids, message, standing
 
@@ -177,7 +177,7 @@ def test_what_is_read_in_a_callers_transaction_is_read_as_anywhere(database: Dat
     with transaction() as (source, _):
         database.run(tasks.enqueue([task]), conn=source)
 
-        found = database.run(tasks.fetch([task.id], with_payload=True), conn=source)[task.id]
+        found = database.run(results.fetch([task.id], with_payload=True), conn=source)[task.id]
 
     assert (found.id, found.task_id, found.payload, found.is_ended) == (task.id, "mine", task.payload, False)
 

@@ -17,30 +17,15 @@ from psycopg import errors
 from pgtasks.exceptions import DatabaseFull, DatabaseRefused, DatabaseUnavailable, OperationalError, SchemaError
 from pgtasks.message import new_id
 from pgtasks.store import database as database_module
-from pgtasks.store import faults, fleet, tasks
+from pgtasks.store import faults, fleet, results, tasks
 from pgtasks.store.database import AsyncDatabase, Database
-from tests.store.test_tasks import Link
 from tests.support import postgres
 from tests.support.hands import Hand, done, ids, message, standing
+from tests.support.links import Link
 from tests.support.proxy import FaultProxy
 from tests.support.workers import STUCK_S, eventually
 
 Conn = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def proxy(database_url: str) -> Iterator[FaultProxy]:
-    with FaultProxy(database_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def far(proxy: FaultProxy) -> Iterator[Database]:
-    """An executor that reaches the database through the proxy."""
-    far = Database(proxy.url)
-    far.ping()
-    yield far
-    far.close()
 
 
 # -- the answer to a commit is lost
@@ -93,7 +78,10 @@ def test_an_added_member_of_a_chord_whose_answer_is_lost_is_waited_for_once(
     (claim,) = hand.claim()
     sprung = getattr(proxy, fault)(b"COMMIT")
 
-    far.run_together(tasks.join_chord(head.id, member.id), tasks.enqueue([member], [Link(body.id, member.id)]))
+    far.run_together(
+        tasks.join_chord(hand.id, claim.delivery, head.id, member.id),
+        tasks.enqueue([member], [Link(body.id, member.id)]),
+    )
     hand.settle(done(claim, b"1"))
     (added,) = hand.claim()
     hand.settle(done(added, b"2"))
@@ -498,7 +486,7 @@ def test_an_async_enqueue_whose_answer_is_lost_adds_the_task_once(proxy: FaultPr
 
 
 def test_a_cancelled_call_does_not_spoil_the_connection_of_the_next(database_url: str, conn: Conn) -> None:
-    async def cancel() -> dict[UUID, tasks.Stored]:
+    async def cancel() -> dict[UUID, results.Stored]:
         adatabase = AsyncDatabase(database_url)
         task = message()
         await adatabase.run(tasks.enqueue([task]))
@@ -510,7 +498,7 @@ def test_a_cancelled_call_does_not_spoil_the_connection_of_the_next(database_url
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-        found = await adatabase.run(tasks.fetch([task.id]))
+        found = await adatabase.run(results.fetch([task.id]))
         await adatabase.close()
         return found
 
@@ -520,13 +508,13 @@ def test_a_cancelled_call_does_not_spoil_the_connection_of_the_next(database_url
 def test_an_async_executor_follows_its_users_from_loop_to_loop(database_url: str) -> None:
     adatabase = AsyncDatabase(database_url)
     for _ in range(3):
-        assert asyncio.run(adatabase.run(tasks.fetch([new_id()]))) == {}
+        assert asyncio.run(adatabase.run(results.fetch([new_id()]))) == {}
 
 
 def test_an_unreachable_database_is_the_same_error_for_coroutines() -> None:
     adatabase = AsyncDatabase("postgresql://me:secret@127.0.0.1:1/nothing", patience_s=0)
 
     with pytest.raises(DatabaseUnavailable) as raised:
-        asyncio.run(adatabase.run(tasks.fetch([])))
+        asyncio.run(adatabase.run(results.fetch([])))
 
     assert "secret" not in str(raised.value)

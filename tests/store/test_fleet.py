@@ -14,8 +14,10 @@ from psycopg import sql
 
 from pgtasks.store import fleet, tasks
 from pgtasks.store.database import Database
-from tests.store.test_tasks import REVOKED, at_once
+from tests.store.test_revoking import REVOKED
 from tests.support.hands import Hand, again, back, done, ids, message, standing
+from tests.support.links import plan
+from tests.support.threads import at_once
 
 Conn = psycopg.Connection[Any]
 
@@ -63,10 +65,10 @@ def test_nothing_that_a_reaped_worker_writes_is_kept(database: Database, hand: H
     database.run(fleet.reap())
 
     settled = hand.settle(done(claims[0]), again(claims[1]), back(claims[2]))
-    plain = hand.ask(done=[done(claims[0])])
+    plain = hand.finish(done(claims[0]))
     marked = database.run(tasks.mark(first.id, "STARTED", worker=hand.id, delivery=1))
 
-    assert (settled, plain.settled, plain.claims, marked) == ([], 0, [], 0)
+    assert (settled, plain, hand.claim(), marked) == ([], 0, [], 0)
     assert hand.tick().is_registered is False
     assert [standing(conn, each) for each in (first, second, third)] == [["ready"]] * 3
 
@@ -274,9 +276,10 @@ def test_moving_in_bounded_steps_says_that_more_is_due(database: Database, hand:
     database.run(tasks.enqueue([message(countdown_s=3600.0) for _ in range(25)]))
     conn.execute("UPDATE pgtasks.scheduled SET due = now() - interval '1 s'")
 
-    moved = [database.run(fleet.tick(hand.id, ["celery"], renew=False, limit=10)).promoted for _ in range(4)]
+    ticks = [database.run(fleet.tick(hand.id, ["celery"], renew=False, limit=10)) for _ in range(4)]
 
-    assert moved == [10, 10, 5, 0]
+    assert [tick.promoted for tick in ticks] == [10, 10, 5, 0]
+    assert [tick.next_due_s for tick in ticks] == [0, 0, None, None], "none waits for the next second"
 
 
 def test_a_moved_retry_keeps_its_counts(database: Database, hand: Hand, conn: Conn) -> None:
@@ -365,8 +368,6 @@ def test_a_busy_or_dead_worker_is_not_woken(database: Database, database_url: st
 
 
 def test_a_release_wakes_an_idle_worker_and_not_the_one_that_settled(database: Database, database_url: str) -> None:
-    from tests.store.test_tasks import plan
-
     first, second = message(), message(inputs="value")
     database.run(tasks.enqueue([first, second], plan((first, second))))
     settling, idle = Hand(database), Hand(database)

@@ -15,8 +15,8 @@ from pgtasks.store import tasks
 from pgtasks.store.database import Database
 from pgtasks.store.sql import Query
 from tests.store.test_release import chained, commit_waits
-from tests.store.test_tasks import plan
 from tests.support.hands import Hand, done, message, standing
+from tests.support.links import plan
 
 Conn = psycopg.Connection[Any]
 

@@ -20,9 +20,10 @@ from tests.support import postgres
 #: By file, the statements that are sent all the time, or by many.
 FREQUENT = {
     "tasks": (
-        *("enqueue_one", "enqueue", "enqueue_many", "claim", "settle", "release", "pass_on", "ack", "charge"),
-        *("mark", "store", "fetch", "ended", "fell"),
+        *("enqueue_one", "enqueue", "enqueue_many", "claim", "finish", "settle", "release", "pass_on", "ack", "charge"),
+        *("mark", "store", "fell"),
     ),
+    "results": ("fetch", "ended"),
     "fleet": ("tick", "idle", "busy", "watch", "unwatch", "tell"),
 }
 #: Tables that grow with the backlog or with what has ended; also those that an old snapshot keeps full of dead rows.

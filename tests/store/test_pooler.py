@@ -14,7 +14,7 @@ import pytest
 
 from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.message import Message, new_id
-from pgtasks.store import fleet, tasks
+from pgtasks.store import fleet, results, tasks
 from pgtasks.store.database import AsyncDatabase, Database
 from pgtasks.store.listen import Doorbell
 from tests.support import pooler
@@ -42,7 +42,7 @@ def test_statements_of_many_clients_do_not_meet_each_others_prepared_statements(
                 database.run(tasks.lengths(["celery"]))
             database.run(tasks.enqueue([each]))
             database.run(fleet.workers())
-        found = database.run(tasks.forget([each.id for each in sent])) or 0
+        found = database.run(results.forget([each.id for each in sent])) or 0
         database.close()
         return found
 

@@ -9,21 +9,25 @@ import pytest
 
 from pgtasks.store import tasks
 from pgtasks.store.database import Database
-from tests.store.test_tasks import (  # noqa: F401 - collected here a second time, for the other verb
-    plan,
+from tests.store.test_revoking import (  # noqa: F401 - collected here a second time, for the other verb
+    test_a_revocation_and_a_release_at_the_same_time_leave_one_row,
+    test_a_task_revoked_while_it_was_being_claimed_does_not_leave_its_successors_waiting_for_ever,
+)
+from tests.store.test_successors import (  # noqa: F401 - collected here a second time, for the other verb
     test_a_body_sees_the_header_in_the_order_of_the_header_not_of_its_ending,
     test_a_chain_goes_on_with_the_value_of_the_one_before,
     test_a_released_task_with_a_countdown_is_scheduled_from_its_release,
     test_a_retry_does_not_release_successors_and_its_success_does_once,
-    test_a_revocation_and_a_release_at_the_same_time_leave_one_row,
-    test_a_task_revoked_while_it_was_being_claimed_does_not_leave_its_successors_waiting_for_ever,
-    test_a_task_that_was_ended_from_outside_while_it_ran_does_not_leave_its_successors_waiting_for_ever,
     test_a_task_that_was_revoked_has_ended_for_a_body_that_runs_when_all_are_done,
     test_headers_that_end_at_the_same_time_release_the_body_exactly_once,
     test_many_bodies_over_the_same_headers_are_released_without_deadlock,
     test_the_row_of_a_wide_chords_body_changes_once_per_settle_and_not_once_per_member,
 )
+from tests.store.test_tasks import (  # noqa: F401 - collected here a second time, for the other verb
+    test_a_task_that_was_ended_from_outside_while_it_ran_does_not_leave_its_successors_waiting_for_ever,
+)
 from tests.support.hands import Hand, done, ids, message, standing
+from tests.support.links import plan
 
 Conn = psycopg.Connection[Any]
 

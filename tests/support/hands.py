@@ -19,7 +19,7 @@ import psycopg
 from pgtasks.message import Claim, Message, Outcome, new_id
 from pgtasks.store import fleet, tasks
 from pgtasks.store.database import Database
-from pgtasks.store.tasks import Claimed, Lane
+from pgtasks.store.tasks import Lane
 
 MAX_DELIVERIES = 5
 NOBODY = UUID(int=0)
@@ -82,14 +82,12 @@ class Hand:
             )  # fmt: skip
         )
 
-    def ask(self, limit: int = 10, done: Sequence[Outcome] = (), lanes: Sequence[Lane] | None = None) -> Claimed:
+    def claim(self, limit: int = 10, lanes: Sequence[Lane] | None = None) -> list[Claim]:
         lanes = [Lane(queue) for queue in self.queues] if lanes is None else lanes
-        return self.database.run(
-            tasks.claim(self.id, lanes, limit, max_deliveries=MAX_DELIVERIES, hostname="hand", done=done)
-        )
+        return self.database.run(tasks.claim(self.id, lanes, limit, max_deliveries=MAX_DELIVERIES))
 
-    def claim(self, limit: int = 10) -> list[Claim]:
-        return self.ask(limit).claims
+    def finish(self, *outcomes: Outcome) -> int:
+        return self.database.run(tasks.finish(self.id, "hand", outcomes))
 
     def settle(self, *outcomes: Outcome) -> list[UUID]:
         if self.prefers_release and outcomes and all(map(tasks.is_release, outcomes)):

@@ -32,6 +32,15 @@ def tell_what_ends_it(self: Any) -> None:
         raise
 
 
+@app.task(acks_late=True, acks_on_timeout=False, bind=True, time_limit=0.2)
+def sleep_at_first(self: Any) -> int:
+    """Wait for too long, but not when it is delivered again."""
+    note("waits", id=self.request.id)
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(3600)
+    return os.getpid()
+
+
 @app.task
 async def after_a_while(value: int) -> int:
     await asyncio.sleep(0.01)

@@ -12,11 +12,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from kombu import Consumer, Exchange, Queue
 
 from pgtasks import Celery, bootsteps
 from pgtasks.contrib.testing.app import TestApp, setup_default_app
 from pgtasks.contrib.testing.worker import start_worker
-from pgtasks.exceptions import ImproperlyConfigured
 from pgtasks.signals import task_prerun
 from pgtasks.utils.nodenames import worker_direct
 from pgtasks.worker import autoscale
@@ -198,11 +198,29 @@ def test_a_timer_makes_only_the_calls_that_are_due_and_not_those_that_were_cance
     assert time.monotonic() + 3500 < timer.next_at < time.monotonic() + 3601
 
 
-def test_a_step_that_wants_messages_of_a_broker_is_refused_with_what_to_do() -> None:
-    class Consuming(bootsteps.ConsumerStep): ...
+def test_a_step_consumes_messages_that_are_no_tasks_and_leaves_nothing_of_them(
+    app: Celery, conn: psycopg.Connection
+) -> None:
+    parcels = Queue("parcels", Exchange("parcels"), routing_key="in")
+    heard: list[Any] = []
 
-    with pytest.raises(ImproperlyConfigured, match="The step Consuming consumes messages of its own"):
-        Consuming(None).start(None)
+    class Consuming(bootsteps.ConsumerStep):
+        def get_consumers(self, channel: Any) -> Any:
+            return [Consumer(channel, queues=[parcels], callbacks=[self.hear], accept=["json"])]
+
+        def hear(self, body: Any, message: Any) -> None:
+            heard.append(body)
+            message.ack()
+
+    app.steps["consumer"].add(Consuming)
+    with app.producer_or_acquire() as producer:
+        producer.publish({"n": 1}, exchange=parcels.exchange, routing_key="in", declare=[parcels])
+    with start_worker(app, hostname=NODE, perform_ping_check=False):
+        eventually(lambda: heard == [{"n": 1}])
+        eventually(lambda: conn.execute("SELECT state FROM pgtasks.tasks").fetchall() == [("SUCCESS",)])
+
+    left = "SELECT (SELECT count(*) FROM pgtasks.away), (SELECT count(*) FROM pgtasks.worker)"
+    assert conn.execute(left).fetchone() == (0, 0)
 
 
 # -- autoscaling

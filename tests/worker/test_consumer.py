@@ -14,19 +14,13 @@ from pgtasks.message import Claim, Message, Outcome
 from pgtasks.store import tasks
 from pgtasks.store.database import Database
 from pgtasks.worker.consumer import Consumer
-from tests.store.test_tasks import Link
 from tests.support.hands import Hand, again, back, done, ids, message, standing
+from tests.support.links import Link
 from tests.support.proxy import FaultProxy
 from tests.support.workers import Stage, WorkerProcess, eventually, running
 from tests.worker import jobs
 
 Conn = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def proxy(database_url: str) -> Iterator[FaultProxy]:
-    with FaultProxy(database_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -255,13 +249,6 @@ def far_worker(stage: Stage, proxy: FaultProxy) -> Iterator[WorkerProcess]:
     with running(stage.directory, environ={"PGTASKS_DATABASE_URL": proxy.url}, conf={"worker_lease": 1.0}) as worker:
         yield worker
     jobs.app.database.close()
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    stage = Stage(tmp_path)
-    monkeypatch.setenv("JOBS_STAGE", str(tmp_path))
-    return stage
 
 
 def get(result: Any) -> Any:

@@ -55,6 +55,29 @@ def test_a_task_that_is_stopped_meets_what_it_would_in_celery_and_its_neighbours
     neighbour.get(timeout=STUCK_S)
 
 
+def test_a_task_that_does_not_acknowledge_timeouts_runs_again(worker: WorkerProcess, stage: Stage) -> None:
+    result = jobs.sleep_at_first.delay()
+
+    assert result.get(timeout=STUCK_S) == worker.children()[0]
+    assert len(stage.lines("waits", id=result.id)) == 2
+
+
+def test_it_has_more_slots_or_fewer_when_it_is_told_to(database_url: str, stage: Stage, tmp_path: Path) -> None:
+    with running(tmp_path, pool="gevent", concurrency=1, module="tests.worker.green_jobs") as worker:
+        jobs.app.control.pool_grow(2, reply=True, timeout=STUCK_S)
+        together = [jobs.gather_at.delay("together") for _ in range(3)]
+        stage.await_line("waits", count=3)
+
+        (reply,) = jobs.app.control.pool_shrink(5, reply=True, timeout=STUCK_S)
+        stage.open("together")
+        assert {result.get(timeout=STUCK_S) for result in together} == set(worker.children())
+        (stats,) = jobs.app.control.inspect(timeout=STUCK_S).stats().values()
+        assert [jobs.after_a_while.delay(n).get(timeout=STUCK_S) for n in range(3)] == [0, 1, 2]
+
+    assert list(reply.values()) == [{"ok": "pool will shrink"}]
+    assert stats["pool"]["max-concurrency"] == 1
+
+
 def test_tasks_wait_for_tasks_and_coroutines_beside_each_other(worker: WorkerProcess) -> None:
     results = [jobs.ask_another.delay(n) for n in range(10)]
 

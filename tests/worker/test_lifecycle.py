@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from unittest.mock import Mock
 import psycopg
 import pytest
 
-from pgtasks.exceptions import TimeLimitExceeded, WorkerLostError
+from pgtasks.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from pgtasks.message import id_of
 from pgtasks.store.database import Database
 from pgtasks.worker.supervisor import Worker
@@ -50,6 +51,54 @@ def places(conn: Conn, *results: Any) -> list[list[str]]:
 def column(conn: Conn, table: str, name: str, result: Any) -> Any:
     row = conn.execute(f"SELECT {name} FROM pgtasks.{table} WHERE id = %s", [id_of(result.id)]).fetchone()
     return row and row[0]
+
+
+# -- what it says
+
+
+def test_it_speaks_of_tasks_by_the_loggers_that_filters_for_celery_name(start: Start) -> None:
+    with start("--log-format", "json") as worker:
+        jobs.app.send_task("no.such.task")
+        for limit in ("soft_time_limit", "time_limit"):
+            with pytest.raises((SoftTimeLimitExceeded, TimeLimitExceeded)):
+                get(jobs.spin.apply_async(**{limit: 0.1}))
+        revoked = jobs.add.apply_async((1, 2), countdown=1_000_000)
+        revoked.revoke()
+        with pytest.raises(TaskRevokedError):
+            get(revoked)
+        get(jobs.add.delay(1, 2))
+        worker.await_output("succeeded in")
+
+        lines = [json.loads(line) for line in worker.output().splitlines() if line.startswith("{")]
+        said = {(line["logger"], line["message"][:15]) for line in lines}
+
+    assert said >= {
+        ("celery.worker.consumer.connection", "Connected to po"),
+        ("celery.worker.strategy", "Task tests.work"),
+        ("celery.worker.consumer.consumer", "Received unregi"),
+        ("celery.worker.request", "Soft time limit"),
+        ("celery.worker.request", "Hard time limit"),
+        ("celery.worker.request", "Discarding revo"),
+        ("celery.app.trace", "Task tests.work"),
+    }
+
+
+def test_each_pool_process_has_a_log_file_of_its_own_which_its_successor_goes_on_with(stage: Stage) -> None:
+    logs = stage.directory / "logs"
+    logs.mkdir()
+    worker = WorkerProcess(
+        stage.directory, "-f", str(logs / "%n%I.log"), "--max-tasks-per-child=1", concurrency=1
+    )
+    try:
+        assert [get(result) for result in [jobs.add.delay(1, n) for n in range(3)]] == [1, 2, 3]
+        assert worker.stop() == 0
+    finally:
+        worker.kill()
+
+    ours, theirs = ((logs / name).read_text() for name in ("celery.log", "celery-1.log"))
+    assert len(list(logs.iterdir())) == 2
+    assert (ours.count("received"), ours.count("succeeded")) == (3, 0)
+    assert (theirs.count("received"), theirs.count("succeeded")) == (0, 3)
 
 
 # -- a child dies

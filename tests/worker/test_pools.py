@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -36,6 +36,7 @@ from pgtasks.message import id_of
 from pgtasks.store import tasks
 from tests.support import postgres
 from tests.support.hands import message, standing
+from tests.support.links import Link
 from tests.support.workers import STUCK_S, Stage, WorkerProcess, eventually
 from tests.worker import jobs
 
@@ -246,7 +247,6 @@ def test_a_forgotten_result_is_not_kept(world: World) -> None:
 
     world.await_standing(result, "SUCCESS")
     assert result.state == "PENDING"
-    assert tasks.fetch([UUID(result.id)])
     assert world.conn.execute("SELECT value FROM pgtasks.result WHERE id = %s", [result.id]).fetchone() == (None,)
 
 
@@ -419,8 +419,8 @@ def test_revoking_a_running_task_without_terminate_lets_it_end(world: World) -> 
 
 
 @only("prefork", "gevent")
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGKILL", "TERM"])
-def test_a_running_task_is_terminated_and_its_neighbour_is_not(world: World, signal_name: str) -> None:
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGKILL", "TERM", signal.SIGKILL, None])
+def test_a_running_task_is_terminated_and_its_neighbour_is_not(world: World, signal_name: Any) -> None:
     gate, (doomed, neighbour) = world.occupy(2)
 
     doomed.revoke(terminate=True, signal=signal_name)
@@ -463,9 +463,13 @@ def test_a_signal_that_does_not_kill_leaves_the_child_under_its_time_limits(worl
 
 
 def test_the_soft_limit_is_raised_in_the_task_and_can_be_caught(world: World) -> None:
+    raised = jobs.spin.apply_async(soft_time_limit=0.2)
     with pytest.raises(SoftTimeLimitExceeded):
-        world.get(jobs.spin.apply_async(soft_time_limit=0.2))
-    assert world.get(jobs.spin.apply_async((True,), soft_time_limit=0.2)) == "cleaned up"
+        world.get(raised)
+    caught = jobs.spin.apply_async((True,), soft_time_limit=0.2)
+    assert world.get(caught) == "cleaned up"
+    for result in (raised, caught):
+        world.worker.await_output(f"Soft time limit (0.2s) exceeded for tests.worker.jobs.spin[{result.id}]")
 
 
 @only("prefork", "aio", "gevent", "solo")
@@ -605,8 +609,6 @@ def test_pickle_is_refused_unless_it_is_accepted_by_name(world: World, tmp_path:
 
 
 def test_an_unreadable_link_of_a_chain_fails_the_rest_of_it(world: World) -> None:
-    from tests.store.test_tasks import Link
-
     bad, rest = message("tests.worker.jobs.echo", payload=b"\xff"), message("tests.worker.jobs.add", inputs="value")
     jobs.app.database.run(tasks.enqueue([bad, rest], [Link(rest.id, bad.id)]))
 

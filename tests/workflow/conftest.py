@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -96,14 +95,6 @@ class Desk:
     def effects(self) -> list[str]:
         """What was done in the world outside, in order."""
         return [line["name"] for line in self.stage.lines("effect")]
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    stage = Stage(tmp_path)
-    for name, value in stage.environ().items():
-        monkeypatch.setenv(name, value)
-    return stage
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 from pgtasks import Celery, Debounce, Unique, chain, group, wf
 from pgtasks.exceptions import AlreadyEnqueued
-from pgtasks.workflow.need import current_step
+from pgtasks.workflow.effects import current_step
 from tests.worker.jobs import note, pass_gate
 
 app = Celery("flows", **json.loads(os.environ.get("JOBS_CONF", "{}")))

@@ -11,7 +11,7 @@ import pytest
 from pgtasks.message import id_of
 from pgtasks.store import fleet, workflows
 from pgtasks.store.workflows import Hold, Place, Step
-from pgtasks.workflow import care
+from pgtasks.workflow import operations
 from tests.workflow import flows
 from tests.workflow.conftest import Desk
 
@@ -130,7 +130,7 @@ def run_of_two_waits(desk: Desk) -> Any:
 def test_a_fork_between_two_waits_has_the_signal_of_the_second_and_not_of_the_first(desk: Desk) -> None:
     result = run_of_two_waits(desk)
 
-    copy = flows.app.AsyncResult(care.fork(flows.app, result.id, "wf.wait_any"))
+    copy = flows.app.AsyncResult(operations.fork(flows.app, result.id, "wf.wait_any"))
     copy.signal("end")
 
     assert desk.get(copy) == ["first", "second"]
@@ -139,7 +139,7 @@ def test_a_fork_between_two_waits_has_the_signal_of_the_second_and_not_of_the_fi
 def test_a_rewind_between_two_waits_gives_back_the_signal_of_the_second_and_not_of_the_first(desk: Desk) -> None:
     result = run_of_two_waits(desk)
 
-    care.rewind(flows.app, result.id, "wf.wait_any")
+    operations.rewind(flows.app, result.id, "wf.wait_any")
     result.signal("end")
 
     assert desk.get(result) == ["first", "second"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,21 +17,6 @@ from tests.support.hands import message, standing
 from tests.support.proxy import FaultProxy
 from tests.workflow import flows
 from tests.workflow.conftest import Desk
-
-
-@pytest.fixture
-def proxy(database_url: str) -> Iterator[FaultProxy]:
-    with FaultProxy(database_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def far(proxy: FaultProxy) -> Iterator[Database]:
-    """An executor that reaches the database through the proxy."""
-    far = Database(proxy.url)
-    far.ping()
-    yield far
-    far.close()
 
 
 def spawning(hold: Hold) -> tuple[Any, Any]:

@@ -30,7 +30,7 @@ from pgtasks.contrib.django.app import project_app
 from pgtasks.contrib.django.models import Queue, Schedule, Step, Task, Worker
 from pgtasks.contrib.django.place import Places
 from pgtasks.exceptions import ImproperlyConfigured
-from pgtasks.workflow import care
+from pgtasks.workflow import operations
 
 #: Rows that are counted; beyond them a list goes on without saying how long it is.
 MOST_COUNTED = 10_000
@@ -266,7 +266,7 @@ class TaskAdmin(ViewAdmin):
 
     @admin.display(description="canvas")
     def canvas(self, task: Task) -> Any:
-        """What the task is part of, drawn; nothing for a task by itself."""
+        """The canvas of the task as a drawing; empty for a task that is not part of one."""
         found = graph.load(project_app(), str(task.id))
         # The drawing escapes what it says.
         return mark_safe(found.svg()) if len(found.nodes) > 1 else "-"
@@ -304,7 +304,7 @@ class TaskAdmin(ViewAdmin):
         for task in queryset:
             try:
                 if Step.objects.using(queryset.db).filter(run=task.pk).exists():
-                    again += len(care.redrive(app, [task.public_id]))
+                    again += len(operations.redrive(app, [task.public_id]))
                 else:
                     again += graph.redrive(app, task.public_id)
             except ImproperlyConfigured as error:

@@ -1,4 +1,4 @@
-"""The views of pgtasks as models, to be read: by the admin, and by whatever a project makes of them.
+"""The views of pgtasks as read-only models: for the admin, and for the project's own pages and queries.
 
 Nothing is managed: no migration makes or changes them. `Task.objects.using(alias)` reads them where the tasks are in another
 database than the default one.
@@ -29,6 +29,7 @@ class View(models.Model):
 
     class Meta:
         abstract = True
+        managed = False
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         raise ReadOnlyError(
@@ -68,8 +69,7 @@ class Task(View):
     result = models.TextField(null=True)
     traceback = models.TextField(null=True)
 
-    class Meta:
-        managed = False
+    class Meta(View.Meta):
         db_table = '"pgtasks"."tasks"'
         # By the key, which begins with the time: there is an index for that, and none for created_at.
         ordering = ("-id",)
@@ -91,8 +91,7 @@ class Queue(View):
     scheduled = models.BigIntegerField()
     oldest = models.DateTimeField("oldest ready since", null=True)
 
-    class Meta:
-        managed = False
+    class Meta(View.Meta):
         db_table = '"pgtasks"."queues"'
         ordering = ("-ready", "queue")
 
@@ -117,8 +116,7 @@ class Worker(View):
     is_stopping = models.BooleanField()
     claimed = models.BigIntegerField()
 
-    class Meta:
-        managed = False
+    class Meta(View.Meta):
         db_table = '"pgtasks"."workers"'
         ordering = ("hostname",)
 
@@ -143,8 +141,7 @@ class Schedule(View):
     last_state = models.TextField(null=True)
     seen_at = models.DateTimeField()
 
-    class Meta:
-        managed = False
+    class Meta(View.Meta):
         db_table = '"pgtasks"."schedules"'
         ordering = ("next_run_at", "name")
 
@@ -170,8 +167,7 @@ class Step(View):
     source = models.TextField(null=True)
     value = models.TextField(null=True)
 
-    class Meta:
-        managed = False
+    class Meta(View.Meta):
         db_table = '"pgtasks"."steps"'
         ordering = ("-run", "seq")
 

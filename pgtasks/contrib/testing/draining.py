@@ -12,7 +12,7 @@ tasks see what the transaction has written, and a rollback undoes all of it. Wit
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -58,12 +58,12 @@ class BorrowedDatabase(Database):
     def run(self, query: Query[T], conn: Any = None) -> T:
         return borrow.run(self._source if conn is None else conn, query)
 
-    def run_together(self, *queries: Query[Any]) -> list[Any]:
+    def run_at_once(self, *queries: Query[Any]) -> list[Any]:
+        return self.transact(lambda ask: [ask(query) for query in queries])
+
+    def transact(self, work: Callable[[Callable[[Query[Any]], Any]], T]) -> T:
         with borrow.savepoint(self._source):
-            answers = [self.run(queries[0])]
-            if answers[0]:
-                answers.extend(self.run(query) for query in queries[1:])
-        return answers
+            return work(self.run)
 
     def run_all(self, queries: Iterable[Query[None]]) -> None:
         with borrow.savepoint(self._source):
@@ -113,7 +113,7 @@ class _Drain(Consumer):
     def look_everywhere(self) -> list[Claim]:
         """Move what is due, and claim from the start of every queue."""
         self.tick()
-        self._cursors.clear()
+        self._lanes.forget()
         return self.step((), 1, ())
 
 

@@ -90,7 +90,7 @@ class WorkerProcess:
 def worker_process(
     app: str, *options: str, cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[WorkerProcess]:
-    """A worker that is ready, of the app that `-A` finds by this name; whatever becomes of it, it is gone afterwards."""
+    """A running worker process for the app that `-A` finds by this name; it is ready, and is killed at the end of the block."""
     with TemporaryDirectory() as directory:
         log = Path(directory, "worker.log")
         worker = WorkerProcess(app, *options, log=log, cwd=None if cwd is None else os.fspath(cwd), env=env)

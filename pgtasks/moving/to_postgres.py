@@ -25,7 +25,7 @@ from pgtasks.store.moving import Aside
 from pgtasks.store.sql import Query
 from pgtasks.utils.log import get_logger
 
-__all__ = ("Counts", "Forth", "Until", "retake")
+__all__ = ("Counts", "ToPostgres", "Until", "retake")
 
 logger = get_logger("celery.bridge")
 
@@ -61,7 +61,7 @@ class _Batch:
     left: list[Parcel] = field(default_factory=list)
 
 
-class Forth:
+class ToPostgres:
     """Takes over what waits at a broker."""
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Talking to a running workflow by its id: signals and approvals in, values and streams out.
+"""`WorkflowHandle`: send signals and approvals to a run, and read its values and streams, by its id.
 
-The part of `AsyncResult` that is about workflows. Everything that sends takes `conn=`, to send in the caller's transaction.
+A mixin of `AsyncResult`. Methods that send take `conn=`, to send in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pgtasks.serialization import JSON, decode, encode
 from pgtasks.store import tasks, workflows
 from pgtasks.store.sql import Query
 
-__all__ = ("Told",)
+__all__ = ("WorkflowHandle",)
 
 #: How often a stream is looked at while nothing comes.
 _SOON_S, _LATER_S = 0.02, 0.5
 _UNSET: Any = object()
 
 
-class Told:
+class WorkflowHandle:
     """Mixin of `AsyncResult`: signals, approvals, values and streams of a workflow's run."""
 
     id: Any

@@ -1,8 +1,8 @@
-"""What a run needs done, and the two ways of doing it: in threads and in coroutines.
+"""The effects of a run, and how they are performed: in threads and in coroutines.
 
-The logic of a run is written once, as generators: they yield a need and are sent the answer, or have its error raised in
-them. Needs are `Query` (one statement), `Together` and `Transaction` (some in one
-transaction), `Body` (the user's own code), `Pause` and `Wish` (suspend until something is there).
+The logic of a run is written once, as generators. They yield an effect, something that has to be done outside of them, and
+are sent its answer, or have its error raised in them. Effects are `Query` (one statement), `Together` and `Transaction`
+(some in one transaction), `Body` (the user's own code), `Pause` (sleep) and `Wish` (suspend until something is there).
 """
 
 from __future__ import annotations
@@ -18,18 +18,12 @@ from pgtasks import _state
 from pgtasks.exceptions import OperationalError, RunInterrupted
 from pgtasks.store import workflows
 from pgtasks.store.sql import Query
-from pgtasks.store.workflows import Recorder
+from pgtasks.store.workflows import Recorder, Together
 
 T = TypeVar("T")
 
 #: What a generator of a run yields, gets and returns.
 Plan = Generator[Any, Any, T]
-
-
-class Together(NamedTuple):
-    """Run these in one transaction and one round trip; nothing of it is done when one of them fails."""
-
-    queries: list[Query[Any]]
 
 
 class Transaction(NamedTuple):
@@ -39,7 +33,7 @@ class Transaction(NamedTuple):
 
 
 class Body(NamedTuple):
-    """Call the user's code, as the step `key`; `within` is entered around it."""
+    """Call the user's code, as the step `key`."""
 
     key: str
     call: Callable[[], Any]
@@ -79,35 +73,35 @@ async def acall_body(body: Body) -> Any:
         _state.current_run.reset(run_token)
 
 
-def supply(database: Any, need: Any, recorder: Recorder | None = None) -> Any:
-    """Do what a run needs done, in a thread."""
-    if isinstance(need, Body):
-        return call_body(need)
-    if isinstance(need, Pause):
-        return time.sleep(need.seconds)
+def perform(database: Any, effect: Any, recorder: Recorder | None = None) -> Any:
+    """Perform an effect in this thread; raises RunInterrupted when the database is away."""
+    if isinstance(effect, Body):
+        return call_body(effect)
+    if isinstance(effect, Pause):
+        return time.sleep(effect.seconds)
     try:
-        if isinstance(need, Together):
-            return database.run_at_once(*need.queries)
-        if isinstance(need, Transaction):
-            return database.transact(need.work)
-        if recorder is not None and workflows.may_share(need):
-            return recorder.record(need)
-        return database.run(need)
+        if isinstance(effect, Transaction):
+            return database.transact(effect.work)
+        if recorder is not None and workflows.may_share(effect):
+            return recorder.record(effect)
+        if isinstance(effect, Together):
+            return database.run_at_once(*effect.queries)
+        return database.run(effect)
     except OperationalError as error:
         raise RunInterrupted(str(error)) from error
 
 
 def carry_out(plan: Plan[T], do: Callable[[Any], Any]) -> T:
-    """Do what a plan needs, one need after the other; returns what it returns."""
+    """Perform the effects of a plan, one after the other, by `do`; returns what the plan returns."""
     try:
-        need = next(plan)
+        effect = next(plan)
         while True:
             try:
-                answer = do(need)
+                answer = do(effect)
             except BaseException as error:
-                need = plan.throw(error)
+                effect = plan.throw(error)
             else:
-                need = plan.send(answer)
+                effect = plan.send(answer)
     except StopIteration as end:
         value: T = end.value
         return value
@@ -116,14 +110,14 @@ def carry_out(plan: Plan[T], do: Callable[[Any], Any]) -> T:
 async def acarry_out(plan: Plan[T], do: Callable[[Any], Awaitable[Any]]) -> T:
     """`carry_out` for coroutines."""
     try:
-        need = next(plan)
+        effect = next(plan)
         while True:
             try:
-                answer = await do(need)
+                answer = await do(effect)
             except BaseException as error:
-                need = plan.throw(error)
+                effect = plan.throw(error)
             else:
-                need = plan.send(answer)
+                effect = plan.send(answer)
     except StopIteration as end:
         value: T = end.value
         return value

@@ -32,7 +32,7 @@ from pgtasks.store.moving import Departing
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.text import mask_url
 
-__all__ = ("Back",)
+__all__ = ("ToBroker",)
 
 logger = get_logger("celery.bridge")
 
@@ -40,7 +40,7 @@ logger = get_logger("celery.bridge")
 _LAST_PRIORITY = 9
 
 
-class Back:
+class ToBroker:
     """Moves what waits in some queues to a broker, until nothing is left that can be moved."""
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The course of a run: what it remembers and what it does next, as plans that say what they need done.
+"""`BaseRun`: the logic of a run, as generators whose effects `pgtasks.workflow.effects` performs.
 
-    step     known? replay it : run the body -> record what came of it, in one statement
+    step     known? replay it : run the body -> record its outcome, in one statement
     spawn    known? its result object : record it and enqueue the tasks, in one transaction
     wait     known? replay it : take what is there -> else suspend (see `pgtasks.workflow.waiting`)
 
@@ -27,10 +27,10 @@ from pgtasks.store import workflows
 from pgtasks.store.workflows import Hold, Pending, Place, Recorded, Step, Wish
 from pgtasks.utils.log import get_logger
 from pgtasks.workflow.crowd import Crowd
+from pgtasks.workflow.effects import Body, Pause, Plan
 from pgtasks.workflow.history import History
-from pgtasks.workflow.need import Body, Pause, Plan
 
-__all__ = ("Attempts", "Course", "is_there", "outside")
+__all__ = ("Attempts", "BaseRun", "is_there", "outside")
 
 logger = get_logger("pgtasks.workflow")
 
@@ -68,8 +68,8 @@ class Attempts(NamedTuple):
             return self.longest_s
 
 
-class Course:
-    """One delivery of a run: what it remembers, and what it does next."""
+class BaseRun:
+    """One delivery of a run: its recorded history, and what it does next."""
 
     #: Is what it does recorded?
     is_durable = True

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pgtasks.bin.base import cli
 from pgtasks.exceptions import RunNotFound, TaskRevokedError, WorkflowError
 from pgtasks.message import id_of, new_id
-from pgtasks.workflow import care, replaying
+from pgtasks.workflow import operations, replaying
 from tests.workflow import flows
 from tests.workflow.conftest import Desk
 from tests.workflow.test_changes import deploy
@@ -34,7 +34,7 @@ def test_a_redrive_runs_only_what_failed(desk: Desk) -> None:
         desk.get(result)
     path.write_text("xx")
 
-    assert care.redrive(flows.app, [result.id]) == [id_of(result.id)]
+    assert operations.redrive(flows.app, [result.id]) == [id_of(result.id)]
 
     result._cache = None
     assert desk.get(result) == 2
@@ -48,7 +48,7 @@ def test_a_redrive_of_a_run_redrives_the_child_it_stumbled_over(desk: Desk) -> N
         desk.get(result)
     path.write_text("xx")
 
-    assert len(care.redrive(flows.app, [result.id])) == 2
+    assert len(operations.redrive(flows.app, [result.id])) == 2
 
     result._cache = None
     assert desk.get(result) == 2
@@ -59,7 +59,7 @@ def test_a_run_that_was_undone_or_has_succeeded_is_not_redriven(desk: Desk) -> N
     undone, succeeded = flows.undoing.delay(True), flows.five.delay(1)
     desk.drain()
 
-    assert care.redrive(flows.app, [undone.id, succeeded.id]) == []
+    assert operations.redrive(flows.app, [undone.id, succeeded.id]) == []
 
 
 @pytest.mark.parametrize("step", [3, "tests.workflow.flows.effect", "effect#2"])
@@ -68,10 +68,10 @@ def test_a_fork_goes_on_from_a_step_with_what_was_before_it(desk: Desk, step: An
     desk.drain()
     if step == "tests.workflow.flows.effect":
         with pytest.raises(WorkflowError, match="has no step"):
-            care.fork(flows.app, result.id, step)
+            operations.fork(flows.app, result.id, step)
         return
 
-    copy = flows.app.AsyncResult(care.fork(flows.app, result.id, step))
+    copy = flows.app.AsyncResult(operations.fork(flows.app, result.id, step))
 
     assert desk.get(copy) == 5
     assert desk.effects() == [f"step {i}" for i in (0, 1, 2, 3, 4, 2, 3, 4)]
@@ -84,7 +84,7 @@ def test_a_fork_before_a_wait_gets_the_signal_again(desk: Desk) -> None:
     result.signal("b", 2)
     assert desk.get(result) == [1, 2]
 
-    copy = flows.app.AsyncResult(care.fork(flows.app, result.id, "wait b"))
+    copy = flows.app.AsyncResult(operations.fork(flows.app, result.id, "wait b"))
 
     assert desk.get(copy) == [1, 2]
 
@@ -93,7 +93,7 @@ def test_a_rewound_run_goes_on_under_its_id(desk: Desk) -> None:
     result = flows.five.delay(0)
     desk.drain()
 
-    care.rewind(flows.app, result.id, 4)
+    operations.rewind(flows.app, result.id, 4)
 
     assert desk.get(result) == 5
     assert desk.effects() == [f"step {i}" for i in (0, 1, 2, 3, 4, 3, 4)]
@@ -103,11 +103,11 @@ def test_a_suspended_run_can_be_rewound_and_a_running_one_cannot(desk: Desk) -> 
     result = flows.waits.delay(["a", "b"])
     result.signal("a", 1)
     desk.drain()
-    care.rewind(flows.app, result.id)
+    operations.rewind(flows.app, result.id)
     (claim,) = desk.claim()
 
     with pytest.raises(WorkflowError, match="is STARTED"):
-        care.rewind(flows.app, result.id)
+        operations.rewind(flows.app, result.id)
 
     desk.settle(desk.run(claim))
     result.signal("b", 2)
@@ -122,14 +122,14 @@ def test_runs_are_found_by_name_state_and_age(desk: Desk) -> None:
     desk.drain()
 
     def found(**filters: Any) -> list[str]:
-        return [run.public_id for run in care.find(flows.app, **filters)]
+        return [run.public_id for run in operations.find(flows.app, **filters)]
 
     assert found() == [waits.id, done.id]
     assert found(states=["SUSPENDED"]) == [waits.id]
     assert found(flows=[flows.five.name]) == [done.id]
     assert found(states=["SUCCESS"], since=datetime.now(UTC) - timedelta(hours=1)) == [done.id]
     assert found(states=["SUCCESS"], since=datetime.now(UTC) + timedelta(hours=1)) == []
-    assert care.find(flows.app, states=["SUSPENDED"])[0].waits_for == ["packed"]
+    assert operations.find(flows.app, states=["SUSPENDED"])[0].waits_for == ["packed"]
 
 
 def test_the_views_show_runs_steps_and_signals(desk: Desk) -> None:
@@ -150,7 +150,7 @@ def test_the_views_show_runs_steps_and_signals(desk: Desk) -> None:
 
 def test_an_unknown_run_is_told_apart(desk: Desk) -> None:
     with pytest.raises(RunNotFound, match="result_expires"):
-        care.look(flows.app, str(new_id()))
+        operations.look(flows.app, str(new_id()))
 
 
 # -- replay
@@ -174,7 +174,7 @@ def test_a_replay_of_unchanged_code_fits_and_does_nothing(desk: Desk) -> None:
 def test_a_replay_of_changed_code_says_where_it_diverges(desk: Desk) -> None:
     result = flows.changing.delay()
     desk.drain()
-    exported = care.export(flows.app, result.id)
+    exported = operations.export(flows.app, result.id)
     deploy(desk, before=["a", "c"])
 
     for verdict in (replaying.replay(flows.app, result.id), replaying.replay_document(flows.app, exported)):

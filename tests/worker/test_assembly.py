@@ -1,0 +1,66 @@
+"""What a worker waits for before it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgtasks import Celery
+from pgtasks.exceptions import DatabaseRefused, DatabaseUnavailable
+from pgtasks.worker import assembly
+
+
+class LateDatabase:
+    """Answers at the `nth` attempt."""
+
+    def __init__(self, nth: int, error: type[Exception] = DatabaseUnavailable) -> None:
+        self.attempts, self._nth, self._error = 0, nth, error
+
+    def ping(self) -> None:
+        self.attempts += 1
+        if self.attempts < self._nth:
+            raise self._error("postgresql://db/app cannot be reached.")
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "RETRY_STEP_S", 0.001)
+
+
+def tried(nth: int, error: type[Exception] = DatabaseUnavailable, **settings: Any) -> int:
+    """Wait for a database that answers at the nth attempt; gives how often it was asked, below 0 if the worker gave up."""
+    app = Celery("late", set_as_current=False)
+    app.conf.update(settings)
+    database: Any = LateDatabase(nth, error)
+    try:
+        assembly.await_database(app, database)
+    except (DatabaseUnavailable, DatabaseRefused):
+        return -database.attempts
+    return database.attempts
+
+
+def test_a_worker_that_starts_before_its_database_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert tried(4) == 4
+    assert [record.getMessage()[-7:] for record in caplog.records] == ["(1/100)", "(2/100)", "(3/100)"]
+    assert "cannot be reached. Trying again in 0.00 seconds..." in caplog.text
+
+
+def test_it_gives_up_when_it_was_told_how_often_to_try() -> None:
+    assert tried(9, broker_connection_max_retries=2) == -3
+    assert tried(9, broker_connection_max_retries=0) == 9
+
+
+@pytest.mark.parametrize(
+    "settings", [{"broker_connection_retry_on_startup": False}, {"broker_connection_retry": False}], ids=str
+)
+def test_it_gives_up_at_once_when_it_is_not_to_wait(settings: dict[str, Any]) -> None:
+    assert tried(2, **settings) == -1
+
+
+def test_what_is_said_of_starting_counts_for_more_than_what_is_said_of_connections() -> None:
+    assert tried(2, broker_connection_retry=False, broker_connection_retry_on_startup=True) == 2
+
+
+def test_a_database_that_refuses_is_not_waited_for() -> None:
+    assert tried(2, DatabaseRefused) == -1
