@@ -208,6 +208,8 @@ def _run(worker: Worker, logfile: str | None) -> int:
             sys.stderr = sys.__stderr__
         raise
     except Exception as exc:
+        if not worker.app.log.already_setup:
+            raise
         # As one record: what the interpreter writes to a stderr that is logged comes in pieces, each a record.
         logger.critical("Unrecoverable error: %r", exc, exc_info=True)
         return EX_FAILURE

@@ -181,7 +181,7 @@ class Consumer:
     def step(
         self, outcomes: Sequence[Outcome], room: int, known: Collection[Claim], *, is_called: bool = True
     ) -> list[Claim]:
-        """Settle outcomes and claim up to `room` tasks; it need not look for any if it is not called and would be woken.
+        """Settle outcomes and claim up to `room` tasks. `is_called` says that there may be new ones.
 
         Raises when the database does not answer; the same outcomes may then be given again, since those that were
         settled already do not match any more. `known` are the claims that the worker knows of, to find those that a
@@ -202,10 +202,11 @@ class Consumer:
         while len(plain) > MOST_PLAIN:
             self._finish(plain[:MOST_PLAIN])
             plain = plain[MOST_PLAIN:]
-        if self._is_idle and not is_called and (taken or (self._is_drained and not others)):
-            # Nothing else was there the last time, and it is woken for what has come since; what it released itself it has.
-            claims = taken
+        if self._is_idle and not is_called:
+            # It is woken for what is new: those who wait for these results need not wait until it has looked for what it may
+            # have overlooked. What it released itself is enough for now.
             self._finish(plain)
+            claims = taken or self._look((), room)
         else:
             claims = [*taken, *self._look(plain, room - len(taken))]
         if self._limited:

@@ -129,7 +129,7 @@ class Worker(Controlled):
 
     def on_consumer_ready(self, consumer: Consumer) -> None:
         """Called when the worker begins to consume; a hook for subclasses."""
-        signals.worker_ready.send(sender=self)
+        signals.worker_ready.send(sender=consumer)
         ready_logger.info("%s ready.", self.hostname)
 
     def stop(self, how: int = signal.SIGTERM) -> None:

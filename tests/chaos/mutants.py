@@ -75,8 +75,8 @@ def stutter() -> None:
     """Not a defect: every fifth outcome is sent a second time, as after a lost answer, and must change nothing."""
     step = Consumer.step
 
-    def step_and_repeat(self: Consumer, outcomes: Any, room: int, known: Any) -> Any:
-        claims = step(self, outcomes, room, known)
+    def step_and_repeat(self: Consumer, outcomes: Any, *others: Any, **options: Any) -> Any:
+        claims = step(self, outcomes, *others, **options)
         again = [outcome for outcome in outcomes if random.random() < 0.2]
         with suppress(OperationalError):
             settled = self.database.run(tasks.settle(self.worker, self.hostname, again)) if again else None

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.chaos
 BY_THE_WORKER = {
     "enlist": b"INSERT INTO pgtasks.worker",
     "claim": b"UPDATE SKIP LOCKED\n  ) r",
+    "finish": b"json_build_array",
     "settle": b"let_go AS",
     "tick": b"heartbeat_at = pgtasks.clock()",
     "reap": b"WITH stale AS",

@@ -47,7 +47,7 @@ def process_init(sender, **kwargs):
 
 @signals.worker_ready.connect
 def ready(sender, **kwargs):
-    say("worker_ready", sender.hostname)
+    say("worker_ready", type(sender).__name__, sender.hostname, sender.app.main)
 
 
 @signals.worker_shutting_down.connect
