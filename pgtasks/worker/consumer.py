@@ -203,8 +203,7 @@ class Consumer:
             self._finish(plain[:MOST_PLAIN])
             plain = plain[MOST_PLAIN:]
         if self._is_idle and not is_called:
-            # It is woken for what is new: those who wait for these results need not wait until it has looked for what it may
-            # have overlooked. What it released itself is enough for now.
+            # It is woken for what is new; who waits for these results need not wait while it looks for what it overlooked.
             self._finish(plain)
             claims = taken or self._look((), room)
         else:
@@ -227,16 +226,14 @@ class Consumer:
     def _release(self, outcomes: Sequence[Outcome], room: int) -> list[Claim]:
         """Settle successes that others wait for; takes what they release when nothing else waits for its turn."""
         room = room if self._is_drained else 0
-        may_lag = not self.database.is_pooled
+        may_lag, queues = not self.database.is_pooled, self._lanes.queues
         settled: tasks.Settled | None = None
         try:
             if room and len(outcomes) == 1 and tasks.is_link(outcomes[0]):
-                link = tasks.pass_on(self.worker, self.hostname, outcomes[0], queues=self._lanes.queues, may_lag=may_lag)
+                link = tasks.pass_on(self.worker, self.hostname, outcomes[0], queues=queues, may_lag=may_lag)
                 settled = self.database.run(link)
             if settled is None:
-                release = tasks.release(
-                    self.worker, self.hostname, outcomes, queues=self._lanes.queues, room=room, may_lag=may_lag
-                )
+                release = tasks.release(self.worker, self.hostname, outcomes, queues=queues, room=room, may_lag=may_lag)
                 settled = self.database.run(release)
         except OperationalError:
             raise

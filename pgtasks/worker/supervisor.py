@@ -504,6 +504,7 @@ class Worker(Controlled):
 
     def _stop_cold(self) -> None:
         conf = self.app.conf
+        self.exitcode = EX_OK
         grace_s = float(conf.worker_soft_shutdown_timeout or 0)
         is_idle = not self.crew.busy() and not conf.worker_enable_soft_shutdown_on_idle
         if grace_s > 0 and self._stop_by is None and not is_idle:
