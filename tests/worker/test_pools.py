@@ -359,11 +359,16 @@ def test_the_urgent_run_first_and_equals_in_their_order(world: World) -> None:
     high = [jobs.add.apply_async((1, n), priority=9) for n in range(4)]
     for result in (*low, *high):  # what the worker has taken in advance goes back when no slot gets free
         world.await_standing(result, "ready")
+    # One that was taken in advance has gone back behind its equals.
+    rows = world.conn.execute("SELECT id::text FROM pgtasks.ready ORDER BY rank, seq").fetchall()
+    queued = [row[0] for row in rows if row[0] in {result.id for result in (*low, *high)}]
+    assert set(queued[:4]) == {result.id for result in high}
+    assert set(queued[4:]) == {result.id for result in low}
     world.stage.open(gate)
     for result in (*held, *low, *high):
         world.get(result)
 
-    place = {result.id: n for n, result in enumerate((*high, *low))}
+    place = {task_id: n for n, task_id in enumerate(queued)}
     lines = [line for line in world.stage.lines("begin") if line["id"] in place]
     for pid in {line["pid"] for line in lines}:
         order = [place[line["id"]] for line in lines if line["pid"] == pid]
