@@ -21,6 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -30,6 +31,12 @@ from pgtasks.store.database import Database
 from tests.support import postgres
 from tests.support.proxy import FaultProxy
 from tests.support.workers import Stage
+
+# The same examples in every run, as whoever changes one thing shall not be told of another. To look for new
+# ones: `pytest --hypothesis-profile=explore`.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile("same")
 
 _numbers = count(1)
 #: What there is before any test module has made tasks that all apps share.
