@@ -6,12 +6,13 @@ the real thing: every operator, attribute and `isinstance` goes to the object be
 `_get_current_object()` hands out.
 """
 
+import importlib
 import operator
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ("PromiseProxy", "Proxy", "maybe_evaluate")
+__all__ = ("PromiseProxy", "Proxy", "maybe_evaluate", "try_import")
 
 _MISSING: Any = object()
 
@@ -215,3 +216,11 @@ def maybe_evaluate(obj: Any) -> Any:
         return obj.__maybe_evaluate__()
     except AttributeError:
         return obj
+
+
+def try_import(module: str, default: Any = None) -> Any:
+    """Import a module, or give `default` when that cannot be done."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return default

@@ -50,6 +50,7 @@ LONG_MODULES = {
     "app/task.py": (520, "Task is Celery's public class; the options and hooks belong to it"),
     "app/trace.py": (500, "the life of one attempt, from before_start to after_return"),
     "asyncresult.py": (470, "AsyncResult is Celery's public class, with a coroutine beside each call that waits"),
+    "worker/crew.py": (480, "which child runs what, from the first claim to the last death"),
     "worker/supervisor.py": (550, "one life: open, turn, endure, stop"),
 }
 LONGEST_FUNCTION = 48

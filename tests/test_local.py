@@ -13,7 +13,7 @@ from typing import Any
 import celery.local as theirs
 import pytest
 
-from pgtasks.local import PromiseProxy, Proxy, maybe_evaluate
+from pgtasks.local import PromiseProxy, Proxy, maybe_evaluate, try_import
 
 
 def add(x: int, y: int = 2) -> int:
@@ -178,3 +178,9 @@ def test_everything_celerys_proxies_offer_is_offered() -> None:
     assert offered - python2 - private - {"__static_attributes__", "_get_class"} <= set(dir(PromiseProxy)) | set(
         vars(Proxy)
     )
+
+
+def test_a_module_that_cannot_be_imported_is_the_default() -> None:
+    assert try_import("pickle") is pickle
+    assert try_import("no.such.module") is None
+    assert try_import("no.such.module", 5) == 5

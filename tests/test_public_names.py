@@ -22,7 +22,6 @@ DECLARED = {
     """,
     "messages are made and sent by a broker's client, and there is none": """
         celery.app.amqp: task_message
-        celery.beat: BeatPidbox
         celery.utils.threads: bound_open_broker_sockets
         Celery.amqp(): BrokerConnection Connection Consumer Producer TaskConsumer as_task_v1 as_task_v2
         Celery.amqp(): create_task_message producer_pool publisher_pool send_task_message task_protocols utc
@@ -69,7 +68,6 @@ DECLARED = {
         Celery(): IS_WINDOWS IS_macOS SYSTEM
     """,
     "helpers that nobody but Celery has a use for": """
-        celery.local: try_import
         celery.utils.collections: BufferMap Evictable Messagebuffer
         celery.utils.graph: DOT
         celery.utils.saferepr: reprstream

@@ -26,9 +26,9 @@ from kombu.utils.url import maybe_sanitize_url
 from pgtasks import states
 from pgtasks._state import get_current_app
 from pgtasks.app import graph
-from pgtasks.app.codec import ResultCodec
+from pgtasks.app.codec import NO_STATE, ResultCodec
 from pgtasks.app.pipeline import flush_pipeline, open_pipeline
-from pgtasks.app.waiting import Plan, Watch, acarry_out, carry_out
+from pgtasks.app.waiting import Plan, Watch, meeting
 from pgtasks.einfo import ExceptionInfo
 from pgtasks.exceptions import TaskRevokedError, TimeoutError
 from pgtasks.joining import Arrival, Meta, result_from_tuple
@@ -37,6 +37,7 @@ from pgtasks.store import fleet, groups, results, tasks
 from pgtasks.store.listen import AsyncWaiter, Ended, Waiter
 from pgtasks.store.results import Stored
 from pgtasks.store.sql import Query
+from pgtasks.utils.plans import acarry_out, carry_out
 
 __all__ = ("Backend",)
 
@@ -92,12 +93,12 @@ class Backend(ResultCodec):
 
     def _run(self, plan: Plan[T]) -> T:
         flush_pipeline(self.app)
-        return carry_out(plan, self.app.database.run, self._waiter.wait)
+        return carry_out(plan, meeting(self.app.database.run, self._waiter.wait))
 
     async def _arun(self, plan: Plan[T]) -> T:
         if (pipeline := open_pipeline(self.app)) is not None:
             await pipeline.aflush()
-        return await acarry_out(plan, self.app.adatabase.run, self._awaiter.wait)
+        return await acarry_out(plan, meeting(self.app.adatabase.run, self._awaiter.wait))
 
     @cached_property
     def _waiter(self) -> Waiter:
@@ -328,29 +329,29 @@ class Backend(ResultCodec):
     # -- storing
 
     def store_result(
-        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+        self, task_id: str, result: Any, state: str | None, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
         """Store the state of a task, from outside its worker; returns the result as it was stored.
 
         A state that ends a task is stored once and stays: later ones change nothing. Others replace each
-        other until the task ends.
+        other until the task ends; None is one of them.
         """
         prepared = self.encode_result(result, state)
         self._run(self._storing(task_id, prepared, state, traceback, request))
         return prepared
 
     async def astore_result(
-        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+        self, task_id: str, result: Any, state: str | None, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
         prepared = self.encode_result(result, state)
         await self._arun(self._storing(task_id, prepared, state, traceback, request))
         return prepared
 
-    def _storing(self, task_id: str, prepared: Any, state: str, traceback: Any, request: Any) -> Plan[None]:
+    def _storing(self, task_id: str, prepared: Any, state: str | None, traceback: Any, request: Any) -> Plan[None]:
         key = id_of(task_id)
         row = self.row_of(prepared, traceback, request)
-        if state not in states.READY_STATES:
-            yield tasks.mark(key, state, **row)
+        if state is None or state not in states.READY_STATES:
+            yield tasks.mark(key, state or NO_STATE, **row)
         elif (yield tasks.store(key, state, **row)):
             call = self.call_of(task_id, request) if request is not None and self.app.conf.result_extended else None
             if call is not None:

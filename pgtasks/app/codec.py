@@ -23,7 +23,10 @@ from pgtasks.message import Message, id_of, own_spelling
 from pgtasks.store.results import Stored
 from pgtasks.store.tasks import StateRow
 
-__all__ = ("ResultCodec",)
+__all__ = ("NO_STATE", "ResultCodec")
+
+#: How the state of a task is stored that has told of its progress, and named no state.
+NO_STATE = ""
 
 
 class ResultCodec:
@@ -39,7 +42,7 @@ class ResultCodec:
 
     # -- writing
 
-    def encode_result(self, result: Any, state: str) -> Any:
+    def encode_result(self, result: Any, state: str | None) -> Any:
         """Make a value or an exception fit to be serialised."""
         if state in states.EXCEPTION_STATES and isinstance(result, BaseException):
             return self.prepare_exception(result)
@@ -98,7 +101,7 @@ class ResultCodec:
         """Make task meta of what the store knows; a task of which it knows nothing is PENDING."""
         if stored is None:
             return {"task_id": task_id, "status": states.PENDING, "result": None}
-        state = stored.state or states.PENDING
+        state = states.PENDING if stored.state is None else None if stored.state == NO_STATE else stored.state
         value = self._decode(stored)
         meta = {
             "task_id": task_id,

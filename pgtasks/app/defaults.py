@@ -65,8 +65,13 @@ NAMESPACES: dict[str, Any] = {
     ),
     "beat": Namespace(
         "CELERYBEAT_{}",
-        enable_remote_control=_none(False, "bool", "Beat's state is in the database; ask that."),
-        remote_control_max_tick_age=_none(None, "float", "Beat's state is in the database; ask that."),
+        enable_remote_control=Option(False, "bool", "Beat answers `inspect ping`, as celerybeat@host."),
+        remote_control_max_tick_age=Option(
+            None,
+            "float",
+            "Seconds without a look at the schedule after which beat does not answer; 0: it always does. Default: twice the"
+            " longest time between two looks, at least 60.",
+        ),
         max_loop_interval=Option(0, "float", "How many seconds beat sleeps at most; 0: the scheduler's choice."),
         schedule=Option({}, "dict", "Periodic tasks: name to entry."),
         scheduler=Option("celery.beat:PersistentScheduler", "string", "The scheduler class."),
@@ -269,7 +274,9 @@ NAMESPACES: dict[str, Any] = {
         soft_shutdown_timeout=Option(
             0.0, "float", "Seconds running tasks may still take after a second signal to stop."
         ),
-        enable_soft_shutdown_on_idle=Option(False, "bool", "Wait for the soft shutdown even when idle."),
+        enable_soft_shutdown_on_idle=_none(
+            False, "bool", "An idle worker holds nothing that it would have to give back, so it ends at once."
+        ),
         concurrency=Option(None, "any", "How many tasks run at a time; default or 'auto': the number of CPUs."),
         consumer=_none("celery.worker.consumer:Consumer", "string", _CLASS),
         direct=Option(False, "bool", "Every worker has a queue of its own.", old="CELERY_WORKER_DIRECT"),

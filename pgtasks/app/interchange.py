@@ -15,12 +15,10 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, Protocol
 from uuid import UUID
 
-from kombu.utils.json import JSONEncoder
-
 from pgtasks.app.moments import END_OF_TIME
 from pgtasks.app.publish import relatives
 from pgtasks.message import Message, id_of, own_spelling
-from pgtasks.serialization import JSON, Encoded
+from pgtasks.serialization import JSON, Encoded, write_compact
 from pgtasks.utils.nodenames import reply_address
 
 __all__ = ("Task", "first_protocol", "headers_of", "message_of", "options_of", "reply_to_of", "write_options")
@@ -51,7 +49,6 @@ _TRANSPORT = frozenset(
         *("content_type", "content_encoding", "application_headers", "expiration"),
     )
 )
-_write_json = JSONEncoder(separators=(",", ":")).encode
 
 
 # -- a message of Celery becomes a row
@@ -144,7 +141,7 @@ def options_of(
 
 def write_options(options: Mapping[str, Any]) -> bytes:
     """Options as a message has them."""
-    return _write_json(options).encode("utf-8", "surrogatepass")
+    return write_compact(options).encode("utf-8", "surrogatepass")
 
 
 def _moment(value: Any, zone: tzinfo = UTC) -> datetime | None:

@@ -20,9 +20,10 @@ def due_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime
     if countdown:
         if isinstance(countdown, timedelta):
             countdown = countdown.total_seconds()
-        if not isinstance(countdown, int | float | str):
-            raise TypeError(f"The countdown is {countdown!r}. Give a number of seconds.")
-        return float(countdown), None
+        try:
+            return float(countdown), None
+        except (TypeError, ValueError):
+            raise TypeError(f"The countdown is {countdown!r}. Give a number of seconds.") from None
     return None, _moment(app, eta) if eta else None
 
 
@@ -40,7 +41,10 @@ def expiry_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datet
 
 def _moment(app: Any, value: Any) -> datetime:
     if isinstance(value, str):
-        value = datetime.fromisoformat(value)
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no moment. Give a datetime, or a string in ISO 8601.") from None
     if not isinstance(value, datetime):
         raise TypeError(f"{value!r} is no moment. Give a datetime, or a string in ISO 8601.")
     aware: datetime = maybe_make_aware(value, app.timezone)

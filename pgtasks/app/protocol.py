@@ -31,7 +31,9 @@ __all__ = (
 )
 
 #: Options that become headers under their own names.
-HEADERS = ("shadow", "reply_to", "group_index", "replaced_task_nesting", "argsrepr", "kwargsrepr", "stamped_headers")
+HEADERS = frozenset(
+    ("shadow", "reply_to", "group_index", "replaced_task_nesting", "argsrepr", "kwargsrepr", "stamped_headers")
+)
 
 
 def let_publishers_see(

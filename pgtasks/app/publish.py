@@ -18,8 +18,6 @@ from functools import cache, partial
 from typing import Any
 from uuid import UUID
 
-from kombu.utils.json import JSONEncoder
-
 from pgtasks import signals
 from pgtasks._state import get_current_worker_task
 from pgtasks.app import flows
@@ -41,7 +39,7 @@ from pgtasks.canvas.plan import asend, send
 from pgtasks.canvas.steps import callbacks_of, errbacks_of
 from pgtasks.exceptions import EncodeError
 from pgtasks.message import Message, id_of, new_id, own_spelling
-from pgtasks.serialization import JSON, Encoded, encode
+from pgtasks.serialization import JSON, Encoded, encode, write_compact
 from pgtasks.store import tasks
 from pgtasks.utils.nodenames import anon_nodename, reply_address
 
@@ -59,11 +57,8 @@ __all__ = (
     "relatives"
 )  # fmt: skip
 
-_write_json = JSONEncoder(separators=(",", ":")).encode
-
-
 def _dump(headers: Mapping[str, Any]) -> bytes:
-    return _write_json(headers).encode("utf-8", "surrogatepass")
+    return write_compact(headers).encode("utf-8", "surrogatepass")
 
 
 @cache
@@ -335,6 +330,8 @@ def compose(app: Any, call: Call, task: Any) -> Message:
         headers, args, kwargs = let_publishers_see(app, call, destination, headers, args, kwargs)
     encoded = _encode(app, call, (args, kwargs, call.embed), options.get("serializer") or conf.task_serializer)
     priority = options.get("priority")
+    if priority is None:
+        priority = conf.task_default_priority or 0
     message = Message(
         id=call.id,
         task_id=own_spelling(call.task_id, call.id),
@@ -343,7 +340,7 @@ def compose(app: Any, call: Call, task: Any) -> Message:
         content_type=None if encoded.content_type == JSON else encoded.content_type,
         content_encoding=None if encoded.content_encoding == "utf-8" else encoded.content_encoding,
         queue=destination.queues[0],
-        priority=int(priority if priority is not None else conf.task_default_priority or 0),
+        priority=priority if type(priority) is int else _number(priority),
         due=due,
         countdown_s=countdown_s,
         expires=expires,
@@ -357,6 +354,13 @@ def compose(app: Any, call: Call, task: Any) -> Message:
         trigger=_trigger(call),
     )
     return flows.controlled(call, task, message) if is_controlled else message
+
+
+def _number(priority: Any) -> int:
+    try:
+        return int(priority)
+    except (TypeError, ValueError):
+        raise TypeError(f"The priority is {priority!r}. Give a whole number; the highest is the most urgent.") from None
 
 
 def _trigger(call: Call) -> Any:
@@ -387,9 +391,9 @@ def _headers(app: Any, call: Call, task: Any, destination: Any) -> dict[str, Any
     # Absent, the result is kept; null, nobody has said, and the task that runs decides.
     if options.get("ignore_result") is not False:
         headers["ignore_result"] = options.get("ignore_result")
-    for key in HEADERS:
-        if options.get(key) not in (None, "", []):
-            headers[key] = options[key]
+    for key, value in options.items():
+        if key in HEADERS and value not in (None, "", []):
+            headers[key] = value
     if "reply_to" in headers and headers["reply_to"] == reply_address(headers["origin"]):
         del headers["reply_to"]
     if options.get("stamped_headers"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgtasks.canvas import _chain, group, signature
+from pgtasks.canvas import _chain, signature
+from pgtasks.canvas.kinds import is_chain, is_chord, is_group
 from pgtasks.exceptions import Ignore, ImproperlyConfigured
 from pgtasks.utils.functional import maybe_list
 
@@ -48,12 +49,21 @@ def _ending_in_a_task(task: Any, sig: Any) -> Any:
     """Put a collecting task behind a group at the end: only a single task has an id and callbacks to take
     over.
     """
-    if isinstance(sig, group):
-        sig |= task.app.tasks["celery.accumulate"].s(index=0)
-    if isinstance(sig, _chain) and isinstance(sig.tasks[-1], group):
-        sig.tasks = list(sig.tasks)
-        sig.tasks[-1] |= task.app.tasks["celery.accumulate"].s(index=0)
+    if not _ends_in_a_group(sig):
+        return sig
+    collector = task.app.tasks["celery.accumulate"].s(index=0)
+    if not is_chain(sig):
+        return sig | collector
+    sig.tasks = [*sig.tasks[:-1], sig.tasks[-1] | collector]
     return sig
+
+
+def _ends_in_a_group(sig: Any) -> bool:
+    if is_chain(sig):
+        return bool(sig.tasks) and _ends_in_a_group(sig.tasks[-1])
+    if is_chord(sig):
+        return sig.body is not None and _ends_in_a_group(sig.body)
+    return is_group(sig)
 
 
 def _move_links(request: Any, sig: Any) -> None:

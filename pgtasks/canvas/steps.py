@@ -71,6 +71,8 @@ def as_signature(part: Any, app: Any, where: str) -> Any:
     """Return the signature that a part of a canvas is, bound to an app; raises TypeError when it is none."""
     if not isinstance(part, dict):
         raise TypeError(f"{where} is {part!r}, not a signature. Use task.s(...) to make one of a task.")
+    if "task" not in part:
+        raise TypeError(f"{where} is {part!r}, a dict that does not say which task. Use dict(task.s(...)) to make one.")
     is_bound = isinstance(part, Signature) and part._app is not None
     return maybe_signature(part, app=None if is_bound else app)
 

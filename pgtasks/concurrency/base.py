@@ -1,232 +1,43 @@
-"""Pools: children that run tasks, and the line between them and the worker's parent process.
+"""Children that run tasks: what a pool is made of, and a forked child as its parent sees it.
 
-                      frames: claims ->, <- reports          (a socket)
-    parent ══════════════════════════════════════ child with 1 or more slots
-                      tickets: numbers of claims ->          (another one)
-
-The parent sends a claim in a frame and then its ticket, 8 bytes, through a second socket. A slot takes one ticket, and
-only then starts that claim. What was sent and not started is thus exactly what is still in that socket, and the parent,
-which keeps the reading end too, takes it back by reading it: from a child busy with a long task, or from one that died. So
-short tasks never wait behind a long one, a clean stop returns what was not begun, and the neighbours of a task that
-kills its process are not charged for it. No lock is shared with the child and no thread of it is needed for this.
-
-A report says that a task ended, with its outcome; or that one with a hard time limit begins; or that the child leaves.
+A pool is a function, `serve`, that takes claims from a `Line` and reports what came of them. What has been sent to a child and
+not begun there can be taken back at any time, see `line`.
 """
 
 from __future__ import annotations
 
 import itertools
-import marshal
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
-import struct
-import threading
 import time
-from _socket import socket as PlainSocket  # which gevent leaves as it is: its own cannot look without waiting
-from _socket import socketpair
+from _socket import socketpair  # which gevent leaves as it is: its own cannot look without waiting
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from pgtasks import _state, signals
 from pgtasks.concurrency.forking import fork
-from pgtasks.message import Claim, Outcome
+from pgtasks.concurrency.line import (
+    READ,
+    TICKET,
+    Begun,
+    Ended,
+    Frames,
+    Line,
+    Report,
+    frame,
+    open_pipe,
+    pack_claim,
+    unpack_report,
+)
+from pgtasks.message import Claim
 
-_LENGTH = struct.Struct("!I")
-_TICKET = struct.Struct("!Q")
-_READ = 1 << 16
-
-# -- what crosses the line
-
-
-class Ended(NamedTuple):
-    """Report: a task ended; `ran_s` is how long it took."""
-
-    number: int
-    outcome: Outcome
-    ran_s: float
-
-
-class Begun(NamedTuple):
-    """Report: a task with a hard time limit begins."""
-
-    number: int
-    limit_s: float
-
-
-class Leaving(NamedTuple):
-    """Report: the child will start no more tasks, for this reason."""
-
-    reason: str
-
-
-Report = Ended | Begun | Leaving
-_PLAIN, _FULL, _BEGUN, _LEAVING = range(4)
-_ID, _ROOT, _PARENT, _DUE, _EXPIRES = (Claim._fields.index(f) for f in ("id", "root", "parent", "due", "expires"))
-
-
-def pack_claim(claim: Claim) -> tuple[Any, ...]:
-    """Turn a claim into what `marshal` writes, which is several times faster than pickling it."""
-    parts: list[Any] = list(claim)
-    parts[_ID] = claim.id.bytes
-    for at in (_ROOT, _PARENT):
-        if parts[at] is not None:
-            parts[at] = parts[at].bytes
-    for at in (_DUE, _EXPIRES):
-        if parts[at] is not None:
-            parts[at] = parts[at].isoformat()
-    return tuple(parts)
-
-
-def unpack_claim(packed: Iterable[Any]) -> Claim:
-    parts = list(packed)
-    parts[_ID] = UUID(bytes=parts[_ID])
-    for at in (_ROOT, _PARENT):
-        if parts[at] is not None:
-            parts[at] = UUID(bytes=parts[at])
-    for at in (_DUE, _EXPIRES):
-        if parts[at] is not None:
-            parts[at] = datetime.fromisoformat(parts[at])
-    return Claim._make(parts)
-
-
-def _pack_report(report: Report) -> tuple[Any, ...]:
-    if isinstance(report, Ended):
-        outcome = report.outcome
-        if (
-            outcome.kind == "done"
-            and outcome.state == "SUCCESS"
-            and not (outcome.content_type or outcome.children or outcome.follow_ups or outcome.is_limited)
-        ):
-            return (_PLAIN, report.number, report.ran_s, outcome.value, outcome.hidden)
-        return (_FULL, report.number, report.ran_s, pickle.dumps(outcome))
-    if isinstance(report, Begun):
-        return (_BEGUN, report.number, report.limit_s)
-    return (_LEAVING, report.reason)
-
-
-def _unpack_report(packed: tuple[Any, ...], claims: Callable[[int], Claim]) -> Report:
-    kind, number, *rest = packed
-    if kind == _PLAIN:
-        ran_s, value, hidden = rest
-        claim = claims(number)
-        outcome = Outcome(
-            id=claim.id, delivery=claim.delivery, value=value, hidden=hidden, has_successors=claim.has_successors,
-            is_member=claim.group_id is not None,
-        )  # fmt: skip
-        return Ended(number, outcome, ran_s)
-    if kind == _FULL:
-        ran_s, pickled = rest
-        # Written by our own child a moment ago, through a socket that nobody else holds.
-        return Ended(number, pickle.loads(pickled), ran_s)
-    if kind == _BEGUN:
-        return Begun(number, rest[0])
-    return Leaving(number)
-
-
-def _frame(value: Any) -> bytes:
-    body = marshal.dumps(value)
-    return _LENGTH.pack(len(body)) + body
-
-
-class _Frames:
-    """Cuts a stream of bytes into the values that were framed."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[Any]:
-        self._buffer += data
-        at, size = 0, len(self._buffer)
-        while size - at >= 4:
-            (length,) = _LENGTH.unpack_from(self._buffer, at)
-            if size - at - 4 < length:
-                break
-            yield marshal.loads(memoryview(self._buffer)[at + 4 : at + 4 + length])
-            at += 4 + length
-        del self._buffer[:at]
-
-
-# -- the child's end
-
-
-class Line:
-    """The child's end of the line; the slots of a child share it."""
-
-    def __init__(self, sock: PlainSocket, tickets: PlainSocket) -> None:
-        self.sock = sock
-        self._tickets = tickets
-        self._frames = _Frames()
-        self._inbox: dict[int, Claim] = {}
-        self._stops: list[tuple[int, str]] = []
-        self._slots: list[int] = []
-        self._receiving = threading.Lock()
-        self._sending = threading.Lock()
-
-    def fileno(self) -> int:
-        """The socket of tickets, for an event loop to watch."""
-        return self._tickets.fileno()
-
-    def take(self, *, wait: bool = True) -> tuple[int, Claim] | None:
-        """Take the next ticket and its claim; None when the parent has closed the line.
-
-        Raises BlockingIOError when there is no ticket and it shall not `wait` for one.
-        """
-        with self._receiving:
-            ticket = self._tickets.recv(_TICKET.size, 0 if wait else socket.MSG_DONTWAIT)
-            if not ticket:
-                return None
-            (number,) = _TICKET.unpack(ticket)
-            while number not in self._inbox:
-                data = self.sock.recv(_READ)
-                if not data:
-                    return None
-                self._sort(data)
-            # Tickets come in order: what lies before this one was taken back.
-            while (first := next(iter(self._inbox))) != number:
-                del self._inbox[first]
-            return number, self._inbox.pop(number)
-
-    def stops(self) -> list[tuple[int, str]]:
-        """Read what there is without waiting; gives the claims whose tasks are to be stopped, each with its fate.
-
-        Raises EOFError when the parent has gone.
-        """
-        with self._receiving:
-            with suppress(BlockingIOError):
-                while data := self.sock.recv(_READ, socket.MSG_DONTWAIT):
-                    self._sort(data)
-                raise EOFError("the parent has closed the line")
-        return self.take_stops()
-
-    def take_stops(self) -> list[tuple[int, str]]:
-        """Those that have been read already, with a claim."""
-        stops, self._stops = self._stops, []
-        return stops
-
-    def take_slots(self) -> int | None:
-        """How many slots the parent wants from now on, if it has said so since."""
-        return self._slots.pop() if self._slots else None
-
-    def _sort(self, data: bytes) -> None:
-        for number, content in self._frames.feed(data):
-            if isinstance(content, str):
-                self._stops.append((number, content))
-            elif isinstance(content, int):
-                self._slots = [content]
-            else:
-                self._inbox[number] = unpack_claim(content)
-
-    def report(self, report: Report) -> None:
-        data = _frame(_pack_report(report))
-        with self._sending:
-            self.sock.sendall(data)
+#: Claims that are framed together. A child begins with none of them before it has read all.
+TOGETHER = 16
 
 
 class Serve(Protocol):
@@ -297,16 +108,20 @@ class Child:
         self._next = 0
         self._unsent = bytearray()
         self._hear: Callable[[], None] | None = None
-        self._frames = _Frames()
-        self._sock, theirs = socketpair()
+        self._frames = Frames()
+        self._sock, sock = socketpair()
         self._tickets, self._tickets_read = socketpair()
-        self.pid = fork(lambda: self._be_child(serve, site, theirs, close_in_child))
-        theirs.close()
+        self._reports, reports = open_pipe()
+        line = Line(sock, self._tickets_read, reports)
+        self.pid = fork(lambda: self._be_child(serve, site, line, close_in_child))
+        sock.close()
+        os.close(reports)
         self._sock.setblocking(False)
 
-    def _be_child(self, serve: Serve, site: Any, theirs: PlainSocket, close_in_child: Callable[[], None]) -> int:
+    def _be_child(self, serve: Serve, site: Any, line: Line, close_in_child: Callable[[], None]) -> int:
         self._sock.close()
         self._tickets.close()
+        os.close(self._reports)
         close_in_child()
         # The name that Celery's children have in logs.
         process = multiprocessing.current_process()
@@ -318,28 +133,39 @@ class Child:
         site.app.loader.init_worker_process()
         status = 1
         try:
-            status = Worker(serve, Line(theirs, self._tickets_read), site, self.options).workloop()
+            status = Worker(serve, line, site, self.options).workloop()
         finally:
             signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=status)
         return status
 
     def fileno(self) -> int:
+        """What is readable when the child has reported something, or has gone."""
+        return self._reports
+
+    def outlet(self) -> int:
+        """What is writable when the child takes more."""
         return self._sock.fileno()
 
     def descriptors(self) -> tuple[int, ...]:
         """What other children must not inherit."""
-        return (self._sock.fileno(), self._tickets.fileno(), self._tickets_read.fileno())
+        return (self._reports, self._sock.fileno(), self._tickets.fileno(), self._tickets_read.fileno())
 
     # -- work
 
     def send(self, claims: Iterable[Claim]) -> None:
         """Give the child claims to run, after those it has."""
         now, tickets = time.monotonic(), bytearray()
-        for claim in claims:
-            self._next += 1
-            self.jobs[self._next] = Job(claim, now)
-            self._unsent += _frame((self._next, pack_claim(claim)))
-            tickets += _TICKET.pack(self._next)
+        together: list[tuple[int, tuple[Any, ...]]] = []
+        for number, claim in enumerate(claims, self._next + 1):
+            self.jobs[number] = Job(claim, now)
+            together.append((number, pack_claim(claim)))
+            tickets += TICKET.pack(number)
+            if len(together) == TOGETHER:
+                self._unsent += frame(together)
+                together = []
+            self._next = number
+        if together:
+            self._unsent += frame(together)
         self.flush()
         try:
             self._tickets.sendall(tickets)
@@ -350,12 +176,12 @@ class Child:
         """Have the child stop one of its tasks, which gets this fate; nothing if that has just ended."""
         for number, job in self.jobs.items():
             if job.claim.id == claim_id:
-                self._unsent += _frame((number, fate))
+                self._unsent += frame([(number, fate)])
         self.flush()
 
     def resize(self, slots: int) -> None:
         """Have so many slots from now on, in a child that can."""
-        self.options, self._unsent = replace(self.options, slots=slots), self._unsent + _frame((0, slots))
+        self.options, self._unsent = replace(self.options, slots=slots), self._unsent + frame([(0, slots)])
         self.flush()
 
     @property
@@ -376,10 +202,10 @@ class Child:
     def begun(self) -> list[Job]:
         """The jobs that a slot has taken up: all but those whose tickets are still in the socket."""
         try:
-            tickets = self._tickets_read.recv(_READ, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+            tickets = self._tickets_read.recv(READ, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except BlockingIOError:
             tickets = b""
-        waiting = {number for (number,) in _TICKET.iter_unpack(tickets[: len(tickets) // _TICKET.size * _TICKET.size])}
+        waiting = {number for (number,) in TICKET.iter_unpack(tickets[: len(tickets) // TICKET.size * TICKET.size])}
         return [job for number, job in self.jobs.items() if number not in waiting]
 
     def take_back(self) -> list[Claim]:
@@ -387,12 +213,12 @@ class Child:
         claims: list[Claim] = []
         while True:
             try:
-                ticket = self._tickets_read.recv(_TICKET.size, socket.MSG_DONTWAIT)
+                ticket = self._tickets_read.recv(TICKET.size, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return claims
             if not ticket:
                 return claims
-            job = self.jobs.pop(_TICKET.unpack(ticket)[0], None)
+            job = self.jobs.pop(TICKET.unpack(ticket)[0], None)
             if job is not None:
                 claims.append(job.claim)
 
@@ -401,8 +227,10 @@ class Child:
         if self._hear is None:
 
             def hear() -> None:
-                self.flush()
-                listen(self)
+                # Both its sockets are ready when it has died, and what the first one tells is that.
+                if self._reports >= 0:
+                    self.flush()
+                    listen(self)
 
             self._hear = hear
         return self._hear
@@ -412,21 +240,22 @@ class Child:
         reports: list[Report] = []
         while True:
             try:
-                data = self._sock.recv(_READ)
+                data = os.read(self._reports, READ)
             except BlockingIOError:
                 return reports
-            except OSError:
-                data = b""
             if not data:
                 return reports or None
             reports.extend(self._understand(data))
-            if len(data) < _READ:
+            if len(data) < READ:
                 return reports
+
+    def _claim_of(self, number: int) -> Claim:
+        return self.jobs[number].claim
 
     def _understand(self, data: bytes) -> Iterator[Report]:
         now = time.monotonic()
         for packed in self._frames.feed(data):
-            report = _unpack_report(packed, lambda number: self.jobs[number].claim)
+            report = unpack_report(packed, self._claim_of)
             if isinstance(report, Ended):
                 job = self.jobs.pop(report.number, None)
                 self.last_ended_at = now
@@ -446,15 +275,36 @@ class Child:
         self._tickets.close()
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        try:
-            os.kill(self.pid, signum)
-        except ProcessLookupError:
-            pass
+        if self._status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    #: As of waitpid(2), when it has been waited for; its id may be another process' then.
+    _status: int | None = None
+
+    def has_ended(self) -> bool:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = status if pid else None
+        return self._status is not None
+
+    def last_words(self) -> list[Report]:
+        """Wait for a child that was killed; gives what it had reported before and nobody has heard."""
+        self._wait()
+        return self.receive() or []
+
+    def _wait(self) -> int:
+        if self._status is None:
+            self._status = os.waitpid(self.pid, 0)[1]
+        return self._status
 
     def bury(self) -> int:
         """Wait for the dead child; gives its exit status, negative for the signal that killed it."""
-        _, status = os.waitpid(self.pid, 0)
+        status = self._wait()
         self.dismiss()
         self._sock.close()
         self._tickets_read.close()
+        if self._reports >= 0:
+            os.close(self._reports)
+            self._reports = -1
         return os.waitstatus_to_exitcode(status)

@@ -20,7 +20,8 @@ from contextvars import copy_context
 from typing import Any
 
 from pgtasks import _state
-from pgtasks.concurrency.base import ChildOptions, Ended, Leaving, Line
+from pgtasks.concurrency.base import ChildOptions
+from pgtasks.concurrency.line import Ended, Leaving, Line
 from pgtasks.concurrency.patching import is_patched
 from pgtasks.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded
 from pgtasks.execution import Limits, Site, execute

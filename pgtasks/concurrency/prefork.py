@@ -1,11 +1,13 @@
 """The prefork pool: many children with one slot each. The default.
 
 A child runs one task at a time in its main thread. The soft time limit is an alarm there; the hard one is the
-parent's business. After a number of tasks, or above a peak of memory, a child leaves and is replaced.
+parent's business. TERM is raised in the task, so that its `finally` blocks run before it ends the process. After a
+number of tasks, or above a peak of memory, a child leaves and is replaced.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
@@ -14,7 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pgtasks import _state
-from pgtasks.concurrency.base import Begun, ChildOptions, Ended, Leaving, Line
+from pgtasks.concurrency.base import ChildOptions
+from pgtasks.concurrency.line import Begun, Ended, Leaving, Line
 from pgtasks.exceptions import SoftTimeLimitExceeded
 from pgtasks.execution import Limits, Site, execute
 
@@ -61,19 +64,43 @@ class AlarmLimits(Limits):
     def leave(self, status: int) -> None:
         self.status = status
 
+    def heed_term(self) -> None:
+        """From now on TERM is raised as `SystemExit`, as in Celery's children; a second one ends the process at once."""
+        self.fate = None
+        signal.signal(signal.SIGTERM, self._raise_exit)
+
+    def _raise_exit(self, signum: int, frame: Any) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        self.fate = "terminated"
+        raise SystemExit(signum - 256)
+
 
 def _raise_soft(signum: int, frame: Any) -> None:
     raise SoftTimeLimitExceeded()
 
 
 def serve(line: Line, site: Site, options: ChildOptions) -> int:
-    """Run claims one after the other until the line closes or it is time to leave."""
+    """Run claims one after the other until the line closes, it is time to leave, or TERM comes."""
     # Celery's soft time limit signal; also sent by revoke(terminate=True, signal="SIGUSR1").
     signal.signal(signal.SIGUSR1, _raise_soft)
+    limits = AlarmLimits(line.report)
+    limits.heed_term()
+    try:
+        return _serve(line, site, options, limits)
+    except SystemExit:
+        if limits.fate is None:
+            raise
+        # What was to be cleaned up is: die of the signal, so that the parent sees what it was.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise
+
+
+def _serve(line: Line, site: Site, options: ChildOptions, limits: AlarmLimits) -> int:
     # run() makes the app of the parent this process' own.
     site.app.set_current()
     _state.set_default_app(site.app)
-    limits = AlarmLimits(line.report)
     site = site.opened(limits)
     weaver = Weaver(line, site, limits) if Weaver is not None else None
     done = 0
@@ -89,6 +116,8 @@ def serve(line: Line, site: Site, options: ChildOptions) -> int:
             outcome = execute(site, claim)
             line.report(Ended(number, outcome, time.monotonic() - began_at))
             done += 1
+        if limits.fate is not None:
+            limits.heed_term()  # the task has caught what was to end it
         if left is not None:
             continue
         if limits.status is not None:

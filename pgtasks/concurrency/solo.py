@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from pgtasks import signals
-from pgtasks.concurrency.base import ChildOptions, Ended, Job
+from pgtasks.concurrency.base import ChildOptions, Job
+from pgtasks.concurrency.line import Ended, Report
 from pgtasks.concurrency.prefork import AlarmLimits
 from pgtasks.execution import Limits, execute
 from pgtasks.message import Claim
@@ -80,6 +81,12 @@ class SoloChild:
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """There is nobody to kill."""
+
+    def has_ended(self) -> bool:
+        return True
+
+    def last_words(self) -> list[Report]:
+        return []
 
     def bury(self) -> int:
         return 0

@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from pgtasks import _state
-from pgtasks.concurrency.base import ChildOptions, Ended, Leaving, Line
+from pgtasks.concurrency.base import ChildOptions
+from pgtasks.concurrency.line import Ended, Leaving, Line
 from pgtasks.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from pgtasks.execution import Limits, Site, execute
 from pgtasks.store.records import SharedRecords

@@ -24,7 +24,7 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from pgtasks.concurrency.base import Ended, Line
+from pgtasks.concurrency.line import Ended, Line
 from pgtasks.exceptions import RunLost
 from pgtasks.execution import Site, execute
 from pgtasks.message import Claim, Outcome

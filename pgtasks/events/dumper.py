@@ -35,16 +35,22 @@ class Dumper:
         fields = dict(event)
         at = datetime.fromtimestamp(fields.pop("timestamp"), UTC)
         type_, hostname = fields.pop("type").lower(), fields.pop("hostname")
-        words = [humanize_type(type_)]
         if type_.startswith("task-"):
             uuid = fields.pop("uuid")
             if type_ in ("task-received", "task-sent"):
                 name, args, kwargs = (fields.pop(field, None) for field in ("name", "args", "kwargs"))
                 self._calls[uuid] = f"{name}({uuid}) args={args} kwargs={kwargs}"
-            words.append(self._calls.get(uuid) or uuid)
-        rest = ", ".join(f"{name}={fields[name]}" for name in sorted(fields))
-        words[0] += ":" if rest else ""
-        self.say(f"{hostname} [{at}] {' '.join(words)} {rest}")
+            self.format_task_event(hostname, at, type_, self._calls.get(uuid) or uuid, fields)
+        else:
+            self._say_event(f"{hostname} [{at}] {humanize_type(type_)}", "", fields)
+
+    def format_task_event(self, hostname: str, timestamp: Any, type: str, task: str, event: dict[str, Any]) -> None:
+        """Print an event of a task, which is given as words; subclasses may do so in a form of their own."""
+        self._say_event(f"{hostname} [{timestamp}] {humanize_type(type)}", f" {task}", event)
+
+    def _say_event(self, what: str, task: str, event: dict[str, Any]) -> None:
+        rest = ", ".join(f"{name}={event[name]}" for name in sorted(event))
+        self.say(f"{what}{':' if rest else ''}{task} {rest}")
 
 
 def evdump(app: Any = None, out: TextIO | None = None) -> None:

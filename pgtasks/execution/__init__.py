@@ -18,7 +18,7 @@ from pgtasks import states
 from pgtasks.app import trace
 from pgtasks.exceptions import NotRegistered, Unwound
 from pgtasks.execution.committing import Committing
-from pgtasks.execution.ending import condemn, escape, fail, give_up, refuse
+from pgtasks.execution.ending import condemn, escape, give_up, refuse, reject
 from pgtasks.execution.gating import aenter, enter
 from pgtasks.execution.reading import Unreadable, read, time_limits
 from pgtasks.execution.resuming import hold, is_resumable, leave
@@ -73,9 +73,8 @@ async def aexecute(site: Site, claim: Claim) -> Outcome:
 
 
 def _concluded(site: Site, claim: Claim, task: Any, effects: Settling, attempt: Any) -> Outcome:
-    reject = attempt.retval
-    if attempt.state == states.REJECTED and not reject.requeue:
-        return fail(site, claim, task, read(site, claim), reject)
+    if attempt.state == states.REJECTED and not attempt.retval.requeue:
+        return reject(site, claim, task, read(site, claim), attempt.retval)
     return effects.conclude(attempt)
 
 

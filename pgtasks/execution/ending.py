@@ -29,7 +29,7 @@ from pgtasks.execution.site import Site
 from pgtasks.message import NEVER_AGAIN, Claim, Outcome
 from pgtasks.utils.log import get_logger
 
-__all__ = ("condemn", "escape", "fail", "give_up", "refuse")
+__all__ = ("condemn", "escape", "fail", "give_up", "refuse", "reject")
 
 logger = get_logger("celery.worker.request")
 reading_logger = get_logger("celery.worker.consumer.consumer")
@@ -65,15 +65,7 @@ def fail(
             task.on_failure(exc, context.id, context.args, context.kwargs, einfo)
             if returns:
                 task.after_return(state, exc, context.id, context.args, context.kwargs, None)
-            signals.task_failure.send(
-                sender=task,
-                task_id=context.id,
-                exception=exc,
-                args=context.args,
-                kwargs=context.kwargs,
-                traceback=einfo.traceback,
-                einfo=einfo,
-            )
+            _signal_failure(task, context, exc, einfo)
         except Exception:
             logger.exception("A handler of the failure of task %s[%s] raised.", claim.name, claim.public_id)
         finally:
@@ -82,6 +74,30 @@ def fail(
     else:
         announce(context, einfo)
     return effects.ended(state)
+
+
+def _signal_failure(task: Any, context: Context, exc: BaseException, einfo: ExceptionInfo) -> None:
+    signals.task_failure.send(
+        sender=task,
+        task_id=context.id,
+        exception=exc,
+        args=context.args,
+        kwargs=context.kwargs,
+        traceback=einfo.traceback,
+        einfo=einfo,
+    )
+
+
+def reject(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], rejection: BaseException) -> Outcome:
+    """Fail a task that has rejected its message for good: as in Celery receivers are told, and its own hooks are not."""
+
+    def announce(context: Context, einfo: ExceptionInfo) -> None:
+        try:
+            _signal_failure(task, context, rejection, einfo)
+        except Exception:
+            logger.exception("A handler of the failure of task %s[%s] raised.", claim.name, claim.public_id)
+
+    return fail(site, claim, task, request, rejection, announce=announce)
 
 
 def escape(site: Site, claim: Claim, task: Any, request: Mapping[str, Any], exc: BaseException) -> Outcome:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from traceback import format_exception
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +31,14 @@ from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
 from pgtasks.canvas.plan import plan, remembered
 from pgtasks.einfo import ExceptionInfo
-from pgtasks.exceptions import EncodeError, ImproperlyConfigured, Retry, TaskRevokedError, TaskSentBefore
+from pgtasks.exceptions import (
+    ChordError,
+    EncodeError,
+    ImproperlyConfigured,
+    Retry,
+    TaskRevokedError,
+    TaskSentBefore,
+)
 from pgtasks.execution.site import Site
 from pgtasks.message import Batch, Casualty, Claim, Message, Outcome, new_id
 from pgtasks.serialization import decode, encode_exception
@@ -43,6 +51,9 @@ from pgtasks.utils.log import get_logger
 __all__ = ("Settling",)
 
 logger = get_logger("celery.worker.request")
+
+#: How many of the tasks that fail with another one keep a copy of its traceback.
+MAX_TRACEBACKS = 1000
 
 
 class _LostError(Exception):
@@ -230,8 +241,19 @@ class Settling(trace.Effects):
         # One with a trigger of its own is told of the failure by the settle, and may yet run.
         waiting = (_waiting(row) for row in rows if row.trigger is None)
         fallen = list(falls(claim.id, claim.public_id, exc, waiting))
+        called = self._trail()
         self._call_errbacks_of([(_context_of(site, successors[f.id]), f) for f in fallen if f.calls_errbacks])
-        return tuple(_casualty(site, fall) for fall in fallen)
+        errbacks = self._trail()[len(called) :]
+        text = None if traceback is None else str(traceback).encode("utf-8", "replace")
+        # A large group that comes next has members enough that what they share would outweigh all else.
+        return tuple(
+            _casualty(site, fall, text if place < MAX_TRACEBACKS else None, errbacks)
+            for place, fall in enumerate(fallen)
+        )
+
+    def _trail(self) -> list[Any]:
+        """What the task that runs here has called so far."""
+        return self.site.app.backend.current_task_children() or []
 
     def _call_errbacks_of(self, fallen: Sequence[tuple[Context, Fall]]) -> None:
         """Call the errbacks of chord bodies, unless another task of the same header has failed before this one."""
@@ -409,8 +431,14 @@ def _context_of(site: Site, successor: graphs.Successor) -> Context:
     return Context(id=_public_id(successor), task=successor.name, errbacks=errbacks, called_directly=False)
 
 
-def _casualty(site: Site, fall: Fall) -> Casualty:
+def _casualty(site: Site, fall: Fall, traceback: bytes | None, errbacks: Sequence[Any]) -> Casualty:
+    """How a task ends that never ran: with the traceback of what failed, and its errbacks as children."""
     backend = site.app.backend
-    row = backend.row_of(encode_exception(fall.error, backend.serializer))
-    state = states.IGNORED if fall.is_silent else states.FAILURE
-    return Casualty(id=fall.id, state=state, value=row["value"], hidden=fall.is_silent)
+    value = backend.row_of(encode_exception(fall.error, backend.serializer))["value"]
+    if fall.is_silent:
+        return Casualty(id=fall.id, state=states.IGNORED, value=value, hidden=True)
+    is_of_chord = isinstance(fall.error, ChordError)
+    if is_of_chord:
+        traceback = "".join(format_exception(fall.error)).encode("utf-8", "replace")
+    children = json.dumps(errbacks).encode() if errbacks and (is_of_chord or fall.calls_errbacks) else None
+    return Casualty(id=fall.id, state=states.FAILURE, value=value, traceback=traceback, children=children)

@@ -11,8 +11,8 @@ VALUES (%(id)s, %(hostname)s, %(machine)s, %(pid)s, %(pool)s, %(concurrency)s, %
 -- ready queue, and look around. Any worker moves any queue's tasks. An idle tick writes nothing.
 -- While an old snapshot holds vacuum back, whoever looks from the start of a queue, or of what is scheduled, walks over all
 -- that is dead there: 0.4 s after a million tasks. So the lanes may begin at cursors (see `claim`), and `back` says how far in
--- the past, and ahead, a due time is looked for.
--- Relies on scheduled_due, claim_revoked, ready_pkey. Locks: worker row, then scheduled by due time.
+-- the past, and ahead, a due time is looked for; then held tasks are known by their lanes, and by who knocked lately.
+-- Relies on scheduled_due, claim_revoked, ready_pkey, lane_pkey, lane_opens_at, knock_pkey. Locks: worker row, then scheduled by due time.
 -- In: worker, its queues, lanes as arrays, back in seconds or NULL, renew, limit. Out: is this worker still registered; how
 -- many were moved; seconds to the next due task, 0 when as many were moved as may be, or to when a rate lets in what is held,
 -- or NULL; is anything ready; ids and signals of its claims that were revoked; is there a letter for it; is any worker dead;
@@ -43,7 +43,9 @@ SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pg
           (SELECT min(due) FROM pgtasks.scheduled
            WHERE due > pgtasks.clock()
              AND due < coalesce(pgtasks.clock() + %(back)s::float8 * interval '1 second', 'infinity')),
-          (SELECT min(opens_at) FROM pgtasks.lane WHERE opens_at > pgtasks.clock()),
+          (SELECT min(l.opens_at) FROM pgtasks.flow f CROSS JOIN LATERAL (
+             SELECT min(opens_at) AS opens_at FROM pgtasks.lane
+             WHERE flow = f.name AND generation = f.generation AND opens_at > pgtasks.clock()) l),
           (SELECT min(opens_at) FROM pgtasks.flow WHERE opens_at > pgtasks.clock())) - pgtasks.clock())::float8) END,
        EXISTS (SELECT FROM unnest(%(lane_queues)b::text[], %(los)b::smallint[], %(seqs)b::bigint[], %(his)b::smallint[])
                            AS l(queue, lo, seq, hi)
@@ -55,7 +57,12 @@ SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pg
        EXISTS (SELECT FROM pgtasks.letter WHERE worker = %(worker)s),
        EXISTS (SELECT FROM pgtasks.worker WHERE heartbeat_at < pgtasks.clock() - lease),
        EXISTS (SELECT FROM pgtasks.listener WHERE seen_at > pgtasks.clock() - interval '15 seconds'),
-       EXISTS (SELECT FROM pgtasks.held),
+       EXISTS (
+         SELECT FROM pgtasks.flow f
+         WHERE EXISTS (SELECT FROM pgtasks.lane l WHERE l.flow = f.name AND l.generation = f.generation OFFSET 0)
+            OR EXISTS (SELECT FROM pgtasks.knock k
+                       WHERE k.flow = f.name AND k.seq > (SELECT last_value - 1000 FROM pgtasks.knock_seq_seq) OFFSET 0))
+       OR %(back)s::float8 IS NULL AND EXISTS (SELECT FROM pgtasks.held),
        ARRAY(SELECT queue FROM pgtasks.queue_limit WHERE queue = ANY (%(queues)b::text[]) ORDER BY queue)
 
 -- name: reap

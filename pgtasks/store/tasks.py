@@ -215,6 +215,7 @@ def settle(
             "dead_hidden": [casualty.hidden for casualty, _ in dead],
             "dead_values": [casualty.value for casualty, _ in dead],
             "dead_tracebacks": [casualty.traceback for casualty, _ in dead],
+            "dead_children": [casualty.children for casualty, _ in dead],
             "queues": list(queues),
             "room": room,
             # What goes back as it was keeps its place.

@@ -118,13 +118,21 @@ limited AS (
     ON l.id = a.id
   WHERE (a.due IS NULL OR a.due <= pgtasks.clock()) AND a.id NOT IN (SELECT succ FROM bound)
   ORDER BY l.place
-  RETURNING flow, key, seq
+  RETURNING flow, key, rank, seq
+),
+came AS (
+  SELECT flow, key, rank, min(seq) AS front, %(lets_in)s AND has_table_privilege('pgtasks.held', 'DELETE') AS is_let_in
+  FROM limited GROUP BY flow, key, rank
 ),
 knocked AS (
-  INSERT INTO pgtasks.knock (flow, key) SELECT flow, key FROM limited GROUP BY flow, key ORDER BY min(seq) RETURNING flow
+  INSERT INTO pgtasks.knock (flow, key, rank, front)
+  SELECT flow, key, rank, front FROM came WHERE NOT is_let_in ORDER BY front RETURNING flow
 )
-SELECT pgtasks.let_in(flow)::text FROM (SELECT DISTINCT flow FROM knocked ORDER BY flow) k
-WHERE %(lets_in)s AND has_table_privilege('pgtasks.held', 'DELETE')
+SELECT pgtasks.let_in(flow, keys, ranks, fronts)::text
+FROM (
+  SELECT flow, array_agg(key) AS keys, array_agg(rank) AS ranks, array_agg(front) AS fronts
+  FROM came WHERE is_let_in GROUP BY flow ORDER BY flow
+) c
 UNION ALL
 SELECT pg_notify('pgtasks_worker_' || i.worker,
                  CASE WHEN EXISTS (SELECT FROM later) OR EXISTS (SELECT FROM knocked) THEN '' ELSE 'ready' END)::text
@@ -370,11 +378,11 @@ dead AS (
   DELETE FROM pgtasks.waiting WHERE id = ANY (ARRAY(SELECT id FROM doomed)) RETURNING id
 ),
 failed AS (
-  INSERT INTO pgtasks.result (id, state, hidden, worker, value, traceback)
-  SELECT d.id, d.state, d.hidden, %(hostname)s, d.value, d.traceback
+  INSERT INTO pgtasks.result (id, state, hidden, worker, value, traceback, children)
+  SELECT d.id, d.state, d.hidden, %(hostname)s, d.value, d.traceback, d.children
   FROM unnest(%(dead_ids)b::uuid[], %(dead_states)b::text[], %(dead_hidden)b::boolean[], %(dead_values)b::bytea[],
-              %(dead_tracebacks)b::bytea[])
-       AS d(id, state, hidden, value, traceback)
+              %(dead_tracebacks)b::bytea[], %(dead_children)b::bytea[])
+       AS d(id, state, hidden, value, traceback, children)
   WHERE d.id IN (SELECT id FROM dead)
   ON CONFLICT (id) DO NOTHING
   RETURNING id

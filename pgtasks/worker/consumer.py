@@ -25,6 +25,7 @@ from pgtasks.serialization import encode, encode_exception
 from pgtasks.store import fleet, flows, graphs, tasks
 from pgtasks.store.database import Database
 from pgtasks.store.listen import Doorbell, SharedDoorbell
+from pgtasks.store.sql import Query
 from pgtasks.utils.log import get_logger
 from pgtasks.worker.lanes import Lanes
 from pgtasks.worker.limits import claim_limited
@@ -62,6 +63,7 @@ class Consumer:
         self.lease_s = lease_s
         self.worker = uuid4()
         self._description = description
+        self.hostname: str = description["hostname"]
         #: How many tasks it may run at a time; follows the pool, which may grow and shrink.
         self.slots: int = description["concurrency"]
         self._max_deliveries = max_deliveries
@@ -189,8 +191,10 @@ class Consumer:
         """
         if self._is_unsure or self.database.connects > self._connects:
             self._compare([(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes])
-        plain = [o for o in outcomes if tasks.is_plain_success(o)]
-        others = [o for o in outcomes if not tasks.is_plain_success(o)]
+        plain: list[Outcome] = []
+        others: list[Outcome] = []
+        for outcome in outcomes:
+            (plain if tasks.is_plain_success(outcome) else others).append(outcome)
         self._is_unsure = True
         for outcome in [o for o in others if o.follow_ups]:
             others.remove(outcome)
@@ -199,9 +203,6 @@ class Consumer:
         taken = self._release(releases, room) if releases else []
         if rest := [o for o in others if not tasks.is_release(o)]:
             taken = [*taken, *self._settle(rest, room - len(taken))]
-        while len(plain) > MOST_PLAIN:
-            self._finish(plain[:MOST_PLAIN])
-            plain = plain[MOST_PLAIN:]
         if self._is_idle and not is_called:
             # It is woken for what is new; who waits for these results need not wait while it looks for what it overlooked.
             self._finish(plain)
@@ -309,11 +310,6 @@ class Consumer:
                 due_at = time.monotonic() + outcome.delay_s
                 self._next_due_at = due_at if self._next_due_at is None else min(self._next_due_at, due_at)
 
-    @property
-    def hostname(self) -> str:
-        hostname: str = self._description["hostname"]
-        return hostname
-
     def _look(self, plain: Sequence[Outcome], room: int) -> list[Claim]:
         """Settle plain successes and claim up to `room` tasks."""
         if not room:
@@ -335,15 +331,19 @@ class Consumer:
 
     def _finish(self, plain: Sequence[Outcome]) -> None:
         if plain:
-            self._check(len(plain), self.database.run(tasks.finish(self.worker, self.hostname, plain)))
+            self._check(len(plain), sum(self.database.run_at_once(*self._finishes(plain))))
+
+    def _finishes(self, plain: Sequence[Outcome]) -> list[Query[int]]:
+        parts = (plain[at : at + MOST_PLAIN] for at in range(0, len(plain), MOST_PLAIN))
+        return [tasks.finish(self.worker, self.hostname, part) for part in parts]
 
     def _claim(self, plain: Sequence[Outcome], lanes: Sequence[tasks.Lane], room: int) -> list[Claim]:
         """Settle plain successes and claim, in one round trip and one commit."""
         claims: list[Claim]
         claim = tasks.claim(self.worker, lanes, room, max_deliveries=self._max_deliveries, may_lag=not plain)
         if plain:
-            settled, claims = self.database.run_at_once(tasks.finish(self.worker, self.hostname, plain), claim)
-            self._check(len(plain), settled)
+            *settled, claims = self.database.run_at_once(*self._finishes(plain), claim)
+            self._check(len(plain), sum(settled))
         else:
             claims = self.database.run(claim)
         self._lanes.advance(claims)

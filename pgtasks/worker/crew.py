@@ -26,24 +26,29 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from pgtasks import signals
-from pgtasks.concurrency.base import Child, ChildOptions, Ended, Job, Leaving, Serve
+from pgtasks.concurrency.base import Child, ChildOptions, Job, Serve
+from pgtasks.concurrency.line import Ended, Leaving
 from pgtasks.concurrency.solo import SoloChild
 from pgtasks.execution import give_up
 from pgtasks.message import Claim, Outcome
 from pgtasks.platforms import signal_number
 from pgtasks.utils.log import get_logger
-from pgtasks.worker.losses import after_timeout, delivered_again, described, returned
+from pgtasks.worker.losses import after_timeout, delivered_again, fate_after_death, returned
 
 process_logger = get_logger("celery.concurrency")
 
 #: How much work, in seconds, a slot should have before it: enough to cover a round trip to the database.
-AHEAD_S = 0.03
+AHEAD_S = 0.05
 #: Most claims that one slot has before it.
-MOST_AHEAD = 256
+MOST_AHEAD = 512
+#: How much the mean time of a task remembers of what it was before the last one.
+REMEMBERED = 0.95
 #: So many claims before each slot keep a child busy while nobody listens to it.
 DEEP = 8
 #: A task that runs longer gives back what waits behind it.
 LONG_S = 0.02
+#: So long a task that is ended by TERM may take over its `finally` blocks before its process is killed.
+GRACE_S = 5.0
 #: What is known of a child that is not being killed.
 _NOBODY: tuple[UUID | None, str | None] = (None, None)
 #: Seconds after which claims that no slot is free for go back to the queue.
@@ -101,7 +106,7 @@ class Crew:
     def _start_child(self) -> Any:
         serve, options = self.options.serve, self.options.child
         if serve is None:
-            return SoloChild(self.site, options, self._ended)
+            return SoloChild(self.site, options, lambda ended: self._hear_ended([ended]))
         signals.worker_before_create_process.send(sender=self)
         index = next(index for index in count() if index not in {child.index for child in self.children})
         return Child(serve, self.site, options, self._close_private_descriptors, index=index)
@@ -228,19 +233,24 @@ class Crew:
 
     # -- what the children say
 
+    def catch_up(self) -> None:
+        """Listen to all children: a round trip to the database is long enough for many short tasks to end."""
+        for child in [child for child in self.children if child.jobs]:
+            self.listen(child)
+
     def listen(self, child: Child) -> None:
         """Process what a child reports, including its death."""
         reports = child.receive()
         if reports is None:
             self._bury(child)
             return
+        if ended := [report for report in reports if isinstance(report, Ended)]:
+            # A task may live through the signal that was to end it; its child is as good as any other then.
+            if any(self._condemned.get(child.pid, _NOBODY)[0] == report.outcome.id for report in ended):
+                del self._condemned[child.pid]
+            self._hear_ended(ended)
         for report in reports:
-            if isinstance(report, Ended):
-                # A task may live through the signal that was to end it; its child is as good as any other then.
-                if self._condemned.get(child.pid, _NOBODY)[0] == report.outcome.id:
-                    del self._condemned[child.pid]
-                self._ended(report)
-            elif isinstance(report, Leaving):
+            if isinstance(report, Leaving):
                 self.backlog.extendleft(reversed(child.take_back()))
                 # Slots that wait for a ticket learn only from this that there will be none.
                 child.dismiss()
@@ -248,12 +258,13 @@ class Crew:
         if self.backlog:
             self.dispatch()
 
-    def _ended(self, report: Ended) -> None:
-        self.ended += 1
-        if report.outcome.kind != "gone":
-            self._outcomes.append(report.outcome)
-        ran_s = report.ran_s
-        self._mean_s = ran_s if self._mean_s is None else self._mean_s + 0.2 * (ran_s - self._mean_s)
+    def _hear_ended(self, reports: Sequence[Ended]) -> None:
+        count = len(reports)
+        self.ended += count
+        self._outcomes += [report.outcome for report in reports if report.outcome.kind != "gone"]
+        # Of those heard of together the mean counts: one that was interrupted among many short ones says little.
+        mean_s = sum(report.ran_s for report in reports) / count
+        self._mean_s = mean_s if self._mean_s is None else mean_s + REMEMBERED**count * (self._mean_s - mean_s)
 
     def take_outcomes(self) -> list[Outcome]:
         outcomes, self._outcomes = self._outcomes, []
@@ -316,29 +327,15 @@ class Crew:
             self._lose(claim, child, status)
 
     def _lose(self, claim: Claim, child: Child, status: int) -> None:
-        losses = claim.losses + 1
-        reason = f"Worker exited prematurely: {described(status)} Job: {claim.public_id}."
         task = self.site.app.tasks.get(claim.name)
-        must_retry = task is not None and task.retry_on_worker_lost
-        must_not_run = self._is_at_most_once(claim) or (task is not None and task.reject_on_worker_lost is False)
-        process_logger.error(
-            "Process %s with %s[%s] ended: %s. It %s.",
-            child.pid,
-            claim.name,
-            claim.public_id,
-            described(status),
-            "is retried, if it has not run out of retries"
-            if must_retry
-            else "must not run twice and has failed"
-            if must_not_run
-            else f"has failed for good after {losses} such deaths"
-            if losses >= self.options.max_deliveries
-            else "will be run again",
-        )
-        if must_retry or must_not_run or losses >= self.options.max_deliveries:
-            self.backlog.appendleft(claim._replace(fate=f"{'retry' if must_retry else 'lost'}:{reason}"))
-            return
-        self._outcomes.append(delivered_again(claim))
+        fate = fate_after_death(
+            claim, task, child.pid, status,
+            is_at_most_once=self._is_at_most_once(claim), max_deliveries=self.options.max_deliveries,
+        )  # fmt: skip
+        if fate is None:
+            self._outcomes.append(delivered_again(claim))
+        else:
+            self.backlog.appendleft(claim._replace(fate=fate))
 
     # -- time and force
 
@@ -347,11 +344,15 @@ class Crew:
         return min((job.kill_at for child in self.children for job in child.jobs.values() if job.kill_at), default=None)
 
     def enforce_time_limits(self) -> None:
-        """Kill children whose task is past its hard time limit."""
+        """Kill children whose task is past its hard time limit, or has not ended when it was told to."""
         now = time.monotonic()
         for child in self.children:
             for job in child.jobs.values():
-                if job.kill_at is not None and job.kill_at <= now and child.pid not in self._condemned:
+                if job.kill_at is None or job.kill_at > now:
+                    continue
+                if child.pid in self._condemned:
+                    child.kill()
+                else:
                     self.condemn(child, job.claim, f"timeout:{job.limit_s!r}")
 
     def condemn(self, child: Child, claim: Claim, verdict: str, signum: int = signal.SIGKILL) -> None:
@@ -377,7 +378,11 @@ class Crew:
             elif signal_name and child.options.can_stop:
                 child.stop(claim_id, f"terminated:{signal_name}")
             elif signal_name and child.options.slots == 1 and child.pid not in self._condemned:
-                self.condemn(child, job.claim, f"terminated:{signal_name}", signal_number(signal_name))
+                signum = signal_number(signal_name)
+                self.condemn(child, job.claim, f"terminated:{signal_name}", signum)
+                if signum == signal.SIGTERM:
+                    limit = time.monotonic() + GRACE_S
+                    job.kill_at = limit if job.kill_at is None else min(job.kill_at, limit)
             self.backlog.extendleft(reversed(taken_back))
             self.dispatch()
             return
@@ -425,8 +430,7 @@ class Crew:
 
     def recall(self) -> None:
         """Take back all that has not been started and return it to the queue."""
-        for child in self.children:
-            self.backlog.extendleft(reversed(child.take_back()))
+        self.hold()
         self.return_backlog()
 
     def dismiss(self) -> None:
@@ -435,14 +439,30 @@ class Crew:
         for child in self.children:
             child.dismiss()
 
+    def end(self, is_urgent: Callable[[], bool]) -> list[Job]:
+        """Have every child end what it runs, and kill those that do not in time, or when it is urgent; gives what they ran."""
+        self._is_dismissed = True
+        self.hold()
+        for child in self.children:
+            child.kill(signal.SIGTERM)
+        limit = time.monotonic() + GRACE_S
+        while not all(child.has_ended() for child in self.children):
+            if time.monotonic() >= limit or is_urgent():
+                break
+            time.sleep(0.01)
+        return self.kill()
+
     def kill(self) -> list[Job]:
         """Kill every child at once; gives what they were running."""
         self._is_dismissed = True
-        jobs = []
+        self.hold()
         for child in self.children:
-            self.backlog.extendleft(reversed(child.take_back()))
             child.kill()
-            jobs.extend(child.jobs.values())
+        for child in self.children:
+            # What had ended before shall not be run again.
+            if ended := [report for report in child.last_words() if isinstance(report, Ended)]:
+                self._hear_ended(ended)
+        jobs = [job for child in self.children for job in child.jobs.values()]
         for child in self.children:
             child.bury()
         self.children.clear()

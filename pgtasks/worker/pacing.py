@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from pgtasks.concurrency.base import Ended, Job
+from pgtasks.concurrency.base import Job
+from pgtasks.concurrency.line import Ended
 from pgtasks.message import Claim
 from pgtasks.worker.crew import Crew
 from pgtasks.worker.throttle import Throttle
@@ -27,10 +28,10 @@ class PacedCrew(Crew):
         #: What it was told to terminate lately, and had: by its row or by a letter, whichever came first.
         self.terminated: deque[UUID] = deque(maxlen=1000)
 
-    def _ended(self, report: Ended) -> None:
-        Crew._ended(self, report)
+    def _hear_ended(self, reports: Sequence[Ended]) -> None:
+        super()._hear_ended(reports)
         if self.runtimes is not None:
-            self.runtimes[report.outcome.id] = report.ran_s
+            self.runtimes.update((report.outcome.id, report.ran_s) for report in reports)
 
     def admit(self, claims: list[Claim]) -> list[Claim]:
         """Those of the claims that may run now; the others are held, or go back to their queues until their turn."""

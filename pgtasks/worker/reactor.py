@@ -39,8 +39,9 @@ class Reactor:
         wanted: dict[int, tuple[int, React]] = {}
         for child in children:
             if child.fileno() >= 0:
-                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.wants_to_write else 0)
-                wanted[child.fileno()] = (events, child.hear_with(listen))
+                wanted[child.fileno()] = (selectors.EVENT_READ, child.hear_with(listen))
+                if child.wants_to_write:
+                    wanted[child.outlet()] = (selectors.EVENT_WRITE, child.hear_with(listen))
         if bell is not None:
             if bell is not self._bell:
                 # Of its own, as with children, since the number may be that of the bell before.
@@ -55,8 +56,6 @@ class Reactor:
             before = known.get(descriptor)
             if before is None or before.data != react:
                 self._selector.register(descriptor, events, react)
-            elif before.events != events:
-                self._selector.modify(descriptor, events, react)
 
     def sleep(self, timeout_s: float) -> None:
         """Sleep until something happens, for `timeout_s` seconds at the most, and let it be reacted to."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from pgtasks.exceptions import Retry
 from pgtasks.execution.reading import Unreadable, read, time_limits
 from pgtasks.execution.site import Site
 from pgtasks.message import Claim
+from pgtasks.serialization import JSON
 from pgtasks.utils.functional import maybe_list
 from pgtasks.utils.saferepr import saferepr
 
@@ -25,6 +27,11 @@ __all__ = ("LogData", "Request")
 
 class Request:
     """One task that a worker has claimed. Names that are not below are those of `task.request`."""
+
+    #: What receivers of `task_received` and subclasses find in Celery's, and is the same for every message here.
+    utc = True
+    tzlocal = None
+    connection_errors: tuple[type[BaseException], ...] = ()
 
     def __init__(
         self, site: Site, claim: Claim, *, worker_pid: int | None = None, began_at: float | None = None
@@ -67,6 +74,47 @@ class Request:
     @property
     def hostname(self) -> str:
         return self._site.hostname
+
+    @property
+    def eta(self) -> datetime | None:
+        return self.claim.due
+
+    @property
+    def expires(self) -> datetime | None:
+        return self.claim.expires
+
+    @property
+    def body(self) -> bytes:
+        """The arguments as they were sent, serialised."""
+        return self.claim.payload
+
+    @property
+    def content_type(self) -> str:
+        return self.claim.content_type or JSON
+
+    @property
+    def content_encoding(self) -> str:
+        return self.claim.content_encoding or "utf-8"
+
+    @property
+    def request_dict(self) -> dict[str, Any]:
+        """What the task will see as its request, custom headers among it."""
+        return dict(vars(self.context))
+
+    @property
+    def stamped_headers(self) -> list[str]:
+        """The headers that are stamps."""
+        return self.options.get("stamped_headers") or []
+
+    @property
+    def groups(self) -> list[Any]:
+        """What a stamp of this name says, as older visitors of Celery give it."""
+        return self.stamps.get("groups") or []
+
+    @property
+    def store_errors(self) -> bool:
+        """Will an error be stored as the task's result?"""
+        return not self.ignore_result or bool(self.task.store_errors_even_if_ignored)
 
     @property
     def acknowledged(self) -> bool:

@@ -139,9 +139,9 @@ requests = _ById()
 
 def note_received(names: Iterable[str]) -> None:
     """Count tasks that a worker has received."""
-    received = Counter(names)
-    total_count.update(received)
-    all_total_count[0] += received.total()
+    for name in names:
+        total_count[name] += 1
+        all_total_count[0] += 1
 
 
 def note_settled(outcomes: Iterable[Outcome]) -> None:

@@ -26,7 +26,7 @@ from pgtasks.app.control import purge
 from pgtasks.concurrency.solo import LeaseKeeper
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError, WorkerShutdown, WorkerTerminate
 from pgtasks.message import Claim
-from pgtasks.store import events, fleet, flows, letters, mail, tasks
+from pgtasks.store import fleet
 from pgtasks.store.database import Database, backoff
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
@@ -40,6 +40,7 @@ from pgtasks.worker.controlled import Controlled
 from pgtasks.worker.letterbox import Letterbox
 from pgtasks.worker.losses import returned
 from pgtasks.worker.reactor import Reactor
+from pgtasks.worker.retention import Retention
 
 logger = get_logger("celery.worker")
 ready_logger = get_logger("celery.apps.worker")
@@ -51,8 +52,6 @@ AGAIN_THEN_OVER = "Hitting Ctrl+C again will terminate all running tasks!"
 GATHER_S = 0.005
 GATHER_MOST = 192
 SHORTEST_DOZE_S = 0.0005
-#: Seconds between steps of retention, and within one that found much to remove.
-EXPIRE_EVERY_S, EXPIRE_AGAIN_S = 60.0, 0.5
 #: Longest sleep of the loop.
 NAP_S = 1.0
 
@@ -108,7 +107,6 @@ class Worker(Controlled):
         self._alarm = Alarm()
         self._began_at = time.monotonic()
         self._is_stopping = self._must_stop_now = False
-        self._expire_at = time.monotonic() + EXPIRE_AGAIN_S
 
     # -- start
 
@@ -199,7 +197,7 @@ class Worker(Controlled):
         self.letterbox = Letterbox(self)
         state.workers.add(self)
         self._reactor.watch(self._alarm.fileno(), self._hear_alarm)
-        self._expires_s = self.app.backend.expires
+        self._retention = Retention(self.consumer.database, app.backend.expires)
 
     def _assemble(self) -> None:
         """Make the crew for the current registration."""
@@ -214,6 +212,7 @@ class Worker(Controlled):
             self._lease_keeper.start()
 
     _lease_keeper: LeaseKeeper | None = None
+    _restarts = False
 
     def _private_descriptors(self) -> list[int]:
         return [
@@ -269,10 +268,10 @@ class Worker(Controlled):
         if self._is_busy_for_long():
             self.consumer.rouse()
         self._maintain()
-        if (spare_s := self.crew.spare_s()) > SHORTEST_DOZE_S:
+        if self.crew.has_outcomes < GATHER_MOST and (spare_s := self.crew.spare_s()) > SHORTEST_DOZE_S:
             # To be woken for each of many short tasks would cost more than to run them.
             time.sleep(min(spare_s, GATHER_S))
-        self._reactor.sleep(self._next_event_at() - time.monotonic())
+        self._sleep(self._next_event_at() - time.monotonic())
 
     def _mind_children(self) -> None:
         crew = self.crew
@@ -282,7 +281,6 @@ class Worker(Controlled):
             self._receive(held_back)
         if not self._is_stopping:
             crew.give_back_surplus()
-        self._follow_children()
 
     def _has_nothing_to_do(self) -> bool:
         if self.crew.has_outcomes or self._claims_now or self._is_stopping:
@@ -325,18 +323,17 @@ class Worker(Controlled):
         # Where there was more than room for, there may be more.
         self._claims_now = bool(claims) and len(claims) == room
         if claims:
+            crew.catch_up()
             self._receive(crew.admit(claims))
         self._note_load(is_drained=len(claims) < room)
 
     def _receive(self, claims: list[Claim]) -> None:
-        at_most_once = [claim for claim in claims if claim.fate == "live" and self._is_at_most_once(claim)]
-        if at_most_once:
+        if at_most_once := [claim for claim in claims if claim.fate == "live" and self._is_at_most_once(claim)]:
             allowed = self.consumer.ack(at_most_once)
             claims = [claim for claim in claims if claim.id in allowed or claim not in at_most_once]
         claims = self.letterbox.judged(claims)
         self.announce(claims)
         self.crew.accept(claims)
-        self._follow_children()
 
     def _begin_suspects(self) -> None:
         """Begin tasks that were lost before, once all that has ended is settled: one of them may kill this process."""
@@ -375,15 +372,7 @@ class Worker(Controlled):
             self.attendants.looked(tick)
             if self.consumer.reap(has_dead=tick.has_dead) or tick.promoted or tick.has_ready:
                 self._claims_now = True
-        if now >= self._expire_at and self._expires_s:
-            removed = self.consumer.database.run(tasks.expire(self._expires_s))
-            self._expire_at = now + (EXPIRE_AGAIN_S if removed else EXPIRE_EVERY_S)
-            if not removed:
-                for sweep in (
-                    *(letters.sweep, events.sweep, mail.sweep, fleet.sweep_waiters, tasks.sweep_revoked),
-                    flows.sweep_keys,
-                ):
-                    self.consumer.database.run(sweep())
+        self._retention.mind(now)
 
     def _next_event_at(self) -> float:
         now = time.monotonic()
@@ -392,7 +381,7 @@ class Worker(Controlled):
         times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room), *self.attendants.next_at()]
         if self._gathering_since is not None:
             times.append(self._gathering_since + GATHER_S)
-        if self.crew.has_outcomes and not self.crew.busy():
+        if self.crew.has_outcomes >= GATHER_MOST or (self.crew.has_outcomes and not self.crew.busy()):
             times.append(now)
         if self.consumer.is_idle and self._busy_since is not None:
             times.append(self._busy_since + BUSY_AFTER_S)
@@ -403,8 +392,10 @@ class Worker(Controlled):
             times.append(now + 0.02)
         return min(times)
 
-    def _follow_children(self) -> None:
+    def _sleep(self, timeout_s: float) -> None:
+        """Sleep until a child, the doorbell or a signal has something to say."""
         self._reactor.follow(self.crew.children, self.crew.listen, self.consumer.bell, self._hear_doorbell)
+        self._reactor.sleep(timeout_s)
 
     def _hear_doorbell(self) -> None:
         words = self.consumer.hear()
@@ -424,10 +415,9 @@ class Worker(Controlled):
             self._lose_lease()
         elif left_s < self.consumer.lease_s / 2:
             self.crew.hold()
-        self._follow_children()
         until = time.monotonic() + (min(pause_s, left_s) if left_s > 0 else pause_s)
         while (wait_s := until - time.monotonic()) > 0 and not self._must_stop_now:
-            self._reactor.sleep(wait_s)
+            self._sleep(wait_s)
         self._claims_now = True
 
     _has_lost_lease = False
@@ -448,7 +438,6 @@ class Worker(Controlled):
         self.consumer.enlist()
         self._has_lost_lease = False
         self._assemble()
-        self._follow_children()
         self._claims_now = True
 
     # -- signals and the end
@@ -486,15 +475,18 @@ class Worker(Controlled):
             self._stop_cold()
 
     def _say_how_it_stops(self, how: str, is_by_hand: bool) -> None:
-        lines = []
         if is_by_hand:
-            lines.append(AGAIN_THEN_COLD if how == "Warm" else AGAIN_THEN_OVER)
-        if not self._is_stopping:
-            lines.append(f"{how} shutdown (MainProcess)")
-        if not self.quiet:
-            print("".join(f"\nworker: {line}\n" for line in lines), end="", file=sys.__stderr__, flush=True)
+            self._say(AGAIN_THEN_COLD if how == "Warm" else AGAIN_THEN_OVER)
+        if how == "Warm":
+            self._say("Warm shutdown (MainProcess)")
+        self._has_to_say_cold = how == "Cold" and not self._is_stopping
 
-    _restarts = False
+    #: A soft shutdown comes first, and is no cold one.
+    _has_to_say_cold = False
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            print(f"\nworker: {line}\n", end="", file=sys.__stderr__, flush=True)
 
     def _begin_to_stop(self) -> None:
         self._is_stopping = True
@@ -503,11 +495,9 @@ class Worker(Controlled):
         self.consumer.rouse()
 
     def _stop_cold(self) -> None:
-        conf = self.app.conf
         self.exitcode = EX_OK
-        grace_s = float(conf.worker_soft_shutdown_timeout or 0)
-        is_idle = not self.crew.busy() and not conf.worker_enable_soft_shutdown_on_idle
-        if grace_s > 0 and self._stop_by is None and not is_idle:
+        grace_s = float(self.app.conf.worker_soft_shutdown_timeout or 0)
+        if grace_s > 0 and self._stop_by is None and self.crew.busy():
             logger.warning("Initiating Soft Shutdown, terminating in %s seconds", grace_s)
             self._stop_by = time.monotonic() + grace_s
         else:
@@ -517,7 +507,9 @@ class Worker(Controlled):
         """Leave nothing behind: end the children, settle what they said, give the rest back."""
         if not hasattr(self, "crew"):
             return
-        killed = [job.claim for job in self.crew.kill()] if self._must_stop_now else self._release_children()
+        if self._has_to_say_cold:
+            self._say("Cold shutdown (MainProcess)")
+        killed = self._end_children() if self._must_stop_now else self._release_children()
         outcomes = self.crew.take_outcomes()
         for claim in [*killed, *self.crew.backlog]:
             may_have_run = claim.fate == "live" and claim in killed
@@ -539,12 +531,15 @@ class Worker(Controlled):
         if self._restarts:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
+    def _end_children(self) -> list[Claim]:
+        """End what runs; whoever asks for it once more has it killed."""
+        return [job.claim for job in self.crew.end(lambda: any(self._alarm.heard()))]
+
     def _release_children(self) -> list[Claim]:
         """Let the children end by themselves, as they have nothing left to do; those that do not are killed."""
         self.crew.dismiss()
         deadline = time.monotonic() + 5
         # The one of the solo pool is this process, and has nowhere to go.
         while any(child.pid for child in self.crew.children) and time.monotonic() < deadline:
-            self._follow_children()
-            self._reactor.sleep(0.1)
+            self._sleep(0.1)
         return [job.claim for job in self.crew.kill()]

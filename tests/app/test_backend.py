@@ -195,6 +195,18 @@ def test_the_first_end_wins(backend: Any) -> None:
     assert repr(backend.get_result("id")) == "ValueError('first')"
 
 
+def test_progress_without_a_state_is_kept_until_there_is_one(backend: Any) -> None:
+    task_id = str(uuid4())
+
+    backend.store_result(task_id, {"done": 1}, None)
+
+    meta = backend.get_task_meta(task_id)
+    assert (meta["status"], meta["result"]) == (None, {"done": 1})
+    assert not backend.app.AsyncResult(task_id).ready()
+    backend.store_result(task_id, 5, "SUCCESS")
+    assert backend.get_result(task_id) == 5
+
+
 def test_progress_does_not_overwrite_an_end(backend: Any) -> None:
     backend.store_result("id", 2, "SUCCESS")
     backend.store_result("id", {"done": 50}, "PROGRESS")

@@ -132,6 +132,23 @@ def test_an_event_that_lacks_what_others_have_is_printed_all_the_same() -> None:
     ]
 
 
+def test_a_dumper_of_ones_own_prints_events_of_tasks_in_its_own_form() -> None:
+    class Short(Dumper):
+        def format_task_event(self, hostname: str, timestamp: Any, type: str, task: str, event: Any) -> None:
+            self.say(f"{hostname} {type} {task} {sorted(event)}")
+
+    out = io.StringIO()
+    task = {"timestamp": 0, "hostname": "h", "uuid": "id"}
+    dumper = Short(out)
+    dumper.on_event({"type": "task-received", "name": "add", "args": "(1,)", "kwargs": "{}", **task})
+    dumper.on_event({"type": "task-succeeded", "result": "1", **task})
+
+    assert out.getvalue().splitlines() == [
+        "h task-received add(id) args=(1,) kwargs={} []",
+        "h task-succeeded add(id) args=(1,) kwargs={} ['result']",
+    ]
+
+
 def test_top_shows_what_waits_who_works_what_runs_and_what_ended(
     command: Command, app: Any, project: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -473,7 +474,42 @@ def test_what_is_no_signature_is_named_before_anything_runs(
         apply(t)
 
 
-@pytest.mark.parametrize(("option", "given"), [("eta", 5), ("expires", object()), ("countdown", object())])
-def test_a_moment_that_is_none_is_named(t: Any, option: str, given: Any) -> None:
-    with pytest.raises(TypeError, match=re.escape(repr(given))):
-        t.echo.apply_async((1,), **{option: given})
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("eta", 5),
+        ("expires", [5]),
+        ("countdown", [5]),
+        ("countdown", "soon"),
+        ("queue", 5),
+        ("priority", "high"),
+        ("task_id", 5),
+        ("group_id", 5),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_named_and_nothing_is_sent(
+    conn: psycopg.Connection[Any], t: Any, option: str, given: Any
+) -> None:
+    sig = t.echo.s(1).set(**{option: given})
+    forms = (
+        lambda: t.echo.apply_async((1,), **{option: given}),
+        lambda: chain(t.echo.s(1), sig).apply_async(),
+        lambda: group(t.echo.s(1), sig).apply_async(),
+        lambda: asyncio.run(t.echo.aapply_async((1,), **{option: given})),
+    )
+
+    for send in forms:
+        with pytest.raises(TypeError, match=re.escape(repr(given))):
+            send()
+
+    assert count(conn) == 0
+
+
+def test_a_moment_that_cannot_be_read_is_named(t: Any) -> None:
+    with pytest.raises(ValueError, match="'soon' is no moment"):
+        t.echo.apply_async((1,), expires="soon")
+
+
+def test_a_dict_that_names_no_task_is_no_signature(t: Any) -> None:
+    with pytest.raises(TypeError, match="does not say which task"):
+        chord([t.echo.s(1)])({"a": 1})

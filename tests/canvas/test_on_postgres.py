@@ -31,6 +31,10 @@ def app(database_url):
     def fail(*args):
         raise KeyError("on purpose")
 
+    @made.task(name="sorry")
+    def sorry(task_id):
+        return task_id
+
     @made.task(name="oops")
     def oops(request, exc, traceback):
         made.called.append((request.id, type(exc).__name__))
@@ -269,6 +273,20 @@ def test_a_step_that_was_retried_or_replaced_is_still_the_child_of_the_one_befor
     assert [member.id for member in called.results] == [member.id for member in result.results]
 
 
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_task_is_replaced_by_a_chord_into_a_group_and_has_all_its_results(app, say, worker, is_last):
+    @app.task(bind=True)
+    def swapped(self):
+        instead = chord([say("a")], chain(say("b"), group(say("c"), say("d"))))
+        return self.replace(instead if is_last else chain(say("first"), instead))
+
+    result = chain(swapped.s(), say("after")).delay()
+
+    results, after = result.get(timeout=60)
+    assert after == "after"
+    assert [value[-1] for value in results] == ["c", "d"]
+
+
 def test_the_parent_of_what_replaces_a_task_is_the_task_that_it_replaces(app, worker):
     @app.task(bind=True)
     def instead(self):
@@ -323,3 +341,35 @@ def test_a_callback_of_a_failed_task_does_not_run(app, say, worker, conn):
 
     states = conn.execute("SELECT state, count(*) FROM pgtasks.tasks WHERE name = 'say' GROUP BY state")
     assert dict(states.fetchall()) == {"SUCCESS": 3, "IGNORED": 1}
+
+
+def test_a_step_that_never_ran_shows_the_traceback_of_the_one_that_failed(app, say, worker):
+    result = chain(app.tasks["fail"].s(), say("b"), say("c")).delay()
+
+    with pytest.raises(KeyError):
+        result.get(timeout=60)
+
+    assert result.traceback.rstrip().endswith("KeyError: 'on purpose'")
+    assert result.traceback == result.parent.traceback == result.parent.parent.traceback
+
+
+def test_a_body_that_never_ran_shows_its_errbacks_as_children_and_why_its_chord_has_failed(app, say, worker):
+    result = chord([say("a"), app.tasks["fail"].s()], say("body").on_error(app.tasks["sorry"].s())).delay()
+
+    error = result.get(timeout=60, propagate=False)
+
+    (group_of_errbacks,) = result.children
+    assert group_of_errbacks.get(timeout=60) == [result.id]
+    assert result.traceback.rstrip().endswith(f"ChordError: {error}")
+    assert "KeyError: 'on purpose'" in result.traceback
+
+
+def test_of_a_large_group_that_never_ran_not_every_member_keeps_a_traceback(app, say, worker, monkeypatch):
+    monkeypatch.setattr("pgtasks.execution.settling.MAX_TRACEBACKS", 2)
+    result = chain(app.tasks["fail"].s(), group(say(n) for n in range(5))).delay()
+
+    with pytest.raises(KeyError):
+        result.get(timeout=60)
+
+    assert sum(member.traceback is not None for member in result) == 2
+    assert all(member.state == "FAILURE" for member in result)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pgtasks.concurrency.base import Child, ChildOptions, Ended, Line, pack_claim, unpack_claim
+from pgtasks.concurrency.base import Child, ChildOptions
+from pgtasks.concurrency.line import Ended, Line, pack_claim, unpack_claim
 from pgtasks.message import Claim, Outcome, new_id
 from tests.support.workers import eventually
 
@@ -102,6 +103,14 @@ def test_a_payload_larger_than_every_buffer_gets_through_in_both_directions(chil
     assert [outcome.value for outcome in ended(child, 2)] == [large, b"after"]
 
 
+def test_a_child_runs_many_short_tasks_while_its_parent_does_not_listen(child: Child) -> None:
+    child.send([claim() for _ in range(1200)])
+
+    eventually(lambda: len(child.begun()) == 1200, "it has begun all")
+
+    assert len(ended(child, 1200)) == 1200
+
+
 def test_what_has_not_been_begun_is_taken_back_and_what_has_been_is_not(child: Child) -> None:
     hanging, waiting = claim(name="hang"), [claim() for _ in range(50)]
     child.send([hanging])
@@ -155,6 +164,35 @@ def test_sending_to_a_dead_child_loses_nothing(child: Child) -> None:
     assert {*child.take_back(), *(job.claim for job in child.jobs.values())} == set(claims)
 
 
+def test_a_dead_child_is_heard_of_once_though_both_of_its_sockets_tell(child: Child) -> None:
+    heard = []
+
+    def listen(child: Child) -> None:
+        heard.append(child.receive())
+        child.bury()
+
+    hear = child.hear_with(listen)
+    child.kill()
+    eventually(child.has_ended)
+
+    hear()
+    hear()
+
+    assert heard == [None]
+
+
+def test_what_a_child_reported_before_it_was_killed_is_heard(child: Child) -> None:
+    done, hanging = claim(payload=b"done"), claim(name="hang")
+    child.send([done, hanging])
+    eventually(lambda: len(child.begun()) == 2, "it has begun the second")
+    child.kill()
+
+    reports = child.last_words()
+
+    assert [report.outcome.value for report in reports if isinstance(report, Ended)] == [b"done"]
+    assert [job.claim for job in child.jobs.values()] == [hanging]
+
+
 def test_a_child_that_is_dismissed_ends_what_it_has_and_leaves(child: Child) -> None:
     child.send([claim(payload=b"x")])
     child.dismiss()
@@ -167,7 +205,7 @@ def test_a_child_that_is_dismissed_ends_what_it_has_and_leaves(child: Child) -> 
 def test_what_was_taken_back_leaves_nothing_in_the_child() -> None:
     parent, theirs = socket.socketpair()
     tickets, tickets_read = socket.socketpair()
-    line = Line(theirs, tickets_read)
+    line = Line(theirs, tickets_read, reports=-1)
     child = object.__new__(Child)
     child.jobs, child._next, child._unsent = {}, 0, bytearray()
     child._sock, child._tickets, child._tickets_read = parent, tickets, tickets_read
@@ -186,7 +224,7 @@ def test_what_was_taken_back_leaves_nothing_in_the_child() -> None:
 def test_the_slots_of_one_child_share_its_tickets_without_loss_or_repetition() -> None:
     parent, theirs = socket.socketpair()
     tickets, tickets_read = socket.socketpair()
-    line = Line(theirs, tickets_read)
+    line = Line(theirs, tickets_read, reports=-1)
     child = object.__new__(Child)
     child.jobs, child._next, child._unsent = {}, 0, bytearray()
     child._sock, child._tickets, child._tickets_read = parent, tickets, tickets_read

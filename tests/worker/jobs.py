@@ -181,10 +181,31 @@ def spin_at_first(self: Any, times: int = 1) -> int:
 @task
 def shrug_off(gate: str) -> str:
     """Run on when told to stop."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     note("deaf")
     pass_gate(gate)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    return "still here"
+
+
+@task
+def tidy(gate: str, late: str | None = None) -> None:
+    """Clean up in the end, which is not over before the second gate is open, if there is one."""
+    try:
+        pass_gate(gate)
+    finally:
+        note("tidied")
+        if late is not None:
+            pass_gate(late)
+
+
+@task
+def swallow(gate: str) -> str:
+    """Catch what is to end it."""
+    try:
+        pass_gate(gate)
+    except SystemExit:
+        note("caught")
     return "still here"
 
 

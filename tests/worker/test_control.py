@@ -37,7 +37,8 @@ def app(database_url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def worker(app: Celery, tmp_path: Path) -> Iterator[TestWorkController]:
-    """A prefork worker with one slot and two tasks: `add`, and `wait`, which begins and then waits for a gate."""
+    """A prefork worker with one slot and two tasks: `add`, and `wait`, which begins and then waits for a gate;
+    a stubborn one goes on waiting when it is to end."""
 
     @app.task(name="add")
     def add(x: int, y: int) -> int:
@@ -46,7 +47,11 @@ def worker(app: Celery, tmp_path: Path) -> Iterator[TestWorkController]:
     @app.task(name="wait")
     def wait(name: str) -> str:
         (tmp_path / f"begun-{name}").touch()
-        eventually((tmp_path / "gate").exists)
+        try:
+            eventually((tmp_path / "gate").exists)
+        finally:
+            if name == "stubborn":
+                eventually((tmp_path / "gate").exists)
         return name
 
     state.reset_state()
@@ -258,6 +263,19 @@ def test_a_running_task_is_terminated_by_a_letter(app: Celery, worker: TestWorkC
     assert told(app, "terminate", running.id) == {"ok": f"terminate: {running.id}"}
     with pytest.raises(TaskRevokedError):
         running.get(timeout=60)
+
+
+def test_a_task_that_does_not_end_when_it_is_terminated_is_killed(
+    app: Celery, worker: TestWorkController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "GRACE_S", 0.1)
+    stubborn = begin(app, tmp_path, "stubborn")
+
+    stubborn.revoke(terminate=True)
+
+    with pytest.raises(TaskRevokedError):
+        stubborn.get(timeout=60)
+    assert not (tmp_path / "gate").exists()
 
 
 def test_a_letter_that_comes_after_its_task_was_terminated_by_its_row_says_so(

@@ -9,7 +9,8 @@ import pytest
 
 from pgtasks import Celery, Task
 from pgtasks.contrib.testing.worker import start_worker
-from pgtasks.exceptions import Retry
+from pgtasks.exceptions import Reject, Retry
+from pgtasks.signals import task_failure, task_received
 from pgtasks.worker import hooks
 from pgtasks.worker.request import Request
 
@@ -108,3 +109,76 @@ def test_a_hook_that_raises_and_a_class_that_is_no_request_do_not_stop_the_worke
     assert "A hook of the Request class of task angry" in caplog.text
     assert "a hook that raises" in caplog.text
     assert "The Request class of task 'odd' is <class 'collections.OrderedDict'>" in caplog.text
+
+
+def test_a_receiver_of_task_received_reads_from_the_request_what_celerys_has(app: Celery) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def look(request: Request, **_: Any) -> None:
+        names = (
+            "content_type",
+            "content_encoding",
+            "utc",
+            "store_errors",
+            "stamped_headers",
+            "stamps",
+            "replaced_task_nesting",
+            "groups",
+            "connection_errors",
+        )
+        seen.append({name: getattr(request, name) for name in names})
+        seen.append({"body": request.body, "own": request.request_dict["own"], "expires": request.expires})
+        assert request.eta is None
+
+    task_received.connect(look)
+    try:
+        with start_worker(app, pool="solo", perform_ping_check=False):
+            app.tasks["plain"].apply_async(headers={"own": "x"}, expires=600).get(timeout=60)
+    finally:
+        task_received.disconnect(look)
+
+    constant, own = seen
+    assert constant == {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "utc": True,
+        "store_errors": True,
+        "stamped_headers": [],
+        "stamps": {},
+        "replaced_task_nesting": 0,
+        "groups": [],
+        "connection_errors": (),
+    }
+    assert own["own"] == "x"
+    assert own["body"].startswith(b"[[], {}")
+    assert own["expires"].tzinfo is not None
+
+
+def test_a_task_that_rejects_its_message_for_good_has_failed_for_receivers_and_callers_but_not_for_its_own_hooks(
+    app: Celery,
+) -> None:
+    failed = []
+
+    class Own(Task):
+        def on_failure(self, *args: Any) -> None:
+            failed.append("on_failure")
+
+        def after_return(self, *args: Any) -> None:
+            failed.append("after_return")
+
+    @app.task(name="rejects", base=Own)
+    def rejects() -> None:
+        raise Reject("no use", requeue=False)
+
+    def hear(sender: Any, exception: BaseException, **_: Any) -> None:
+        failed.append((sender.name, str(exception)))
+
+    task_failure.connect(hear)
+    try:
+        with start_worker(app, pool="solo", perform_ping_check=False):
+            error = rejects.delay().get(timeout=60, propagate=False)
+    finally:
+        task_failure.disconnect(hear)
+
+    assert "no use" in str(error)
+    assert failed == [("rejects", str(error))]

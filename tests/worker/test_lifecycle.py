@@ -304,6 +304,32 @@ def test_a_cold_shutdown_returns_what_runs_uncharged_and_another_worker_runs_it(
         assert [get(each) for each in running_tasks] == [0, 1]
 
 
+def test_a_cold_shutdown_lets_tasks_clean_up(start: Start, stage: Stage, conn: Conn) -> None:
+    with start() as worker:
+        tidy = jobs.tidy.delay("never")
+        stage.await_line("begin", id=tidy.id)
+        assert worker.stop(signal.SIGQUIT) == 0
+
+    assert len(stage.lines("tidied")) == 1
+    assert places(conn, tidy) == [["ready"]]
+    assert column(conn, "ready", "losses", tidy) == 0
+
+
+def test_a_cold_shutdown_that_is_asked_for_again_waits_for_no_cleaning_up(
+    start: Start, stage: Stage, conn: Conn
+) -> None:
+    with start() as worker:
+        stubborn = jobs.tidy.delay("never", "never")
+        stage.await_line("begin", id=stubborn.id)
+        worker.send(signal.SIGQUIT)
+        stage.await_line("tidied")
+        worker.send(signal.SIGQUIT)
+        worker.join()
+
+    assert places(conn, stubborn) == [["ready"]]
+    assert column(conn, "ready", "losses", stubborn) == 0
+
+
 def test_a_cold_shutdown_fails_an_at_most_once_task_and_what_waits_for_it(
     start: Start, stage: Stage, conn: Conn
 ) -> None:
@@ -341,6 +367,7 @@ def test_a_soft_shutdown_whose_time_is_over_returns_what_runs(start: Start, stag
         worker.stop(signal.SIGQUIT)
 
     assert places(conn, result) == [["ready"]]
+    assert worker.output().index("Initiating Soft Shutdown") < worker.output().index("Cold shutdown")
 
 
 def test_a_second_signal_during_a_warm_shutdown_makes_it_cold(start: Start, stage: Stage, conn: Conn) -> None:

@@ -446,11 +446,11 @@ def test_a_signal_that_does_not_kill_leaves_the_child_under_its_time_limits(worl
     world.stage.await_line("begin", id=deaf.id)
     world.stage.await_line("deaf")
 
-    deaf.revoke(terminate=True, signal="SIGTERM")
+    deaf.revoke(terminate=True, signal="SIGHUP")
     eventually(
         lambda: (
             world.conn.execute("SELECT revoke_signal FROM pgtasks.claim WHERE id = %s", [deaf.id]).fetchone()
-            == ("SIGTERM",)
+            == ("SIGHUP",)
         )
     )
     get_when_ticked = jobs.add.apply_async((1, 1), countdown=1.2)  # a tick later the signal has been sent
@@ -462,6 +462,39 @@ def test_a_signal_that_does_not_kill_leaves_the_child_under_its_time_limits(worl
         world.get(jobs.spin.apply_async(time_limit=0.3))
     world.stage.open(blocked)
     world.get(held[0])
+
+
+@only("prefork")
+def test_a_task_that_is_terminated_cleans_up_first(world: World) -> None:
+    doomed = jobs.tidy.delay(world.gate())
+    world.stage.await_line("begin", id=doomed.id)
+
+    doomed.revoke(terminate=True)
+
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        world.get(doomed)
+    assert world.stage.lines("tidied")
+
+
+@only("prefork")
+def test_a_task_that_catches_its_termination_lives_and_so_does_its_child_which_can_be_told_again(world: World) -> None:
+    blocked, held = world.occupy(world.slots - 1)
+    survivor = jobs.swallow.delay(world.gate())
+    world.stage.await_line("begin", id=survivor.id)
+    survivor.revoke(terminate=True)
+    assert world.get(survivor) == "still here"
+    child = world.get(jobs.pid.delay())
+    assert child == world.stage.lines("caught")[0]["pid"]
+
+    doomed = jobs.tidy.delay(world.gate())
+    world.stage.await_line("begin", id=doomed.id)
+    doomed.revoke(terminate=True)
+
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        world.get(doomed)
+    assert world.stage.lines("tidied", pid=child)
+    world.stage.open(blocked)
+    [world.get(each) for each in held]
 
 
 # -- time limits

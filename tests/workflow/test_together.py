@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgtasks.concurrency.base import Ended, Report
+from pgtasks.concurrency.line import Ended, Report
 from pgtasks.concurrency.prefork import AlarmLimits
 from pgtasks.concurrency.weaving import Weaver
 from pgtasks.execution import Site

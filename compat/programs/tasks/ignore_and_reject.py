@@ -1,6 +1,6 @@
 """Ignore ends a task without a result; Reject gives its message up, or back to the queue."""
 
-from celery import Celery
+from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject
 
 from compat.harness import outcome, said, say, show, until, worker
@@ -16,7 +16,15 @@ def ignored(self, custom):
     raise Ignore()
 
 
-@app.task(bind=True, acks_late=True)
+class Hooked(Task):
+    def on_failure(self, exc, *args):
+        say("on_failure", exc)
+
+    def after_return(self, status, *args):
+        say("after_return", status)
+
+
+@app.task(bind=True, acks_late=True, base=Hooked)
 def rejected(self):
     say("rejected runs")
     raise Reject("no use", requeue=False)
@@ -31,6 +39,11 @@ def requeued(self):
     return "second delivery"
 
 
+@signals.task_failure.connect
+def told(sender, exception, **kwargs):
+    say("task_failure", sender.name, repr(exception))
+
+
 @app.task
 def marker():
     return "reached"
@@ -43,6 +56,7 @@ def main():
         print(plain.state, plain.result, custom.state, custom.result)
         rejection = rejected.delay()
         until(rejection.ready)
+        until(lambda: any("task_failure" in line for line in said()))
         print(rejection.state, outcome(rejection.get, timeout=10))
         print(requeued.delay().get(timeout=10))
     show(said())
