@@ -1,8 +1,7 @@
 """Waiting for tasks to end, implemented once for threads and coroutines.
 
-A `Plan` is a generator that yields what it needs done, a `Query` to run or a `Wait` to sit out, and is sent
-the answers. The backend carries plans out with its sync or its async executor. A `Watch` says what somebody
-waits for, how long, and whom to tell meanwhile:
+A `Plan` (see `utils/plans.py`) yields a `Query` to run or a `Wait` to sit out. The backend carries plans out with its
+sync or its async executor. A `Watch` says what somebody waits for, how long, and whom to tell meanwhile:
 
     look at all of them -> those that ended arrive
     none left: done -> time is up: TimeoutError -> wait until one ends -> look at that one -> ...
@@ -11,15 +10,14 @@ waits for, how long, and whom to tell meanwhile:
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from pgtasks.exceptions import TimeoutError
 from pgtasks.joining import Meta
 from pgtasks.message import id_of, made_at
-from pgtasks.store.listen import Ended
 from pgtasks.store.results import Stored
 from pgtasks.store.sql import Query
 
@@ -39,32 +37,9 @@ class Wait(NamedTuple):
 Plan: TypeAlias = Generator[Query[Any] | Wait, Any, T]
 
 
-def carry_out(
-    plan: Plan[T],
-    run: Callable[[Query[Any]], Any],
-    wait: Callable[[Collection[UUID], float | None], Ended],
-) -> T:
-    """Do what a plan needs done, step by step; returns its value."""
-    try:
-        step = next(plan)
-        while True:
-            step = plan.send(wait(*step) if isinstance(step, Wait) else run(step))
-    except StopIteration as end:
-        return cast(T, end.value)
-
-
-async def acarry_out(
-    plan: Plan[T],
-    run: Callable[[Query[Any]], Awaitable[Any]],
-    wait: Callable[[Collection[UUID], float | None], Awaitable[Ended]],
-) -> T:
-    """`carry_out` for coroutines."""
-    try:
-        step = next(plan)
-        while True:
-            step = plan.send(await (wait(*step) if isinstance(step, Wait) else run(step)))
-    except StopIteration as end:
-        return cast(T, end.value)
+def meeting(run: Callable[[Query[Any]], Any], wait: Callable[..., Any]) -> Callable[[Query[Any] | Wait], Any]:
+    """What meets the needs of a plan: both block, or both give awaitables."""
+    return lambda need: wait(*need) if isinstance(need, Wait) else run(need)
 
 
 class Watch:

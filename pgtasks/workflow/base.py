@@ -26,7 +26,7 @@ from pgtasks.serialization import JSON, decode, decode_exception, encode, encode
 from pgtasks.store import workflows
 from pgtasks.store.workflows import Hold, Pending, Place, Recorded, Step, Wish
 from pgtasks.utils.log import get_logger
-from pgtasks.workflow.crowd import Crowd
+from pgtasks.workflow.branches import Branches
 from pgtasks.workflow.effects import Body, Pause, Plan
 from pgtasks.workflow.history import History
 
@@ -90,7 +90,7 @@ class BaseRun:
         #: Failures that were raised from steps, by the identity of the exception, which is kept with it.
         self._raised: dict[int, tuple[BaseException, Place]] = {}
         self.is_async: bool = task.is_coroutine
-        self.crowd: Crowd | None = None
+        self.branches: Branches | None = None
 
     # -- begin
 
@@ -132,8 +132,8 @@ class BaseRun:
         """The next place of this name; raises what the run is being left by."""
         if self.unwinding is not None:
             raise self.unwinding
-        if self.crowd is not None and not is_once:
-            name += self.crowd.scope()
+        if self.branches is not None and not is_once:
+            name += self.branches.scope()
         return self.history.place(name, is_once=is_once)
 
     def known(self, place: Place) -> Plan[Recorded | None]:
@@ -169,8 +169,8 @@ class BaseRun:
     def unwind(self, unwound: Unwound) -> None:
         """Make every further step raise this."""
         self.unwinding = unwound
-        if self.crowd is not None:
-            self.crowd.left.set()
+        if self.branches is not None:
+            self.branches.left.set()
 
     # -- steps
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
@@ -89,35 +89,3 @@ def perform(database: Any, effect: Any, recorder: Recorder | None = None) -> Any
         return database.run(effect)
     except OperationalError as error:
         raise RunInterrupted(str(error)) from error
-
-
-def carry_out(plan: Plan[T], do: Callable[[Any], Any]) -> T:
-    """Perform the effects of a plan, one after the other, by `do`; returns what the plan returns."""
-    try:
-        effect = next(plan)
-        while True:
-            try:
-                answer = do(effect)
-            except BaseException as error:
-                effect = plan.throw(error)
-            else:
-                effect = plan.send(answer)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-
-
-async def acarry_out(plan: Plan[T], do: Callable[[Any], Awaitable[Any]]) -> T:
-    """`carry_out` for coroutines."""
-    try:
-        effect = next(plan)
-        while True:
-            try:
-                answer = await do(effect)
-            except BaseException as error:
-                effect = plan.throw(error)
-            else:
-                effect = plan.send(answer)
-    except StopIteration as end:
-        value: T = end.value
-        return value

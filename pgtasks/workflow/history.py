@@ -16,7 +16,7 @@ from pgtasks.store.workflows import Place, Recorded
 
 __all__ = ("Drift", "History")
 
-#: What `Crowd.scope` puts behind a name.
+#: What `Branches.scope` puts behind a name.
 _OF_BRANCH = re.compile(r"@\d+$")
 
 

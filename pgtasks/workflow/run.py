@@ -17,9 +17,10 @@ from pgtasks.exceptions import Unwound, WorkflowError
 from pgtasks.store import workflows
 from pgtasks.store.workflows import Place, Wish
 from pgtasks.utils.coroutines import run_coroutine
+from pgtasks.utils.plans import carry_out
 from pgtasks.workflow import spawning, waiting
 from pgtasks.workflow.base import Attempts, BaseRun
-from pgtasks.workflow.effects import Plan, carry_out, perform
+from pgtasks.workflow.effects import Plan, perform
 from pgtasks.workflow.transacting import step_within
 
 __all__ = ("Run",)
@@ -46,8 +47,8 @@ class Run(BaseRun):
 
     def perform(self, plan: Plan[Any]) -> Any:
         """Carry out a plan; in a workflow that is a coroutine function, give the coroutine that does."""
-        if self.crowd is not None:
-            return self.crowd.carry_out(plan)
+        if self.branches is not None:
+            return self.branches.carry_out(plan)
         return self.drive(plan)
 
     def perform_step(
@@ -116,7 +117,7 @@ class Run(BaseRun):
     def call(self, task: Any, args: Any, kwargs: Any) -> Any:
         """A task that is called as a function: an inline step. Gives a coroutine where the task's function does."""
         prepared = self.prepared_step(task.name, "task", task, args, kwargs)
-        if self.crowd is not None and not task.is_coroutine:
+        if self.branches is not None and not task.is_coroutine:
             plan = prepared.args[0]  # type: ignore[attr-defined]
             return self.drive(plan)
         return prepared()
@@ -162,14 +163,14 @@ class Run(BaseRun):
         return self.step(place, "signal", call, threaded=self.is_async)
 
     def _refuse_to_block(self, result: Any) -> None:
-        if self.crowd is not None:
+        if self.branches is not None:
             raise WorkflowError(
                 f"{result!r} was asked by .get() in the asynchronous workflow {self.task.name!r}, whose other branches that"
                 " would hold up. Await the result instead."
             )
 
     async def _aperform(self, plan: Plan[Any]) -> Any:
-        return await self.crowd.carry_out(plan) if self.crowd is not None else self.drive(plan)
+        return await self.branches.carry_out(plan) if self.branches is not None else self.drive(plan)
 
     def _got_many(self, results: Any, propagate: bool) -> Plan[Any]:
         leaves = {leaf.id: leaf for leaf in results.leaves() if not getattr(leaf, "ignored", False)}

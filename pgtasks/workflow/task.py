@@ -19,7 +19,7 @@ from pgtasks.app.task import Task
 from pgtasks.exceptions import ImproperlyConfigured, RunCancelled, TaskPredicate, TaskRevokedError
 from pgtasks.serialization import encode, encode_exception
 from pgtasks.store import tasks, workflows
-from pgtasks.workflow.crowd import Crowd
+from pgtasks.workflow.branches import Branches
 from pgtasks.workflow.effects import Plan
 from pgtasks.workflow.memory import MemoryRun
 from pgtasks.workflow.run import Run
@@ -91,22 +91,22 @@ class Workflow(Task[Any, Any]):
                 raise
 
     async def _alive(self, run: Run, args: Any, kwargs: Any) -> Any:
-        run.crowd = Crowd(run)
+        run.branches = Branches(run)
         with _made_current(run):
             try:
-                await run.crowd.carry_out(run.begin())
-                run.crowd.main = body = asyncio.ensure_future(super().__call__(*args, **kwargs))
+                await run.branches.carry_out(run.begin())
+                run.branches.main = body = asyncio.ensure_future(super().__call__(*args, **kwargs))
                 value = await self._watched(run, body)
-                await run.crowd.carry_out(run.close())
+                await run.branches.carry_out(run.close())
                 return value
             except BaseException as error:
-                await run.crowd.carry_out(self._ended_by(run, error))
+                await run.branches.carry_out(self._ended_by(run, error))
                 raise
 
     async def _watched(self, run: Run, body: asyncio.Future[Any]) -> Any:
         """Wait for the body; whatever it is busy with, it is over when the run is left."""
-        assert run.crowd is not None
-        left = asyncio.ensure_future(run.crowd.left.wait())
+        assert run.branches is not None
+        left = asyncio.ensure_future(run.branches.left.wait())
         try:
             await asyncio.wait((body, left), return_when=asyncio.FIRST_COMPLETED)
             if not body.done():

@@ -7,16 +7,16 @@ them suspends the run for all, until the first of what they wait for is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from pgtasks.exceptions import OperationalError, RunInterrupted, Unwound
 from pgtasks.store import workflows
 from pgtasks.store.records import CoroutineRecords
 from pgtasks.store.workflows import Wish
-from pgtasks.workflow.effects import Body, Pause, Plan, acall_body, acarry_out
+from pgtasks.utils.plans import acarry_out
+from pgtasks.workflow.effects import Body, Pause, Plan, acall_body
 
-__all__ = ("Crowd",)
+__all__ = ("Branches",)
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 GRACE_S = 0.005
 
 
-class Crowd:
+class Branches:
     """Carries out what the branches of one run need, on its event loop."""
 
     def __init__(self, run: Any) -> None:
@@ -49,11 +49,8 @@ class Crowd:
             self._scopes[task] = f"@{len(self._scopes) + 1}"
         return self._scopes[task]
 
-    def carry_out(self, plan: Plan[T]) -> Coroutine[Any, Any, T]:
+    async def carry_out(self, plan: Plan[T]) -> T:
         """Do what a plan needs, as part of this branch."""
-        return self._carry_out(plan)
-
-    async def _carry_out(self, plan: Plan[T]) -> T:
         self._begin()
         try:
             return await acarry_out(plan, self._do)
