@@ -9,7 +9,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -175,12 +176,14 @@ class _Progress:
         self.is_terminal = sys.stderr.isatty()
 
     def show(self, counts: Counts) -> None:
+        self.say(counts.taken, f"{counts.taken} taken over, {counts.left} left, {counts.aside} set aside")
+
+    def say(self, done: int, words: str) -> None:
         now = time.monotonic()
         if self.is_quiet or now < self.next_at:
             return
         self.next_at = now + (_SAY_S if self.is_terminal else 10 * _SAY_S)
-        rate = counts.taken / max(now - self.began_at, 0.001)
-        line = f"{counts.taken} taken over, {counts.left} left, {counts.aside} set aside, {rate:.0f}/s"
+        line = f"{words}, {done / max(now - self.began_at, 0.001):.0f}/s"
         self.obj.error(f"\r{line}\x1b[K" if self.is_terminal else line, nl=not self.is_terminal)
 
 
@@ -225,15 +228,19 @@ def _to_broker(obj: CLIContext, app: Any, target: str, given: dict[str, Any]) ->
     if origin and not as_conninfo(origin):
         raise click.UsageError("Between two brokers there is no bridge: --from or --to must be a Postgres.")
     queues = given["queues"] or sorted(app.amqp.queues)
+    progress = _Progress(obj, given["as_json"])
     moving = ToBroker(
         app, _database(app, origin or ""), target, queues,
-        limit=given["limit"], options=_transport_options(app, given), tell=lambda moved: None,
+        limit=given["limit"], options=_transport_options(app, given),
+        tell=lambda moved: progress.say(moved, f"{moved} moved"),
     )  # fmt: skip
     before = moving.staying()
     if given["dry_run"]:
         text = ", ".join(f"{why} {number}" for why, number in sorted(before.items())) or "nothing"
         _say(obj, given, before, f"In {', '.join(queues)}: {text}. Those that wait can be moved to {moving.name}.")
         return
+    with _first_contact(target):
+        moving.connect()
     _stop_on_signals(moving.stop)
     moved = moving.run()
     after = {why: number for why, number in moving.staying().items() if why != "waiting"}
@@ -283,17 +290,23 @@ def _connector(app: Any, origin: str, given: dict[str, Any]) -> Callable[[], Sou
 
 
 def _opened(connect: Callable[[], Source], origin: str) -> Source:
-    """Connect for the first time: a mistake shall be said at once, and not be waited for."""
-    try:
+    with _first_contact(origin):
         source = connect()
         source.standing()
+    return source
+
+
+@contextmanager
+def _first_contact(url: str) -> Iterator[None]:
+    """Connect for the first time: a mistake shall be said at once, and not be waited for."""
+    try:
+        yield
     except ImportError as error:
         raise CeleryCommandException(
             f"A library for this broker is missing: {error}. `pip install 'pgtasks[bridge]'`.", EX_FAILURE
         ) from error
     except (BrokerError, OSError) as error:
-        raise CeleryCommandException(f"{mask_url(origin)} does not answer: {error}", EX_UNAVAILABLE) from error
-    return source
+        raise CeleryCommandException(f"{mask_url(url)} does not answer: {error}", EX_UNAVAILABLE) from error
 
 
 def _stop_on_signals(stop: Callable[..., None]) -> None:

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 from uuid import UUID, uuid5
 
 from kombu.compression import decompress
+from kombu.exceptions import SerializationError
 from kombu.utils.json import dumps, loads
 
 from pgtasks.message import TASK_ID_NAMESPACE
 
-__all__ = ("Parcel", "Source", "Standing", "envelope", "opened")
+__all__ = ("Parcel", "Source", "Standing", "envelope", "is_brokers", "opened")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,3 +145,9 @@ def envelope(
         default=repr,
     )
     return text.encode("utf-8", "surrogatepass")
+
+
+def is_brokers(error: BaseException) -> bool:
+    """Did a client library raise this, since its broker has gone or refuses?"""
+    module = type(error).__module__.partition(".")[0]
+    return module in ("redis", "amqp", "kombu") and not isinstance(error, SerializationError)

@@ -20,11 +20,11 @@ from typing import Any
 import psycopg
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import OperationalError as BrokerError
 from kombu.messaging import Producer
 
 from pgtasks.app.interchange import headers_of, reply_to_of
 from pgtasks.exceptions import OperationalError
+from pgtasks.moving.parcel import is_brokers
 from pgtasks.serialization import JSON
 from pgtasks.store import database, faults, moving
 from pgtasks.store.database import Database, OwnConnection, backoff
@@ -82,9 +82,11 @@ class ToBroker:
                     if not self._turn():
                         break
                     attempt = 0
-                except (psycopg.Error, OperationalError, BrokerError, OSError) as error:
+                except Exception as error:
                     if isinstance(error, psycopg.Error) and not faults.is_passing(error):
                         raise faults.translate(error, self.database.url) from error
+                    if not isinstance(error, (psycopg.Error, OperationalError, OSError)) and not is_brokers(error):
+                        raise
                     logger.warning("Waiting, nothing is lost: %s: %s", type(error).__name__, error)
                     self._disconnect()
                     time.sleep(backoff(attempt + 2))
@@ -92,6 +94,14 @@ class ToBroker:
         finally:
             self._disconnect()
         return self.moved
+
+    def connect(self) -> None:
+        """Connect to the broker, if that has not been done, and make the queues that it lacks."""
+        if self._connection is None:
+            self._connection = Connection(self._url, transport_options=self._options)
+            self._connection.ensure_connection(max_retries=1)
+            self._producer = Producer(self._connection.default_channel)
+            self._declare()
 
     def staying(self) -> dict[str, int]:
         """How many tasks cannot be moved, by the reason; `waiting` are those that can."""
@@ -117,11 +127,7 @@ class ToBroker:
         return bool(found)
 
     def _publish(self, departing: Sequence[Departing]) -> None:
-        if self._connection is None:
-            self._connection = Connection(self._url, transport_options=self._options)
-            self._connection.ensure_connection(max_retries=1)
-            self._producer = Producer(self._connection.default_channel)
-            self._declare()
+        self.connect()
         for each in departing:
             self._producer.publish(each.payload, **self._message(each))
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from kombu.exceptions import OperationalError as BrokerError
 
 from pgtasks.exceptions import OperationalError, TaskSentBefore
-from pgtasks.moving.parcel import Parcel, Source, Standing, opened
+from pgtasks.moving.parcel import Parcel, Source, Standing, is_brokers, opened
 from pgtasks.moving.reading import Reader, Taken, Unreadable
 from pgtasks.store import moving, tasks
 from pgtasks.store.database import Database, backoff
@@ -111,7 +111,7 @@ class ToPostgres:
                 self._endure(error, attempt)
                 attempt += 1
             except Exception as error:
-                if not _is_brokers(self._source, error):
+                if self._source is None or not is_brokers(error):
                     raise
                 self._endure(error, attempt)
                 attempt += 1
@@ -238,8 +238,3 @@ def retake(database: Database, reader: Reader, limit: int = 10_000) -> tuple[int
         database.run_all([enqueue, moving.drop_aside([row.id])])
         taken += 1
     return taken, len(rows) - taken
-
-
-def _is_brokers(source: Source | None, error: BaseException) -> bool:
-    """Did a client library raise this, since its broker has gone or refuses?"""
-    return source is not None and type(error).__module__.partition(".")[0] in ("redis", "amqp", "kombu")

@@ -11,8 +11,10 @@ from typing import Any
 import celery
 import psycopg
 import pytest
+from click.testing import CliRunner
 from kombu import Queue
 
+from pgtasks.bin.base import cli
 from pgtasks.message import id_of
 from pgtasks.moving import to_broker
 from pgtasks.moving.to_broker import ToBroker
@@ -335,6 +337,33 @@ def test_a_way_back_that_is_killed_at_any_point_loses_nothing(
 
     # Two turns, each of a statement and a report, and two messages.
     assert points == 2 * 3 + 2 * 2 + 1
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_way_back_lives_through_the_death_of_its_broker(move: Move, conn: psycopg.Connection[Any]) -> None:
+    move.new.conf.database_url = move.environ["PGTASKS_DATABASE_URL"]
+    sent = {move.new.signature("proj.add", args=(n, n)).apply_async().id for n in range(30)}
+    told: list[int] = []
+
+    def tell(moved: int) -> None:
+        if not told:
+            move.server.kill()
+            move.server.start()
+        told.append(moved)
+
+    ToBroker(move.new, move.new.database, move.server.url, ["celery"], limit=10, tell=tell).run()
+
+    assert told == [10, 20, 30, 30]
+    with move.old.connection_for_read() as connection:
+        queue = Queue("celery", channel=connection.default_channel)
+        assert {message.headers["id"] for message in iter(lambda: queue.get(no_ack=True), None)} == sent
+
+
+def test_a_way_back_to_a_broker_that_is_not_there_says_so_at_once(database_url: str) -> None:
+    tried = CliRunner().invoke(cli, ["-b", database_url, "bridge", "--to", "redis://127.0.0.1:1/0"])
+
+    assert tried.exit_code == 69
+    assert "redis://127.0.0.1:1/0 does not answer" in tried.output
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
