@@ -110,6 +110,16 @@ def _logging_as_it_was() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def _no_words_of_commands_left() -> Iterator[None]:
+    """Commands tell apps and subprocesses by environment variables: what one said is not for the next test."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("CELERY_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("CELERY_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture
 def only_built_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """New apps get no tasks that other test modules share with all apps."""

@@ -61,7 +61,7 @@ SELECT EXISTS (SELECT FROM renewed) OR (NOT %(renew)s AND EXISTS (SELECT FROM pg
          SELECT FROM pgtasks.flow f
          WHERE EXISTS (SELECT FROM pgtasks.lane l WHERE l.flow = f.name AND l.generation = f.generation OFFSET 0)
             OR EXISTS (SELECT FROM pgtasks.knock k
-                       WHERE k.flow = f.name AND k.seq > (SELECT last_value - 1000 FROM pgtasks.knock_seq_seq) OFFSET 0))
+                       WHERE k.flow = f.name AND k.seq > (SELECT pg_sequence_last_value('pgtasks.knock_seq_seq') - 1000) OFFSET 0))
        OR %(back)s::float8 IS NULL AND EXISTS (SELECT FROM pgtasks.held),
        ARRAY(SELECT queue FROM pgtasks.queue_limit WHERE queue = ANY (%(queues)b::text[]) ORDER BY queue)
 

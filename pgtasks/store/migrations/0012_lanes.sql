@@ -96,7 +96,7 @@ BEGIN
   GET DIAGNOSTICS places = ROW_COUNT;
   UPDATE pgtasks.flow
   SET generation = f.generation + 1,
-      renew_at = (SELECT last_value FROM pgtasks.lane_turn) + greatest(256, 4 * (lanes + places))
+      renew_at = (SELECT pg_sequence_last_value('pgtasks.lane_turn')) + greatest(256, 4 * (lanes + places))
   WHERE name = f.name RETURNING * INTO renewed;
   RETURN renewed;
 END
@@ -166,13 +166,13 @@ BEGIN
     SELECT flow_name, u.key, u.rank, u.front FROM unnest(came_keys, came_ranks, came_fronts) AS u(key, rank, front);
     RETURN 0;
   END IF;
-  IF (SELECT last_value FROM pgtasks.lane_turn) >= f.renew_at THEN
+  IF (SELECT pg_sequence_last_value('pgtasks.lane_turn')) >= f.renew_at THEN
     f := pgtasks.renew_flow(f);
   END IF;
   WITH knocked AS (
     -- The sequence says which are new: it has no dead rows.
     DELETE FROM pgtasks.knock
-    WHERE flow = f.name AND seq > (SELECT last_value - 1000 FROM pgtasks.knock_seq_seq) RETURNING key, rank, front
+    WHERE flow = f.name AND seq > (SELECT pg_sequence_last_value('pgtasks.knock_seq_seq') - 1000) RETURNING key, rank, front
   )
   SELECT came_keys || array_agg(key), came_ranks || array_agg(rank), came_fronts || array_agg(front)
   INTO came_keys, came_ranks, came_fronts FROM knocked;
@@ -406,7 +406,7 @@ BEGIN
        OR EXISTS (SELECT FROM pgtasks.lane l
                   WHERE l.flow = w.name AND l.generation = w.generation AND l.opens_at <= pgtasks.clock() OFFSET 0)
        OR EXISTS (SELECT FROM pgtasks.knock k
-                  WHERE k.flow = w.name AND k.seq > (SELECT last_value - 1000 FROM pgtasks.knock_seq_seq) OFFSET 0)
+                  WHERE k.flow = w.name AND k.seq > (SELECT pg_sequence_last_value('pgtasks.knock_seq_seq') - 1000) OFFSET 0)
     ORDER BY w.name
   LOOP
     CONTINUE WHEN NOT pg_try_advisory_xact_lock(pgtasks.flow_lock(each_name));
@@ -431,7 +431,7 @@ BEGIN
       AND t.at >= CASE WHEN everywhere THEN '-infinity' ELSE f.swept_at - longest - interval '1 minute' END;
     WITH knocked AS (
       DELETE FROM pgtasks.knock
-      WHERE flow = f.name AND seq > CASE WHEN everywhere THEN 0 ELSE (SELECT last_value - 1000 FROM pgtasks.knock_seq_seq) END
+      WHERE flow = f.name AND seq > CASE WHEN everywhere THEN 0 ELSE (SELECT pg_sequence_last_value('pgtasks.knock_seq_seq') - 1000) END
       RETURNING key, rank, front
     ),
     found AS (
