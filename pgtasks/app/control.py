@@ -136,7 +136,7 @@ class Inspect:
         return by_node
 
     def ping(self, destination: Sequence[str] | None = None) -> Any:
-        """`{'ok': 'pong'}` from every live worker."""
+        """`{'ok': 'pong'}` from every live worker, and from schedulers with `beat_enable_remote_control`."""
         if destination:
             self.destination = destination
         return self._request("ping")
@@ -242,8 +242,7 @@ class Control:
 
         Without `terminate` a task that runs already is left to end. A task that is sent later under one of the ids
         does not run either. Holds everywhere, whatever `destination` says. A signal that there is not raises ValueError.
-        With `conn` it is part of the transaction which that
-        holds: done when that commits, and nobody is asked for a reply.
+        With `conn` it is part of its transaction: done when that commits, and nobody is asked for a reply.
         """
         ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
         signal = signal_name(signal or TERM_SIGNAME)
@@ -374,16 +373,20 @@ class Control:
         channel: Any = None,
         pattern: str | None = None,
         matcher: str | None = None,
+        only_workers: bool = False,
         **extra_kwargs: Any,
     ) -> Any:
         """Give all live workers a command, or those of some names, or whose names match a pattern.
+
+        Schedulers with remote control are asked as well whether they are there, unless it is for `only_workers`.
 
         With `reply`, gives a list of `{hostname: reply}`: it is complete when everybody has replied, `limit` replies
         have come, or none has for `timeout` seconds. `callback` gets each as it comes. `connection` and `channel`
         are accepted and not needed.
         """
         hostnames = self._addressees(destination, pattern, matcher)
-        others = pidbox.nodes(self.app, hostnames if destination else None, pattern, matcher)
+        known = "" if only_workers else command
+        others = pidbox.nodes(self.app, known, hostnames if destination else None, pattern, matcher)
         arguments = {**(arguments or {}), **extra_kwargs}
         body = encode(arguments, self.app.conf.task_serializer)
         ticket = uuid4() if reply else None

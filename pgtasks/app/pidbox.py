@@ -1,25 +1,33 @@
 """Commands to workers of Celery on the same database: they read them from mailboxes, as kombu writes them.
 
-Their mailboxes say which of them live, so whoever asks waits for those and for no others.
+Their mailboxes say which of them live, so whoever asks waits for those and for no others. Schedulers that answer remote
+control have mailboxes too, which say that they know `ping` only.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kombu.matcher import match
 
+from pgtasks.serialization import encode
 from pgtasks.store import mail
+from pgtasks.store.sql import Query
 
-__all__ = ("ask", "nodes")
+__all__ = ("EXCHANGE", "ask", "nodes", "reply")
 
 _NAMESPACE = "celery"
+#: By which letters are sent to whoever has bound a mailbox to it.
+EXCHANGE = f"{_NAMESPACE}.pidbox"
 
 
-def nodes(app: Any, destination: Sequence[str] | None, pattern: str | None, matcher: str | None) -> list[str]:
-    """The names of the live workers of Celery that are meant."""
-    found: list[str] = app.database.run(mail.nodes(f"{_NAMESPACE}.pidbox"))
+def nodes(
+    app: Any, command: str, destination: Sequence[str] | None, pattern: str | None, matcher: str | None
+) -> list[str]:
+    """The names of the live nodes that are meant and know a command; without one, of those that know all, as workers do."""
+    found: list[str] = app.database.run(mail.nodes(EXCHANGE, command))
     if destination:
         return [name for name in found if name in destination]
     if not (pattern and matcher):
@@ -53,3 +61,15 @@ def ask(
             command, dict(arguments), list(names), reply, timeout, limit=most, callback=callback
         )
     return list(replies or ())
+
+
+def reply(mailbox: str, ticket: str | None, answer: Mapping[str, Any], clock: int) -> Query[None]:
+    """Answer a program of Celery, `{hostname: answer}`: as JSON, for it may read nothing else. Raises EncodeError."""
+    encoded = encode(dict(answer), "json")
+    properties = {
+        "content_type": encoded.content_type,
+        "content_encoding": encoded.content_encoding,
+        "headers": {"ticket": ticket, "clock": clock},
+        "properties": {},
+    }
+    return mail.reply(mailbox, json.dumps(properties).encode(), encoded.body)

@@ -1,6 +1,7 @@
 """The service that runs a scheduler until it is stopped, and the program around it.
 
-Service          asks the scheduler what is due, sleeps, repeats; survives a database that is away for a while
+Service          asks the scheduler what is due, sleeps, repeats; survives a database that is away for a while; may have
+                 a node that answers remote control (`remote`)
 Beat             `pgtasks beat`: logging, banner, signals, a service
 EmbeddedService  `pgtasks worker -B`: a service in a process of its own, which ends with the worker
 """
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -21,6 +23,7 @@ from typing import Any
 
 from pgtasks import __version__, signals
 from pgtasks.beat.durable import PersistentScheduler
+from pgtasks.beat.remote import BeatPidbox, beat_nodename
 from pgtasks.beat.scheduler import Scheduler
 from pgtasks.concurrency.forking import die_with_parent
 from pgtasks.exceptions import ImproperlyConfigured, OperationalError
@@ -62,12 +65,20 @@ class Service:
         max_interval: float | None = None,
         schedule_filename: str | None = None,
         scheduler_cls: Any = None,
+        remote_control: bool | None = None,
+        hostname: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.app = app
         self.max_interval = max_interval or app.conf.beat_max_loop_interval
         self.scheduler_cls = scheduler_cls or app.conf.beat_scheduler or self.scheduler_cls
         self.schedule_filename = schedule_filename or app.conf.beat_schedule_filename
+        self.remote_control = app.conf.beat_enable_remote_control if remote_control is None else remote_control
+        self.hostname = hostname
+        #: What the remote control goes by: the scheduler's own interval, and when it last came around, by the
+        #: monotonic clock.
+        self.effective_max_interval: float | None = None
+        self._last_tick: float | None = None
         self._stopping = threading.Event()
         self._stopped = threading.Event()
 
@@ -77,8 +88,12 @@ class Service:
         signals.beat_init.send(sender=self)
         if embedded_process:
             signals.beat_embedded_init.send(sender=self)
+        self._last_tick = time.monotonic()  # one that never comes around stands still, too
+        node = BeatPidbox(self) if self.remote_control else None
         attempt = 0
         try:
+            if node is not None:
+                node.start()
             while not self._stopping.is_set():
                 try:
                     wait_s, attempt = self._turn(), 0
@@ -88,10 +103,15 @@ class Service:
                     wait_s, attempt = backoff(attempt), attempt + 1
                 self._stopping.wait(wait_s)
         finally:
-            self._end()
+            try:
+                self._end()
+            finally:
+                if node is not None:
+                    node.stop()
 
     def _turn(self) -> float:
         wait_s: float = self.scheduler.tick()
+        self._last_tick, self.effective_max_interval = time.monotonic(), self.scheduler.max_interval
         if wait_s > 0:
             logger.debug("beat: Waking up %s.", humanize_seconds(wait_s, prefix="in "))
             if self.scheduler.should_sync():
@@ -166,7 +186,7 @@ class _InProcess(ForkProcess):
 def EmbeddedService(app: Any, max_interval: float | None = None, **kwargs: Any) -> Any:
     """A service to `start()` and `stop()` within a program: a process or, with `thread=True`, a thread."""
     kind = _InThread if kwargs.pop("thread", False) else _InProcess
-    kwargs.pop("remote_control", None)
+    kwargs.setdefault("remote_control", False)  # the worker around it answers for itself
     return kind(app, max_interval=max_interval, **kwargs)
 
 
@@ -177,7 +197,7 @@ pgtasks beat {version}
  .> scheduler:   {scheduler}
 {info} .> logfile:     {logfile}@%{loglevel}
  .> maxinterval: {interval} ({seconds}s)
-"""
+{node}"""
 
 
 class Beat:
@@ -198,6 +218,8 @@ class Beat:
         redirect_stdouts: bool | None = None,
         no_color: bool | None = None,
         quiet: bool = False,
+        remote_control: bool | None = None,
+        hostname: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.app = app or self.app
@@ -210,6 +232,8 @@ class Beat:
             max_interval=max_interval,
             scheduler_cls=scheduler or scheduler_cls,
             schedule_filename=schedule,
+            remote_control=remote_control,
+            hostname=hostname,
         )
 
     def run(self) -> None:
@@ -234,7 +258,8 @@ class Beat:
 
     def banner(self) -> str:
         """Describe what is about to start."""
-        scheduler = self.service.get_scheduler(lazy=True)
+        service = self.service
+        scheduler = service.get_scheduler(lazy=True)
         info = scheduler.info
         return _BANNER.format(
             version=__version__,
@@ -246,6 +271,7 @@ class Beat:
             loglevel=logging.getLevelName(mlevel(self.loglevel)),
             interval=humanize_seconds(scheduler.max_interval),
             seconds=scheduler.max_interval,
+            node=f"    . remote control -> {beat_nodename(service.hostname)}\n" if service.remote_control else "",
         )
 
 
@@ -288,7 +314,7 @@ def _be_embedded(app: Any, parent: int, logging: dict[str, Any], options: dict[s
         die_with_parent(parent)
         multiprocessing.current_process().name = "Beat"  # as Celery's logs have it
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and sends TERM
-        service = Service(app, **options)
+        service = Service(app, remote_control=False, **options)  # the worker answers for itself
         signal.signal(signal.SIGTERM, lambda *_: service.stop())
         app.set_current()
         app.set_default()

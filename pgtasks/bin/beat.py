@@ -57,9 +57,9 @@ class BeatGroup(CeleryDaemonCommand, click.Group):
     "--enable-remote-control/--no-enable-remote-control",
     "remote_control",
     default=None,
-    help="Ignored: schedulers keep their state in the database.",
+    help="Answer `pgtasks inspect ping`, for health checks. [default: beat_enable_remote_control]",
 )
-@on_beat("-n", "--hostname", help="Ignored: a scheduler has no name.")
+@on_beat("-n", "--hostname", help="Name of the node that answers. [default: celerybeat@%h]")
 @on_beat("-l", "--loglevel", type=LOG_LEVEL, default="WARNING", show_default=True, help="What to log.")
 @on_beat("--log-format", type=click.Choice(LOG_FORMATS), help="Format of log lines: text, or a JSON object per line.")
 @click.pass_context
@@ -85,6 +85,8 @@ def beat(ctx: click.Context, /, **options: Any) -> None:
         loglevel=options["loglevel"],
         logfile=options["logfile"],
         no_color=obj.no_color or None,
+        remote_control=options["remote_control"],
+        hostname=options["hostname"],
         quiet=obj.quiet or obj.app.conf.worker_log_format == JSON,
     ).run()
 
@@ -183,6 +185,11 @@ def backfill(obj: CLIContext, /, name: str, start: datetime, end: datetime | Non
     scheduler = _durable(obj)
     entry = _entry(scheduler, name)
     period = (_in_zone(obj, start), _in_zone(obj, end or datetime.now(obj.app.timezone)))
+    if period[0] >= period[1]:
+        since, until = (moment.isoformat() for moment in period)
+        raise click.UsageError(
+            f"The period from {since} to {until} is empty: --from must be before --to, which is now if it is not given."
+        )
     if any(number >= limit for number, _ in enumerate(scheduler.backfill(entry, *period, is_dry=True))):
         raise click.UsageError(f"{name!r} has more than {limit} turns in this period. Say --limit if that is meant.")
     for moment, result in scheduler.backfill(entry, *period, is_dry=dry_run):

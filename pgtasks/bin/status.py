@@ -8,6 +8,7 @@ from typing import Any
 import click
 from kombu.utils.json import dumps
 
+from pgtasks.app.control import flatten_reply
 from pgtasks.bin.options import CeleryCommand, CLIContext
 from pgtasks.bin.remote import count_nodes, remote_options, require_replies, say_reply
 
@@ -21,7 +22,11 @@ def status(obj: CLIContext, /, timeout: float, destination: list[str] | None, js
     Each worker is queried, so one that hangs or was killed is not shown even while its lease lasts.
     """
     callback = None if json else partial(say_reply, obj, show_body=False)
-    replies = obj.app.control.inspect(timeout=timeout, destination=destination, callback=callback).ping()
+    replies = flatten_reply(
+        obj.app.control.broadcast(
+            "ping", reply=True, timeout=timeout, destination=destination, callback=callback, only_workers=True
+        )
+    )
     if json:
         require_replies(replies)
         obj.echo(dumps(replies))

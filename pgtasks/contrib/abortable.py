@@ -43,5 +43,9 @@ class AbortableTask(Task[..., Any]):
         return AbortableAsyncResult(task_id, backend=self.backend, **kwargs)
 
     def is_aborted(self, **kwargs: Any) -> bool:
-        """Has somebody asked this task to stop? It is a query: ask once in a while, not in the innermost loop."""
-        return self.AsyncResult(kwargs.get("task_id", self.request.id)).is_aborted()
+        """Has somebody asked this task to stop? It is a query: ask once in a while, not in the innermost loop.
+
+        Where a subclass gives results of another kind, nobody can have.
+        """
+        result: Any = self.AsyncResult(kwargs.get("task_id", self.request.id))
+        return isinstance(result, AbortableAsyncResult) and result.is_aborted()

@@ -24,7 +24,8 @@ from pgtasks.store.database import Database
 from pgtasks.utils.log import get_logger
 
 __all__ = (
-    "LONGEST_LETTER", "carries_events", "carries_letters", "forward_events", "forward_letter", "hears_tasks",
+    "LONGEST_LETTER", "carries_events", "carries_letters", "forward_events", "forward_letter", "hears_tasks", "is_for",
+    "reply_mailbox",
 )  # fmt: skip
 
 logger = get_logger("pgtasks.kombu")
@@ -72,18 +73,20 @@ def forward_letter(database: Database, parcel: Parcel) -> None:
 def _letter(
     database: Database, parcel: Parcel, letter: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> letters.Letter:
-    clock = parcel.headers.get("clock")
-    reply_to, ticket = letter.get("reply_to"), letter.get("ticket")
-    mailbox = None
-    if isinstance(reply_to, Mapping) and isinstance(ticket, str):
-        mailbox = database.run(
-            mail.find_mailbox(str(reply_to.get("exchange")), str(reply_to.get("routing_key")))
-        )
+    clock, mailbox = parcel.headers.get("clock"), reply_mailbox(database, letter)
     body = encode(dict(arguments), "json")
     return letters.Letter(
         None, clock if isinstance(clock, int) else 0, letter["method"], *body,
-        reply_mailbox=mailbox, reply_ticket=ticket if mailbox else None,
+        reply_mailbox=mailbox, reply_ticket=letter["ticket"] if mailbox else None,
     )  # fmt: skip
+
+
+def reply_mailbox(database: Database, letter: Mapping[str, Any]) -> str | None:
+    """The mailbox in which the answer to a letter is wanted, by the ticket that it names; None if none is, or it is gone."""
+    reply_to = letter.get("reply_to")
+    if not isinstance(reply_to, Mapping) or not isinstance(letter.get("ticket"), str):
+        return None
+    return database.run(mail.find_mailbox(str(reply_to.get("exchange")), str(reply_to.get("routing_key"))))
 
 
 def _lasts_s(parcel: Parcel) -> float | None:
@@ -93,17 +96,28 @@ def _lasts_s(parcel: Parcel) -> float | None:
 
 def _addressees(database: Database, letter: Mapping[str, Any]) -> list[str] | None:
     """The names of the workers that a letter is for; None for all."""
-    destination, pattern, matcher = (letter.get(key) for key in ("destination", "pattern", "matcher"))
+    destination = letter.get("destination")
     if destination:
         return (
             [str(name) for name in destination]
             if isinstance(destination, list | tuple)
             else [str(destination)]
         )
-    if not (isinstance(pattern, str) and isinstance(matcher, str)):
+    if not _has_pattern(letter):
         return None
-    names: list[str] = [row[0] for row in database.run(fleet.workers())]
-    return [name for name in names if match(name, pattern, matcher)]  # type: ignore[arg-type]
+    return [row[0] for row in database.run(fleet.workers()) if is_for(row[0], letter)]
+
+
+def is_for(name: str, letter: Mapping[str, Any]) -> bool:
+    """Is a letter for the node of this name?"""
+    destination = letter.get("destination")
+    if destination:
+        return name in (destination if isinstance(destination, list | tuple) else [destination])
+    return not _has_pattern(letter) or bool(match(name, letter["pattern"], letter["matcher"]))  # type: ignore[arg-type]
+
+
+def _has_pattern(letter: Mapping[str, Any]) -> bool:
+    return isinstance(letter.get("pattern"), str) and isinstance(letter.get("matcher"), str)
 
 
 def _revoke(database: Database, arguments: Mapping[str, Any], *, is_killing: bool) -> None:

@@ -91,9 +91,9 @@ def find_mailbox(exchange: str, routing_key: str) -> Query[str | None]:
     return Query(_SQL["find_mailbox"], {"exchange": exchange, "routing_key": routing_key}, _first)
 
 
-def nodes(exchange: str) -> Query[list[str]]:
-    """The names of the live workers of Celery that read commands sent by this exchange."""
-    return Query(_SQL["nodes"], {"exchange": exchange}, column)
+def nodes(exchange: str, command: str) -> Query[list[str]]:
+    """The names of the live nodes that read letters sent by this exchange and know a command, or all where it is ''."""
+    return Query(_SQL["nodes"], {"exchange": exchange, "command": command}, column)
 
 
 def _first(found: Sequence[Row]) -> str | None:

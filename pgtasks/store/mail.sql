@@ -37,11 +37,13 @@ ON CONFLICT (exchange, queue, routing_key) DO NOTHING
 SELECT queue FROM pgtasks.binding WHERE exchange = %(exchange)s AND routing_key = %(routing_key)s AND is_mailbox LIMIT 1
 
 -- name: nodes
--- The workers of Celery that read their commands from mailboxes of an exchange, by the names that these begin with.
--- Relies on binding_pkey. In: exchange. Out: names.
+-- The nodes that read their letters from mailboxes of an exchange, by the names that these begin with: workers of Celery,
+-- which know all commands, and schedulers, which know one, and say so by the key of their binding. It means nothing else, as
+-- the exchange sends to all. Relies on binding_pkey. In: exchange, command. Out: names.
 SELECT left(b.queue, -1 - length(%(exchange)s::text))
 FROM pgtasks.binding b JOIN pgtasks.mailbox m ON m.name = b.queue
-WHERE b.exchange = %(exchange)s::text AND b.is_mailbox AND m.seen_at > pgtasks.clock() - m.expires
+WHERE b.exchange = %(exchange)s::text AND b.routing_key IN ('', %(command)s::text)
+  AND b.is_mailbox AND m.seen_at > pgtasks.clock() - m.expires
   AND right(b.queue, 1 + length(%(exchange)s::text)) = '.' || %(exchange)s::text
 ORDER BY b.queue
 

@@ -5,16 +5,16 @@ letter -> Letterbox.empty -> command -> its answer as a reply
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+from pgtasks.app import pidbox
 from pgtasks.exceptions import EncodeError, OperationalError, WorkerShutdown, WorkerTerminate
 from pgtasks.execution.site import accepted_content
 from pgtasks.message import Claim
 from pgtasks.serialization import decode, encode
-from pgtasks.store import letters, mail
+from pgtasks.store import letters
 from pgtasks.store.sql import Query
 from pgtasks.utils.log import get_logger
 from pgtasks.worker import control as control  # fills the panel
@@ -74,19 +74,11 @@ class Letterbox:
         return letters.Reply(self._worker.hostname, app.clock.forward(), *body)
 
     def _celery_reply(self, mailbox: str, ticket: str | None, answer: Any) -> Query[None]:
-        """A reply as a program of Celery expects it, which may read nothing but JSON."""
-        worker = self._worker
+        hostname, clock = self._worker.hostname, self._worker.app.clock.forward()
         try:
-            encoded = encode({worker.hostname: answer}, "json")
+            return pidbox.reply(mailbox, ticket, {hostname: answer}, clock)
         except EncodeError:
-            encoded = encode({worker.hostname: plain(answer)}, "json")
-        properties = {
-            "content_type": encoded.content_type,
-            "content_encoding": encoded.content_encoding,
-            "headers": {"ticket": ticket, "clock": worker.app.clock.forward()},
-            "properties": {},
-        }
-        return mail.reply(mailbox, json.dumps(properties).encode(), encoded.body)
+            return pidbox.reply(mailbox, ticket, {hostname: plain(answer)}, clock)
 
     def judged(self, claims: list[Claim]) -> list[Claim]:
         """Have claims that carry a revoked stamp end as revoked. Letters on the way are read first."""

@@ -170,6 +170,42 @@ def test_past_turns_are_sent_once_and_too_many_of_them_only_on_purpose(command: 
     assert (refused.exit_code, "has more than 1000 turns" in " ".join(refused.stderr.split())) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "period", [["2026-01-04", "--to", "2026-01-01"], ["2026-01-01", "--to", "2026-01-01"], ["2999-01-01"]]
+)
+def test_a_period_that_ends_before_it_begins_is_refused_and_not_filled_with_nothing(
+    command: Command, proj: str, conn: Conn, period: list[str]
+) -> None:
+    refused = command("-A", proj, "beat", "backfill", "daily", "--from", *period)
+
+    said = " ".join(refused.stderr.split())
+    assert (refused.exit_code, f"The period from {period[0]}T00:00:00+00:00 to" in said) == (2, True)
+    assert sent(conn, "proj.daily") == 0
+
+
+def test_a_scheduler_says_by_which_name_it_is_asked_answers_a_health_check_and_ends_at_once(
+    command: Command, proj: str, conn: Conn
+) -> None:
+    ask = ("-A", proj, "inspect", "ping", "-t", "60", "-d", "celerybeat@pod-1")
+    with running(proj, "beat", "--enable-remote-control", "-n", "pod-1"):
+        eventually(lambda: command(*ask).exit_code == 0, "an answer")
+        assert "celerybeat@pod-1: OK" in command(*ask).stdout
+        # It is no worker.
+        assert command("-A", proj, "status").exit_code == 69
+        assert command("-A", proj, "inspect", "stats").exit_code == 69
+
+    assert "    . remote control -> celerybeat@pod-1" in Path("beat.log").read_text()
+    assert command(*ask).exit_code == 69
+
+
+def test_a_scheduler_is_not_asked_unless_it_was_told_to_answer(database_url: str) -> None:
+    with Celery("silent", broker=database_url, set_as_current=False) as app:
+        assert "remote control" not in Beat(app=app).banner()
+        app.conf.beat_enable_remote_control = True
+        assert "remote control -> celerybeat@" in Beat(app=app).banner()
+        assert "remote control" not in Beat(app=app, remote_control=False).banner()
+
+
 def test_a_scheduler_made_for_celery_is_refused_with_what_to_do(command: Command, proj: str) -> None:
     result = command("-A", proj, "beat", "-S", "collections:OrderedDict", "list")
 

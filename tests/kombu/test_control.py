@@ -15,6 +15,7 @@ from celery.events.state import State
 from kombu import Exchange, Producer
 
 import pgtasks
+from pgtasks.beat import Scheduler, Service
 from pgtasks.store import fleet
 from tests.kombu.conftest import eventually, rows
 from tests.support.workers import STUCK_S, WorkerProcess
@@ -61,6 +62,23 @@ def test_bad_letters_are_answered_or_ignored_and_the_worker_goes_on(start: Start
     assert "error" in wrong["ours@h"]
     assert theirs.control.ping(timeout=STUCK_S, limit=1) == [{"ours@h": {"ok": "pong"}}]
     assert worker.process.poll() is None
+
+
+def test_the_commands_of_celery_ask_a_scheduler_of_ours_whether_it_is_there_and_nothing_else(
+    run_celery: Callable[..., str], theirs: Celery, database_url: str
+) -> None:
+    with pgtasks.Celery("scheduled", broker=database_url, set_as_current=False) as app:
+        app.conf.beat_scheduler = Scheduler
+        service = Service(app, remote_control=True, hostname="h")
+        thread = threading.Thread(target=service.start)
+        thread.start()
+        try:
+            eventually(lambda: theirs.control.ping(timeout=1, limit=1) == [{"celerybeat@h": {"ok": "pong"}}])
+            assert "celerybeat@h: OK" in run_celery("inspect", "ping", "-d", "celerybeat@h", "-t", str(STUCK_S))
+            assert theirs.control.inspect(timeout=0.5).stats() is None
+        finally:
+            service.stop()
+            thread.join()
 
 
 def test_celery_revokes_tasks_of_ours_that_wait_that_run_and_that_are_still_to_come(
