@@ -51,8 +51,11 @@ def enqueue(
     edges = tuple(edges)
     if len(messages) == 1 and not edges and messages[0].is_plain:
         return Query(_SQL["enqueue_one"], _one(messages[0]), nothing)
-    values: dict[str, Any] = {name: [read(message) for message in messages] for name, read in _COLUMNS.items()}
-    values["running"] = list(running)
+    running = list(running)
+    if edges and not running and _are_line(messages, edges):
+        return Query(_SQL["enqueue_line"], _columns(messages, _SQL["enqueue_line"].names), nothing)
+    values = _columns(messages, _COLUMNS)
+    values["running"] = running
     values["succs"] = [edge.succ for edge in edges]
     values["preds"] = [edge.pred for edge in edges]
     values["positions"] = [edge.position for edge in edges]
@@ -76,6 +79,26 @@ def enqueue_many(alike: Message, ids: Ids, payloads: Sequence[bytes], options: S
         "each_options": ByteaArray.of(options),
     }
     return Query(_SQL["enqueue_many"], values, nothing)
+
+
+def _are_line(messages: Sequence[Message], edges: Sequence[Edge]) -> bool:
+    """True for a chain in which nothing is out of the ordinary: what `enqueue_line` can add."""
+    first, *others = messages
+    if len(edges) != len(others) or not first.is_plain or len({message.id for message in messages}) != len(messages):
+        return False
+    for pred, message, edge in zip(messages, others, edges, strict=False):
+        if (
+            edge.succ != message.id or edge.pred != pred.id or edge.position
+            or message.inputs not in ("value", "none")
+            or message.due is not None or message.countdown_s is not None
+            or message.flow is not None or message.trigger is not None
+        ):  # fmt: skip
+            return False
+    return True
+
+
+def _columns(messages: Sequence[Message], names: Iterable[str]) -> dict[str, Any]:
+    return {name: [_COLUMNS[name](message) for message in messages] for name in names}
 
 
 def _one(message: Message) -> Mapping[str, Any]:
@@ -328,6 +351,7 @@ def replace(
         "worker": worker,
         "delivery": delivery,
         "inputs": message.inputs,
+        "trigger": message.trigger,
         "due": message.due,
         "countdown": message.countdown_s,
         "preds": list(preds),

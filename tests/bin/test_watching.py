@@ -53,6 +53,7 @@ def running(project: str, *arguments: str) -> Iterator[Callable[[], str]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "pgtasks", "-C", "-A", project, *arguments],
             env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=out, stderr=subprocess.STDOUT,
+            preexec_fn=_heed_interrupts,
         )  # fmt: skip
     try:
         yield log.read_text
@@ -61,6 +62,11 @@ def running(project: str, *arguments: str) -> Iterator[Callable[[], str]]:
     finally:
         process.kill()
         process.wait()
+
+
+def _heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts: the tests among it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def listening(conn: psycopg.Connection[Any]) -> bool:

@@ -20,7 +20,8 @@ from tests.support import postgres
 #: By file, the statements that are sent all the time, or by many.
 FREQUENT = {
     "tasks": (
-        *("enqueue_one", "enqueue", "enqueue_many", "claim", "finish", "settle", "release", "pass_on", "ack", "charge"),
+        *("enqueue_one", "enqueue", "enqueue_line", "enqueue_many", "claim", "finish", "settle", "release", "pass_on"),
+        *("ack", "charge"),
         *("mark", "store", "fell"),
     ),
     "results": ("fetch", "ended"),
