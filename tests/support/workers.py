@@ -29,6 +29,15 @@ STUCK_S = float(os.environ.get("PGTASKS_TEST_STUCK_S", 90))
 REPOSITORY = Path(__file__).parents[2]
 
 
+def children_of(pid: int) -> list[int]:
+    """Pids of the children of a process that has one thread; none when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        return []
+    return [int(child) for child in text.split()]
+
+
 def eventually(look: Callable[[], T], what: str = "") -> T:
     """Look again and again until there is something to see; fails when that takes too long."""
     deadline = time.monotonic() + STUCK_S
@@ -124,11 +133,7 @@ class WorkerProcess:
 
     def children(self) -> list[int]:
         """Pids of the worker's children."""
-        try:
-            text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        except FileNotFoundError:
-            return []
-        return [int(pid) for pid in text.split()]
+        return children_of(self.pid)
 
     def send(self, signum: int) -> None:
         self.process.send_signal(signum)
