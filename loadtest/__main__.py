@@ -28,6 +28,9 @@ import psycopg
 from loadtest import bench, sweep
 
 HERE = Path(__file__).parent
+#: As in `loadtest.users` and `loadtest.shapes`, which cannot be imported here: Locust would make greenlets of our threads.
+USERS = ("Single", "Bulk", "RoundTrip", "Chain", "Chord", "Workflow", "Mix")
+SHAPES = ("none", "steps", "soak", "spike", "drain")
 
 
 def main() -> None:
@@ -56,11 +59,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("user", nargs="*", default=["Mix"], help="kinds of users, see loadtest.users")
+    parser.add_argument("user", nargs="*", help=f"kinds of users, Mix if none is named: {', '.join(USERS)}")
     parser.add_argument("--url", help="a server with nothing else to do; a database is made on it and dropped")
     parser.add_argument("--users", type=int, default=16)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--shape", default="none", help="steps, soak, spike or drain; see loadtest.shapes")
+    parser.add_argument("--shape", choices=SHAPES, default="none", help="how the load changes, see loadtest.shapes")
     parser.add_argument("--workers", type=int, default=1, help="`pgtasks worker` processes; 0 only enqueues")
     parser.add_argument("-c", "--concurrency", type=int, default=2, help="of each worker")
     parser.add_argument("--ceiling", choices=["quick", "full", "none"], default="quick")
@@ -73,6 +76,11 @@ def _options() -> argparse.Namespace:
         own, for_locust = own[: own.index("--")], own[own.index("--") + 1 :]
     options = parser.parse_args(own)
     options.for_locust = for_locust
+    options.user = options.user or ["Mix"]
+    # Before a server is started and its ceiling measured.
+    unknown = set(options.user) - set(USERS)
+    if unknown:
+        parser.error(f"no user is called {', '.join(sorted(unknown))}; there are {', '.join(USERS)}")
     return options
 
 
@@ -139,12 +147,20 @@ def _locust(options: argparse.Namespace, ceiling: str, found: Path) -> int:
     command += ["--report", str(options.html), "--report-json", str(found)]
     if not options.web:
         command += ["--headless", "--only-summary", "-t", f"{options.seconds}s"]
+    # Where it was called, so that files go where they are asked for.
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))}
+    locust = subprocess.Popen([*command, *options.for_locust], env=environ)
     try:
-        # Where it was called, so that files go where they are asked for.
-        environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))}
-        return subprocess.run([*command, *options.for_locust], env=environ).returncode
+        return locust.wait()
     except KeyboardInterrupt:
+        # It was interrupted as well, and has a report to write.
+        try:
+            locust.wait(60)
+        except subprocess.TimeoutExpired:
+            pass
         return 0
+    finally:
+        bench._stop([locust], 30)
 
 
 if __name__ == "__main__":

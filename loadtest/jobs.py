@@ -32,10 +32,13 @@ def total(numbers: Sequence[int]) -> int:
     return sum(numbers)
 
 
-@app.task(name="load.busy")
-def busy(seconds: float) -> None:
-    """Take so long, without the processor."""
-    time.sleep(seconds)
+@app.task(name="load.burn")
+def burn(ms: float) -> float:
+    """Take so long of the processor."""
+    until = time.process_time() + ms / 1000
+    while time.process_time() < until:
+        pass
+    return ms
 
 
 def _step(number: int) -> int:
@@ -51,5 +54,14 @@ def _five_steps(number: int) -> int:
     return number
 
 
+def _nap(seconds: float) -> bool:
+    from pgtasks import wf
+
+    wf.sleep(seconds)
+    return True
+
+
+#: A workflow that sleeps.
+nap: Any = app.workflow(name="load.nap")(_nap) if hasattr(app, "workflow") else None
 #: A workflow of five steps; None where this release has no workflows.
 five_steps: Any = app.workflow(name="load.five_steps")(_five_steps) if hasattr(app, "workflow") else None

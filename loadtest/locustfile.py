@@ -19,17 +19,20 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 from locust import events
 from locust.runners import WorkerRunner
 
 from loadtest import jobs, sweep
-from loadtest.measure import Figures
+from loadtest.measure import Figures, machine, settings
 from loadtest.page import glance, latencies, page, short
 from loadtest.shapes import SHAPES
 from loadtest.users import Bulk, Chain, Chord, Mix, RoundTrip, Single, Workflow
 from loadtest.verdict import verdict
 from loadtest.watch import Watch
+from pgtasks.exceptions import OperationalError
 
 __all__ = ("Bulk", "Chain", "Chord", "Mix", "RoundTrip", "Single", "Workflow")
 
@@ -44,6 +47,10 @@ def add_options(parser: Any) -> None:
         help="The database to load. Its tasks are worked on by whoever has joined the queue 'load'.",
     )  # fmt: skip
     parser.add_argument("--bulk-size", type=int, default=1000, help="Tasks per call of delay_many")
+    parser.add_argument(
+        "--task-ms", type=float, default=0.0,
+        help="What each task of the users Single, Bulk and Mix takes of a worker's processor, where nobody waits for it",
+    )  # fmt: skip
     parser.add_argument(
         "--load-shape", choices=["none", *SHAPES], default="none", help="How the load changes over time"
     )
@@ -65,6 +72,8 @@ class Director:
         self.environment = environment
         self.ceiling: Figures | None = None
         self.watch: Watch | None = None
+        #: The machine and the server's settings.
+        self.about: Figures = {}
         self._is_prepared = False
 
     @property
@@ -80,7 +89,7 @@ class Director:
         last = self.points[-3:]
         if not last:
             return 0.0, 0
-        rate = sum(max(point["sent_per_s"], point["ended_per_s"]) for point in last) / len(last)
+        rate = sum(max(point["sent_per_s"] or 0.0, point["ended_per_s"] or 0.0) for point in last) / len(last)
         return rate, last[-1]["ready"]
 
     def prepare(self) -> None:
@@ -94,7 +103,9 @@ class Director:
         if not self._is_prepared:
             self.prepare()
         self._is_prepared = False
-        self.watch = Watch(jobs.app.conf.broker_url)
+        with psycopg.connect(jobs.app.conf.broker_url) as conn:
+            self.about = {**machine(), **settings(conn)}
+        self.watch = Watch(jobs.app.conf.broker_url, lambda: self.environment.runner.user_count)
         self.watch.start()
 
     def _measured(self) -> Figures | None:
@@ -129,6 +140,7 @@ class Director:
                 "verdict": said.as_dict(),
                 "users": [user.__name__ for user in self.environment.user_classes],
                 "latency_ms": dict(latencies(self.points)),
+                "about": self.about,
                 "ceiling": self.ceiling,
                 "points": self.points,
             }
@@ -139,7 +151,9 @@ class Director:
 
     def page(self, *, is_live: bool = False) -> str:
         users = ", ".join(user.__name__ for user in self.environment.user_classes)
-        return page(f"pgtasks under load: {users}", self.verdict(), self.points, self.ceiling, is_live=is_live)
+        shape = "" if self.options.load_shape == "none" else f", shape {self.options.load_shape}"
+        title = f"pgtasks under load: {users}{shape}"
+        return page(title, self.verdict(), self.points, self.ceiling, self.about, is_live=is_live)
 
     def glance(self) -> str:
         return glance(self.verdict(), self.points)
@@ -169,6 +183,12 @@ def begin(environment: Any, **_: Any) -> None:
     if not url:
         raise SystemExit("Which database? Pass --database-url, or run `python -m loadtest`, which starts one.")
     jobs.app.conf.broker_url = url
+    try:
+        jobs.app.database.ping()
+    except OperationalError as error:
+        raise SystemExit(str(error)) from None
+    for user in environment.user_classes:
+        user.host = urlsplit(url).path.strip("/") or "a database"  # Locust's page asks for one, and has little room
     if jobs.five_steps is None and Workflow in environment.user_classes:
         print("This pgtasks has no workflows: the user Workflow is left out.", file=sys.stderr)
         environment.user_classes.remove(Workflow)

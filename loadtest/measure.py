@@ -39,6 +39,12 @@ def process_cpu_s(pid: int) -> float:
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
+def resident_bytes(pid: int) -> int:
+    """The memory that a process of this machine has; what it shares with others, such as its parent, included."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def children_of(pid: int) -> list[int]:
     """The processes that a process of this machine has forked and that are still there."""
     return [child for child, stat in _processes() if int(stat[1]) == pid]
@@ -83,8 +89,13 @@ def backend_cpu_s(conn: psycopg.Connection[Any]) -> float | None:
 
 
 def is_local(conn: psycopg.Connection[Any]) -> bool:
-    """Are the server's processes to be found in /proc?"""
-    return conn.info.host.startswith("/") and Path("/proc/self/schedstat").exists()
+    """Are the server's processes to be found in /proc? Those of a container or behind a pooler are not, wherever that is."""
+    try:
+        title = Path(f"/proc/{conn.info.backend_pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    # Another server far away may by chance have a process of the same number.
+    return title.startswith(b"postgres") and conn.info.dbname.encode() in title and Path("/proc/self/schedstat").exists()
 
 
 def _server_cpu_s(backend: int) -> float:

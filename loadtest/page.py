@@ -35,9 +35,9 @@ class Line(NamedTuple):
 
 
 def page(
-    title: str, verdict: Verdict, points: Sequence[Figures], ceiling: Figures | None, *, is_live: bool = False
+    title: str, verdict: Verdict, points: Sequence[Figures], ceiling: Figures | None, about: Figures, *, is_live: bool = False
 ) -> str:
-    """The whole page."""
+    """The whole page; `about` is what is known of the machine and of the server."""
     body = [
         f"<h1>{escape(title)}</h1>",
         *_said(verdict),
@@ -45,8 +45,9 @@ def page(
         _rates(points, verdict),
         *_plots(points),
         _latencies(points),
+        _by_users(points),
         _ceiling(ceiling),
-        _machine(ceiling),
+        "<h2>Machine and settings</h2>" + table(["", ""], list(about.items())) if about else "",
     ]  # fmt: skip
     return _document(title, body, is_live=is_live)
 
@@ -89,11 +90,14 @@ def _plots(points: Sequence[Figures]) -> list[str]:
     def seen(name: str) -> list[float | None]:
         return [point[name] for point in points]
 
+    def megabytes(name: str) -> list[float | None]:
+        return [point[name] / 1e6 for point in points]
+
     def percentile(name: str, at: int) -> list[float | None]:
         return [point[name][at] if point[name] else None for point in points]
 
     waits = {
-        "cpu": "server CPU",
+        "cpu": "at work",
         "wal": "WAL fsync",
         "lock": "locks",
         "lwlock": "LWLocks",
@@ -101,7 +105,8 @@ def _plots(points: Sequence[Figures]) -> list[str]:
         "other": "other",
     }
     return [
-        plot("Ready tasks", times, [Line("ready", seen("ready"))]),
+        plot("Ready tasks, up to 200,000", times, [Line("ready", seen("ready"))]),
+        plot("Users", times, [Line("users", seen("users"))]),
         plot(
             "From the enqueue to the result, ms, by the server's clock",
             times,
@@ -117,6 +122,9 @@ def _plots(points: Sequence[Figures]) -> list[str]:
             times,
             [Line(name, [point["waits"].get(what, 0.0) for point in points]) for what, name in waits.items()],
         ),
+        plot("Memory of the workers, MB", times, [Line("all their processes", megabytes("worker_bytes"))]),
+        plot("Size of the database, MB", times, [Line("with indexes", megabytes("database_bytes"))]),
+        plot("Dead rows, as autovacuum counts them", times, [Line("in all tables", seen("dead_rows"))]),
     ]
 
 
@@ -195,11 +203,18 @@ def _ceiling(ceiling: Figures | None) -> str:
     )
 
 
-def _machine(ceiling: Figures | None) -> str:
-    if ceiling is None:
+def _by_users(points: Sequence[Figures]) -> str:
+    """What came of more users: where a step brings no more, something is at its limit."""
+    numbers = sorted({point["users"] for point in points})
+    if len(numbers) < 2:
         return ""
-    rows = [[name, value] for name, value in {**ceiling["machine"], **ceiling["settings"]}.items()]
-    return "<h2>Machine and settings</h2>" + table(["", ""], rows)
+    rows = []
+    for users in numbers:
+        some = [point for point in points if point["users"] == users]
+        latency = _median([point["total_ms"][0] for point in some if point["total_ms"]])
+        rates = [_median([point[name] for point in some]) for name in ("sent_per_s", "ended_per_s")]
+        rows.append([users, len(some), *map(short, [*rates, latency])])
+    return "<h2>By the number of users</h2>" + table(["users", "seconds", "sent/s", "ended/s", "p50 ms to the result"], rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from locust import User, tag, task
 
-from loadtest.jobs import five_steps, follow, noop, total
+from loadtest.jobs import burn, five_steps, follow, noop, total
 from pgtasks import chain, chord
 
 #: Longest wait for an answer; a server that is overloaded on purpose takes long.
@@ -50,8 +50,14 @@ class TaskUser(User):
 
     @property
     def tasks_per_call(self) -> int:
-        """How many tasks a bulk, a chain or a chord has."""
+        """How many tasks a bulk has."""
         return int(self.environment.parsed_options.bulk_size)
+
+    @property
+    def plain(self) -> tuple[Any, float]:
+        """The task of calls that do not wait for an answer, and what it is called with."""
+        ms = float(self.environment.parsed_options.task_ms)
+        return (burn, ms) if ms else (noop, 1)
 
 
 class Single(TaskUser):
@@ -60,7 +66,8 @@ class Single(TaskUser):
     @tag("enqueue")
     @task
     def delay(self) -> None:
-        self.timed("SEND", "delay", lambda: noop.delay(1), size=1)
+        plain, given = self.plain
+        self.timed("SEND", "delay", lambda: plain.delay(given), size=1)
 
 
 class Bulk(TaskUser):
@@ -69,8 +76,8 @@ class Bulk(TaskUser):
     @tag("enqueue")
     @task
     def delay_many(self) -> None:
-        size = self.tasks_per_call
-        self.timed("SEND", f"delay_many of {size}", lambda: len(noop.delay_many(range(size))), size, size)
+        size, (plain, given) = self.tasks_per_call, self.plain
+        self.timed("SEND", f"delay_many of {size}", lambda: len(plain.delay_many([given] * size)), size, size)
 
 
 class RoundTrip(TaskUser):

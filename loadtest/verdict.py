@@ -21,13 +21,18 @@ _BUSY_PROCESS, _BUSY_MACHINE = 0.9, 0.92
 #: So much of the busy backends' time is not chance; nor is as much of one backend's, where less than one is busy.
 _MUCH = 0.4
 
+#: Percent of the ceiling that are not chance.
+_TOO_MUCH = 110
+#: So many backends at work on average: at any time there is one.
+_ALWAYS = 0.8
+
 _WAITS = {
     "wal": "WAL fsync",
     "lock": "lock wait",
     "lwlock": "locks within the server (LWLock)",
     "io": "reading and writing of tables",
     "other": "other waits of the server",
-    "cpu": "server CPU",
+    "cpu": "at work",
 }
 
 
@@ -69,26 +74,33 @@ def verdict(points: Sequence[Figures], ceiling: Figures | None, cores: int) -> V
         stepping = _mean(top, "steps_per_s") * seconds_per_step(known)
         percent = 100 * (sent * (sending or 0.0) + ended * (ending or 0.0) + stepping)
     limit, evidence = _limit(top, cores)
-    return Verdict(sent, ended, at_most, percent, limit, evidence, _warnings(top, cores, limit, ceiling))
+    warnings = [*_warnings(top, cores, limit, ceiling), *_standstill(points, top)]
+    if percent is not None and percent > _TOO_MUCH:
+        warnings.append("More than the ceiling: that was measured in a slower minute, or by too few clients (--ceiling full).")
+    return Verdict(sent, ended, at_most, percent, limit, evidence, warnings)
 
 
 def busiest(points: Sequence[Figures]) -> list[Figures]:
     """The third of all seconds in which most was done, in their order."""
     count = max(1, len(points) // 3)
-    least = sorted((point["sent_per_s"] + point["ended_per_s"] for point in points), reverse=True)[count - 1]
-    return [point for point in points if point["sent_per_s"] + point["ended_per_s"] >= least]
+    least = sorted(map(_rate, points), reverse=True)[count - 1]
+    return [point for point in points if _rate(point) >= least]
+
+
+def _rate(point: Figures) -> float:
+    """What was done in a second; the last ones of a run may be hidden to the end."""
+    return (point["sent_per_s"] or 0.0) + (point["ended_per_s"] or 0.0)
 
 
 def _limit(top: Sequence[Figures], cores: int) -> tuple[str, list[str]]:
     used = {part: _mean(top, f"{part}_cores") for part in ("machine", "server", "worker", "generator")}
     evidence = [
-        f"{used['machine']:.2f} of {cores} cores in use: server {used['server']:.2f}, workers {used['worker']:.2f},"
+        f"{used['machine']:.2f} of {cores} cores in use: server {_server_cores(top)}, workers {used['worker']:.2f},"
         f" load generator {used['generator']:.2f}",
-        f"busiest worker process {_mean(top, 'worker_busiest'):.2f}, busiest generator {_mean(top, 'generator_busiest'):.2f}"
-        " of a core",
+        f"busiest backend {_mean(top, 'server_busiest'):.2f}, busiest worker process {_mean(top, 'worker_busiest'):.2f},"
+        f" busiest generator {_mean(top, 'generator_busiest'):.2f} of a core",
     ]
-    waits = {what: statistics.fmean(point["waits"].get(what, 0.0) for point in top) for what in _WAITS}
-    busy = sum(waits.values())
+    waits, busy = _waits(top)
     if busy:
         shares = sorted(((number / busy, what) for what, number in waits.items() if number), reverse=True)
         said = ", ".join(f"{_WAITS[what]} {share:.0%}" for share, what in shares)
@@ -105,20 +117,45 @@ def _named(used: dict[str, float], waits: dict[str, float], busy: float, top: Se
             "server CPU": used["server"],
             "worker CPU": used["worker"],
             "load generator CPU": used["generator"],
-            "other work on this machine": _others(used),
+            _other_work(top): _others(used),
         }
-        return max(parts, key=lambda part: parts[part])
+        most = max(parts, key=lambda part: parts[part])
+        # Who waits for a lock waits on an idle machine too.
+        is_locked = most == _other_work(top) and waits["lock"] >= _MUCH * max(1.0, busy)
+        return _WAITS["lock"] if is_locked else most
     has_backlog = _mean(top, "ready") > 100
     if has_backlog and _mean(top, "worker_busiest") >= _BUSY_PROCESS:
         return "worker CPU"
+    if _mean(top, "server_busiest") >= _BUSY_PROCESS:
+        return "server CPU, of one connection"
     for what in ("wal", "lock", "lwlock", "io"):
         if waits[what] >= _MUCH * max(1.0, busy):
             return _WAITS[what]
     if _others(used) >= _MUCH * cores:
-        return "other work on this machine"
+        return _other_work(top)
+    if waits["cpu"] >= _ALWAYS:
+        return "the server, which is at work all the time" if used["server"] >= _ALWAYS else "waits that the server does not name"
     if has_backlog and used["worker"]:
         return "the workers, which wait for the server's answers"
     return "the load, since no more was sent"
+
+
+def _waits(points: Sequence[Figures]) -> tuple[dict[str, float], float]:
+    """What busy backends did on average, and how many were busy."""
+    waits = {what: statistics.fmean(point["waits"].get(what, 0.0) for point in points) for what in _WAITS}
+    return waits, sum(waits.values())
+
+
+def _server_cores(points: Sequence[Figures]) -> str:
+    return f"{_mean(points, 'server_cores'):.2f}" if _sees_server(points) else "not to be seen from here"
+
+
+def _sees_server(points: Sequence[Figures]) -> bool:
+    return any(point["server_cores"] is not None for point in points)
+
+
+def _other_work(points: Sequence[Figures]) -> str:
+    return "other work on this machine" + ("" if _sees_server(points) else ", if that is not the server")
 
 
 def _others(used: dict[str, float]) -> float:
@@ -139,12 +176,33 @@ def _warnings(top: Sequence[Figures], cores: int, limit: str, ceiling: Figures |
         )
     others = machine - generator - _mean(top, "server_cores") - _mean(top, "worker_cores")
     if others > 0.2 * cores:
-        warnings.append(f"Other work on this machine takes {others:.2f} cores: trust bytes and ratios only.")
+        said = _other_work(top).removeprefix("other work on this machine")
+        warnings.append(f"Other work on this machine takes {others:.2f} cores{said}: trust bytes and ratios only.")
     if ceiling is None:
         warnings.append("No ceiling was measured: see --ceiling.")
     elif any(ceiling["settings"].get(name) != "on" for name in ("fsync", "synchronous_commit", "full_page_writes")):
         warnings.append("This server is not durable: it may lose tasks that were committed.")
     return warnings
+
+
+def _standstill(points: Sequence[Figures], top: Sequence[Figures]) -> list[str]:
+    """Seconds in which next to nothing was done, though as many waited as in the best: those that count are others."""
+    most, enough = statistics.fmean(map(_rate, top)), 0.8 * max(1.0, _waits(top)[1])
+    still = [point for point in points if _rate(point) < most / 10 and _waiting([point]) >= enough]
+    if not still:
+        return []
+    waits, busy = _waits(still)
+    what = max((each for each in waits if each != "cpu"), key=lambda each: waits[each])
+    return [
+        f"In {len(still)} of {len(points)} seconds next to nothing was done: {busy:.1f} backends were busy,"
+        f" {waits[what] / busy:.0%} of that with: {_WAITS[what]}."
+    ]
+
+
+def _waiting(points: Sequence[Figures]) -> float:
+    """How many backends waited for anything but their callers."""
+    waits, busy = _waits(points)
+    return busy - waits["cpu"]
 
 
 def _mean(points: Sequence[Figures], name: str) -> float:

@@ -8,22 +8,26 @@ this machine only.
 Rates count rows by their timestamps and not by the server's counters, which come late: a backend reports what it
 has inserted once a second, and ten seconds later when it has become idle, so the counters saw tasks sent when
 nobody sent any more. A second is counted up to the start of the oldest statement that is under way, whose rows
-nobody sees yet; what it leaves out is in the next one.
+nobody sees yet; what it leaves out is in the next one. While such a statement hides all of a second, its rates are not
+known; when they are, those of the seconds that were hidden are the mean over all of them.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from threading import Event, Thread
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
-from loadtest.measure import Figures, children_of, is_local, process_cpu_s, spent
+from loadtest.measure import Figures, children_of, is_local, process_cpu_s, resident_bytes, spent
 
 PERIOD_S = 1.0
 _LOOKS = 10
@@ -32,7 +36,7 @@ _LOOKS = 10
 _ACTIVITY = """
 SELECT CASE
          WHEN wait_event_type IS NULL THEN 'cpu'
-         WHEN lower(wait_event) IN ('walsync', 'walwrite', 'waldatasync') THEN 'wal'
+         WHEN lower(wait_event) IN ('walsync', 'walwrite', 'waldatasync', 'commitdelay') THEN 'wal'
          WHEN wait_event_type = 'Lock' THEN 'lock'
          WHEN wait_event_type = 'LWLock' THEN 'lwlock'
          WHEN wait_event_type = 'IO' THEN 'io'
@@ -44,8 +48,13 @@ WHERE datname = current_database() AND backend_type = 'client backend' AND state
 GROUP BY 1
 """
 
+_BACKENDS = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+
 #: Up to when all that was written can be seen, but for what takes longer than half a minute; steps of workflows so far, which
-#: have no index by time; how many tasks are ready, and how many are claimed.
+#: have no index by time; how many tasks are ready, and how many are claimed; dead rows, as autovacuum counts them, and bytes.
 _NOW = """
 SELECT greatest(clock_timestamp() - interval '30 seconds', least(clock_timestamp(),
          (SELECT min(xact_start) FROM pg_stat_activity
@@ -53,7 +62,9 @@ SELECT greatest(clock_timestamp() - interval '30 seconds', least(clock_timestamp
             AND (state = 'active' OR backend_xid IS NOT NULL) AND pid <> pg_backend_pid()))),
        (SELECT n_tup_ins FROM pg_stat_user_tables WHERE relid = 'pgtasks.step'::regclass),
        (SELECT count(*) FROM (SELECT FROM pgtasks.ready LIMIT 200000) r),
-       (SELECT count(*) FROM pgtasks.claim)
+       (SELECT count(*) FROM pgtasks.claim),
+       (SELECT sum(n_dead_tup) FROM pg_stat_user_tables WHERE schemaname = 'pgtasks')::float8,
+       pg_database_size(current_database())
 """
 
 #: Tasks that were sent between two moments. Their ids begin with their makers' time, which finds them.
@@ -90,11 +101,11 @@ PERCENTILES = (0.5, 0.95, 0.99)
 class Watch:
     """Looks at a database and at this machine until it is stopped; `points` are what it saw."""
 
-    def __init__(self, url: str, seen: Callable[[Figures], None] | None = None) -> None:
-        """`seen` is called with every point."""
+    def __init__(self, url: str, users: Callable[[], int] = lambda: 0) -> None:
+        """`users` says how many there are at the moment."""
         self.url = url
+        self.users = users
         self.points: list[Figures] = []
-        self._seen = seen
         self._over = Event()
         self._thread = Thread(target=self._watch, name="watch", daemon=True)
 
@@ -110,25 +121,54 @@ class Watch:
         with psycopg.connect(self.url, autocommit=True, application_name="loadtest watch") as conn:
             began_at = time.monotonic()
             before = _counters(conn)
+            conn.execute("SET lock_timeout = '300ms'")
+            looks: list[dict[str, int]] = []
             while not self._over.is_set():
-                waits = self._look(conn)
+                users = self.users()
+                looks += self._look(conn)
                 if self.points and time.monotonic() - before["clock"] < PERIOD_S / 2:
                     return  # so short a time says nothing: counters of the server come once a second
-                now = _counters(conn)
-                if self.points and (now["at"] - before["at"]).total_seconds() < PERIOD_S / 2:
-                    continue  # a long statement hides what was written meanwhile
-                self.points.append({"t": time.monotonic() - began_at, **_between(conn, before, now), "waits": waits})
-                before = now
-                if self._seen is not None:
-                    self._seen(self.points[-1])
+                try:
+                    now, point = _looked(conn, before)
+                except psycopg.errors.LockNotAvailable:
+                    continue  # somebody has a table for himself; the next point is of all the time until then
+                if point["sent_per_s"] is not None:
+                    self._reveal(point)
+                self.points.append(
+                    {"t": time.monotonic() - began_at, "users": users, **point, "waits": _averages(looks)}
+                )
+                before, looks = now, []
 
-    def _look(self, conn: psycopg.Connection[Any]) -> dict[str, float]:
-        """The average number of backends per activity, over a period."""
-        found: Counter[str] = Counter()
+    def _reveal(self, point: Figures) -> None:
+        """The window of a point begins where the last one's ended: its rates are those of the seconds hidden between."""
+        for hidden in reversed(self.points):
+            if hidden["sent_per_s"] is not None:
+                return
+            hidden |= {name: point[name] for name in ("sent_per_s", "ended_per_s")}
+
+    def _look(self, conn: psycopg.Connection[Any]) -> list[dict[str, int]]:
+        """How many backends there are per activity, several times in a period."""
+        found = []
         for _ in range(_LOOKS):
             self._over.wait(PERIOD_S / _LOOKS)
-            found.update(dict(conn.execute(_ACTIVITY).fetchall()))
-        return {what: number / _LOOKS for what, number in found.items()}
+            found.append(dict(conn.execute(_ACTIVITY).fetchall()))
+        return found
+
+
+def _averages(looks: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    found: Counter[str] = Counter()
+    for look in looks:
+        found.update(look)
+    return {what: number / len(looks) for what, number in found.items()}
+
+
+def _looked(conn: psycopg.Connection[Any], before: Figures) -> tuple[Figures, Figures]:
+    """Look again; gives the counters, from which the next look counts, and what is between the two looks."""
+    now = _counters(conn)
+    point = _used(before, now)
+    if (now["at"] - before["at"]).total_seconds() < PERIOD_S / 2:
+        return now | {"at": before["at"]}, point | _HIDDEN
+    return now, point | _done(conn, before["at"], now["at"])
 
 
 def _counters(conn: psycopg.Connection[Any]) -> Figures:
@@ -136,17 +176,21 @@ def _counters(conn: psycopg.Connection[Any]) -> Figures:
     server = spent(conn)
     row = conn.execute(_NOW).fetchone()
     assert row is not None
-    workers = (
-        conn.execute("SELECT pid FROM pgtasks.worker WHERE machine <> 'pgbench'").fetchall() if is_local(conn) else []
-    )
+    workers = conn.execute("SELECT pid FROM pgtasks.worker WHERE machine = %s", [platform.node()]).fetchall()
+    family = [each for (pid,) in workers for each in (pid, *children_of(pid))]
+    backends = conn.execute(_BACKENDS).fetchall() if is_local(conn) else []
     return {
         "at": row[0],
         "steps": row[1],
         "ready": row[2],
         "claimed": row[3],
+        "dead_rows": row[4],
+        "database_bytes": row[5],
         "wal": server.wal_bytes,
         "server_cpu": server.cpu_s,
-        "worker_cpu": _cpu_of(family for (pid,) in workers for family in (pid, *children_of(pid))),
+        "backend_cpu": _cpu_of(pid for (pid,) in backends),
+        "worker_cpu": _cpu_of(family),
+        "worker_bytes": _bytes_of(family),
         "generator_cpu": _cpu_of((os.getpid(), *children_of(os.getpid()))),
         # Side by side: on a busy machine a lot happens between two lines.
         "clock": time.monotonic(),
@@ -154,30 +198,47 @@ def _counters(conn: psycopg.Connection[Any]) -> Figures:
     }
 
 
-def _between(conn: psycopg.Connection[Any], before: Figures, now: Figures) -> Figures:
-    took_s = now["clock"] - before["clock"]
-    window = {"since": before["at"], "until": now["at"]}
-    counted_s = max(0.001, (now["at"] - before["at"]).total_seconds())
+#: Of a second of which nothing is known yet that tasks have done.
+_HIDDEN: Figures = dict.fromkeys(
+    ("sent_per_s", "ended_per_s", "queue_ms", "run_ms", "total_ms", "settled_in", "sent_in"), None
+)
+
+
+def _done(conn: psycopg.Connection[Any], since: datetime, until: datetime) -> Figures:
+    """What became of tasks between two moments, by the clock of the server."""
+    window = {"since": since, "until": until}
+    counted_s = (until - since).total_seconds()
     ended, queue_ms, run_ms, total_ms = _row(conn, _ENDED, {**window, "at": list(PERCENTILES)})
     # Two seconds for clocks that differ.
-    since_id = UUID(int=int((before["at"].timestamp() - 2) * 1000) << 80)
+    since_id = UUID(int=int((since.timestamp() - 2) * 1000) << 80)
     (sent,) = _row(conn, _SENT, {**window, "since_id": since_id})
     settled_in, sent_in = _row(conn, _BATCHES, window)
-    workers = _rates(before["worker_cpu"], now["worker_cpu"], took_s)
-    generators = _rates(before["generator_cpu"], now["generator_cpu"], took_s)
     return {
         "sent_per_s": sent / counted_s,
         "ended_per_s": ended / counted_s,
-        "steps_per_s": (now["steps"] - before["steps"]) / took_s,
-        "ready": now["ready"],
-        "claimed": now["claimed"],
         "queue_ms": queue_ms,
         "run_ms": run_ms,
         "total_ms": total_ms,
         "settled_in": settled_in,
         "sent_in": sent_in,
+    }
+
+
+def _used(before: Figures, now: Figures) -> Figures:
+    """What was used between two readings, and what there is at the second."""
+    took_s = now["clock"] - before["clock"]
+    workers = _rates(before["worker_cpu"], now["worker_cpu"], took_s)
+    generators = _rates(before["generator_cpu"], now["generator_cpu"], took_s)
+    return {
+        "steps_per_s": (now["steps"] - before["steps"]) / took_s,
+        "ready": now["ready"],
+        "claimed": now["claimed"],
+        "dead_rows": now["dead_rows"],
+        "database_bytes": now["database_bytes"],
+        "worker_bytes": now["worker_bytes"],
         "wal_per_s": (now["wal"] - before["wal"]) / took_s,
         "server_cores": None if now["server_cpu"] is None else (now["server_cpu"] - before["server_cpu"]) / took_s,
+        "server_busiest": max(_rates(before["backend_cpu"], now["backend_cpu"], took_s), default=0.0),
         "worker_cores": sum(workers),
         "worker_busiest": max(workers, default=0.0),
         "generator_cores": sum(generators),
@@ -199,6 +260,14 @@ def _cpu_of(pids: Iterable[int]) -> dict[int, float]:
             found[pid] = process_cpu_s(pid)
         except OSError:  # it has ended meanwhile
             continue
+    return found
+
+
+def _bytes_of(pids: Iterable[int]) -> int:
+    found = 0
+    for pid in pids:
+        with suppress(OSError):
+            found += resident_bytes(pid)
     return found
 
 

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from flask import request
 from werkzeug.datastructures import ImmutableMultiDict
 
-#: Below what Locust shows, whichever tab is open; nothing before the first run.
+#: Below what Locust shows, whichever tab is open; as high as what it shows.
 _FRAME = """<iframe src="/pgtasks?glance" title="pgtasks beside its ceiling"
- style="display:block;width:100%;max-width:60rem;height:30rem;margin:1rem auto;border:1px solid #e0e0e0;background:#fff"></iframe>
+ onload="this.style.height = this.contentDocument.documentElement.offsetHeight + 40 + 'px'"
+ style="display:block;width:100%;max-width:60rem;height:6rem;margin:1rem auto;border:1px solid #e0e0e0;background:#fff"></iframe>
 """
 
 

@@ -111,8 +111,8 @@ def redis(directory: Path) -> Iterator[dict[str, str]]:
     with _running(
         [program, "--port", str(port), "--dir", str(directory), "--bind", "127.0.0.1"],
         directory / "redis.log",
-    ):
-        _await(lambda: _answers(port), "Redis")
+    ) as process:
+        _await(lambda: _answers(port), "Redis", process)
         yield {
             "RIVALS_BROKER": f"redis://127.0.0.1:{port}/0",
             "RIVALS_BACKEND": f"redis://127.0.0.1:{port}/1",
@@ -135,12 +135,13 @@ def rabbitmq(directory: Path) -> Iterator[dict[str, str]]:
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"), "ERL_EPMD_PORT": names, "HOME": str(directory),
     }  # fmt: skip
     try:
-        with _running([program], directory / "rabbitmq.log", environ):
-            _await(lambda: _answers(port), "RabbitMQ")
+        with _running([program], directory / "rabbitmq.log", environ) as process:
+            _await(lambda: _answers(port), "RabbitMQ", process)
             yield {"RIVALS_BROKER": f"amqp://guest:guest@127.0.0.1:{port}//", "RIVALS_BACKEND": "rpc://"}
     finally:
         # Erlang's name server outlives what it was started for.
-        subprocess.run(["epmd", "-port", names, "-kill"], capture_output=True)
+        if epmd := shutil.which("epmd"):
+            subprocess.run([epmd, "-port", names, "-kill"], capture_output=True)
 
 
 @contextmanager
@@ -211,9 +212,11 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _await(is_so: Any, what: str, seconds: float = 60) -> None:
+def _await(is_so: Any, what: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not is_so():
+        if process.poll() is not None:
+            raise NotRun(f"{what} cannot be started: it ended with status {process.returncode}")
         if time.monotonic() > until:
             raise NotRun(f"{what} did not answer within {seconds:g} s")
         time.sleep(0.1)

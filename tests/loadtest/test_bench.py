@@ -19,10 +19,10 @@ ROOT = Path(bench.__file__).parents[1]
 
 
 @pytest.fixture
-def measured(modern_server_url: str, tmp_path: Path) -> tuple[str, dict[str, Any]]:
+def measured(server_url: str, tmp_path: Path) -> tuple[str, dict[str, Any]]:
     """What a tiny run prints, and the JSON it writes."""
     path = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "loadtest.bench", "--smoke", "--url", modern_server_url, "--json", str(path)]
+    command = [sys.executable, "-m", "loadtest.bench", "--smoke", "--url", server_url, "--json", str(path)]
 
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
 

@@ -7,20 +7,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
-from loadtest import bench, capacity, probes, scale, sweep, watch
+from loadtest import bench, capacity, halves, probes, scale, sweep
 from loadtest.page import Line, glance, page, plot
 from loadtest.rivals import __main__ as rivals
 from loadtest.rivals import contenders
 from loadtest.verdict import busiest, verdict
-from pgtasks import Celery
 
 ROOT = Path(bench.__file__).parents[1]
 
@@ -30,10 +27,11 @@ needs_locust = pytest.mark.skipif(find_spec("locust") is None, reason="Locust is
 def point(**changes: Any) -> dict[str, Any]:
     """What the watch sees in one second of a server that is not busy."""
     return {
-        "t": 1.0, "sent_per_s": 100.0, "ended_per_s": 100.0, "steps_per_s": 0.0, "ready": 0, "claimed": 0,
+        "t": 1.0, "users": 4, "sent_per_s": 100.0, "ended_per_s": 100.0, "steps_per_s": 0.0, "ready": 0, "claimed": 0,
         "sent_in": 1.0, "settled_in": 10.0,
         "queue_ms": [1.0, 2.0, 3.0], "run_ms": [1.0, 2.0, 3.0], "total_ms": [2.0, 4.0, 6.0], "wal_per_s": 1e5,
-        "server_cores": 0.2, "worker_cores": 0.2, "worker_busiest": 0.1, "generator_cores": 0.1, "generator_busiest": 0.1,
+        "server_cores": 0.2, "server_busiest": 0.1, "dead_rows": 0.0, "database_bytes": 10**7, "worker_bytes": 10**8,
+        "worker_cores": 0.2, "worker_busiest": 0.1, "generator_cores": 0.1, "generator_busiest": 0.1,
         "machine_cores": 0.5, "waits": {"cpu": 0.2, "wal": 0.1}, **changes,
     }  # fmt: skip
 
@@ -78,10 +76,16 @@ def test_a_batch_between_two_that_were_measured_takes_what_lies_between() -> Non
         ({"machine_cores": 1.95, "server_cores": 1.2}, "server CPU"),
         ({"machine_cores": 1.95, "worker_cores": 1.2}, "worker CPU"),
         ({"machine_cores": 1.95}, "other work on this machine"),
+        ({"machine_cores": 1.95, "waits": {"cpu": 1.0, "lock": 3.0}}, "lock wait"),
+        ({"machine_cores": 1.95, "server_cores": 1.2, "waits": {"cpu": 1.0, "lock": 3.0}}, "server CPU"),
         ({"ready": 5000, "worker_busiest": 0.95}, "worker CPU"),
         ({"waits": {"cpu": 1.0, "wal": 3.0}}, "WAL fsync"),
         ({"waits": {"cpu": 1.0, "lock": 3.0}}, "lock wait"),
-        ({"waits": {"cpu": 1.0}}, "the load, since no more was sent"),
+        ({"waits": {"cpu": 0.5}}, "the load, since no more was sent"),
+        ({"waits": {"cpu": 1.0}}, "waits that the server does not name"),
+        ({"waits": {"cpu": 3.0}, "server_cores": 1.2}, "the server, which is at work all the time"),
+        ({"waits": {"cpu": 1.0}, "server_cores": 0.95, "server_busiest": 0.93}, "server CPU, of one connection"),
+        ({"server_cores": None, "machine_cores": 1.95}, "other work on this machine, if that is not the server"),
         # Of a server that mostly waits for its callers no wait is the limit.
         ({"waits": {"cpu": 0.1, "wal": 0.3}}, "the load, since no more was sent"),
         ({"waits": {"cpu": 0.1, "wal": 0.3}, "machine_cores": 1.6}, "other work on this machine"),
@@ -98,6 +102,17 @@ def test_the_seconds_that_count_are_those_in_which_most_was_done() -> None:
     points = [point(t=at, sent_per_s=rate) for at, rate in enumerate([10, 900, 20, 800, 30, 40])]
 
     assert [each["sent_per_s"] for each in busiest(points)] == [900, 800]
+
+
+def test_seconds_in_which_many_waited_and_nothing_was_done_are_told_of_though_others_count() -> None:
+    busy, still = point(waits={"cpu": 2.0, "lock": 0.1}), point(sent_per_s=0.0, ended_per_s=None, waits={"lock": 4.0})
+    idle = point(sent_per_s=0.0, ended_per_s=0.0, waits={"lock": 0.1})
+
+    said = verdict([busy, busy, busy, still, still, idle], None, 2)
+
+    assert said.limit != "lock wait"
+    assert any("In 2 of 6 seconds next to nothing was done" in warning and "lock wait" in warning for warning in said.warnings)
+    assert not any("next to nothing" in warning for warning in verdict([busy, idle], None, 2).warnings)
 
 
 def test_a_run_without_a_ceiling_says_so() -> None:
@@ -118,44 +133,6 @@ def test_steps_of_a_workflow_are_a_part_of_what_the_server_does() -> None:
     assert with_steps == pytest.approx(plain + 25)
 
 
-# -- the watch
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[Celery]:
-    with Celery("load", broker=database_url, set_as_current=False) as app:
-        yield app
-
-
-def test_what_was_sent_counts_at_once_and_not_when_its_backend_says_so(database_url: str, app: Celery) -> None:
-    task = app.task(lambda n: n, name="watched", shared=False)
-    with psycopg.connect(database_url, autocommit=True) as conn:
-        before = watch._counters(conn)
-        task.delay_many(range(70))
-        task.delay(0)
-        now = watch._counters(conn)
-
-        seen = watch._between(conn, before, now)
-        assert seen["sent_per_s"] * (now["at"] - before["at"]).total_seconds() == pytest.approx(71)
-        assert seen["ended_per_s"] == 0
-
-
-def test_what_a_transaction_that_is_open_has_written_is_in_a_later_second(database_url: str, app: Celery) -> None:
-    task = app.task(lambda n: n, name="watched", shared=False)
-    with psycopg.connect(database_url, autocommit=True) as conn, psycopg.connect(database_url) as writer:
-        before = watch._counters(conn)
-        task.apply_async_many([((n,), {}) for n in range(70)], conn=writer)
-        meanwhile = watch._counters(conn)
-        writer.commit()
-        now = watch._counters(conn)
-
-        counted = [
-            watch._between(conn, since, until)["sent_per_s"] * (until["at"] - since["at"]).total_seconds()
-            for since, until in ((before, meanwhile), (meanwhile, now))
-        ]
-        assert counted == pytest.approx([0, 70])
-
-
 # -- the page
 
 
@@ -163,12 +140,23 @@ def test_the_page_shows_what_it_was_given_and_loads_nothing_from_elsewhere() -> 
     points = [point(t=float(at), queue_ms=None if at == 2 else [1.0, 2.0, 3.0]) for at in range(5)]
     measured = ceiling(enqueue=1000, bulk=50_000, drain10=1000, drain100=20_000)
 
-    text = page("<b>title</b>", verdict(points, measured, 2), points, measured)
+    text = page("<b>title</b>", verdict(points, measured, 2), points, measured, {"cpu": "a <fast> one"})
 
     assert "&lt;b&gt;title" in text
     assert verdict(points, measured, 2).sentence in text
-    assert text.count("<svg") == 5
+    assert text.count("<svg") == 9
+    assert "a &lt;fast&gt; one" in text
     assert not re.search(r"(src|href)=|url\(|@import", text)
+
+
+def test_the_page_says_what_more_users_have_brought() -> None:
+    points = [point(t=float(at), users=users, ended_per_s=50.0 * users) for at, users in enumerate((1, 1, 2, 4, 4))]
+
+    text = page("t", verdict(points, None, 2), points, None, {})
+
+    assert "By the number of users" in text
+    assert "<td>4</td><td>2</td><td>100</td><td>200</td><td>2</td>" in text
+    assert "By the number of users" not in page("t", verdict(points[:2], None, 2), points[:2], None, {})
 
 
 def test_the_frame_in_locusts_page_has_the_verdict_and_the_ceiling_and_says_when_there_is_nothing_yet() -> None:
@@ -193,9 +181,9 @@ def test_a_plot_leaves_out_what_is_not_known() -> None:
 
 
 @needs_locust
-def test_one_command_does_everything_and_leaves_a_report(modern_server_url: str, tmp_path: Path) -> None:
+def test_one_command_does_everything_and_leaves_a_report(server_url: str, tmp_path: Path) -> None:
     report, figures = tmp_path / "report.html", tmp_path / "figures.json"
-    command = [sys.executable, "-m", "loadtest", "Single", "Bulk", "--url", modern_server_url, "--users", "2"]
+    command = [sys.executable, "-m", "loadtest", "Single", "Bulk", "--url", server_url, "--users", "2"]
     command += ["--seconds", "5", "--ceiling", "none", "--html", str(report), "--json", str(figures)]
     command += ["--", "--csv", str(tmp_path / "l"), "--bulk-size", "50"]
 
@@ -211,14 +199,14 @@ def test_one_command_does_everything_and_leaves_a_report(modern_server_url: str,
 
 
 @needs_locust
-def test_a_gate_below_its_percentage_fails(modern_server_url: str, tmp_path: Path) -> None:
+def test_a_gate_below_its_percentage_fails(server_url: str, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
         "loadtest",
         "Single",
         "--url",
-        modern_server_url,
+        server_url,
         "--users",
         "1",
         "--seconds",
@@ -254,6 +242,10 @@ print(users("steps", [2 ** n for n in range(20)], [0]))
 print(users("spike", [0], [0]))
 print(users("drain", [0], [9] * 12 + [0]))
 print(len(users("drain", [0], [9])), len(users("soak", [0], [9])))
+
+from loadtest import __main__ as command
+from loadtest.users import USERS
+assert command.SHAPES == ("none", *SHAPES) and command.USERS == tuple(user.__name__ for user in USERS)
 """
 
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -300,6 +292,36 @@ def test_a_drain_in_which_a_task_ran_twice_or_that_nobody_could_time_does_not_co
     assert rivals._drained(ledger, 10) is None
 
 
+_FORGETFUL = """
+import os, sys, time
+if sys.argv[1] == "worker":
+    with open(os.environ["RIVALS_LEDGER"], "r+b") as ledger:
+        time.sleep(0.2)
+        ledger.write(bytes([1] * (int(os.environ["TASKS"]) - 1)))
+    time.sleep(600)
+print('{"seconds": 0.1}')
+"""
+
+
+def test_a_contender_that_drops_one_task_has_no_figure_and_is_said_not_to_have_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "forgetful.py").write_text(_FORGETFUL)
+    monkeypatch.setattr(contenders, "PROGRAMS", tmp_path)
+    monkeypatch.setattr(rivals, "_PATIENCE_S", 1.0)
+    one = contenders.Contender("Forgetful", "forgetful", (), "postgres", ("bulk", "drain"))
+    ready = [contenders.Ready(one, Path(sys.executable), {"TASKS": str(rivals.SMOKE.drains)}, tmp_path)]
+    not_run: dict[str, str] = {}
+
+    found = rivals._round(ready, rivals.SMOKE, 0, not_run, ["bulk", "drain"])
+
+    assert found == {"Forgetful": {}}
+    assert ready == []
+    assert not_run.keys() == {"Forgetful, from bulk, drain of round 1 on"}
+    (why,) = not_run.values()
+    assert re.search(r"\d+ of 20 tasks have not run within 1 s", why)
+
+
 def test_a_service_that_is_not_installed_is_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +334,7 @@ def test_a_service_that_is_not_installed_is_named_with_what_to_do(
 def test_pgtasks_does_every_workload_of_the_comparison(database_url: str, tmp_path: Path) -> None:
     us = contenders.CONTENDERS[0]
     ready = contenders.Ready(us, Path(sys.executable), {"RIVALS_DATABASE_URL": database_url}, tmp_path)
-    smoke = rivals.SMOKE._replace(drains=3000, flows=500)
+    smoke = rivals.SMOKE._replace(drains=1500, flows=200)
 
     figures: dict[str, float] = {}
     for each_pass in rivals.PASSES:
@@ -373,9 +395,9 @@ def test_the_table_to_plan_with_tells_what_was_measured_from_what_follows_from_i
 # -- scale
 
 
-def test_the_time_of_a_claim_is_measured_at_every_size(modern_server_url: str) -> None:
+def test_the_time_of_a_claim_is_measured_at_every_size(server_url: str) -> None:
     small = scale.Scale(ready=(500, 1500), finished=(0, 1000), queues=5, batches=4, churned=10_000)
-    found = scale.run(modern_server_url, small)
+    found = scale.run(server_url, small)
 
     assert [(row["ready"], row["finished"], row["pinned"]) for row in found["rows"][:-1]] == [
         (ready, finished, pinned) for finished in (0, 1000) for ready in (500, 1500) for pinned in (False, True)
@@ -386,6 +408,13 @@ def test_the_time_of_a_claim_is_measured_at_every_size(modern_server_url: str) -
     assert {row["statement"] for row in found["statements"]} == set(probes.PROBES)
     assert [row["pinned"] for row in found["churn"]] == [False, True]
     assert all(row["wal_bytes_per_task"] > 0 for row in found["churn"])
+
+
+def test_a_claim_and_a_settle_are_measured_alone_and_together(server_url: str) -> None:
+    found = halves.run(server_url, rounds=1)
+
+    assert set(found) == set(halves.BATCHES)
+    assert all(set(figures) == {"claim", "settle", "both"} for figures in found.values())
 
 
 def test_growth_is_that_of_the_worst_size_and_of_the_cpu() -> None:
