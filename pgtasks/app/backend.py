@@ -25,7 +25,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from pgtasks import states
 from pgtasks._state import get_current_app
-from pgtasks.app import graph
+from pgtasks.app import graph, rerun
 from pgtasks.app.codec import NO_STATE, ResultCodec
 from pgtasks.app.pipeline import flush_pipeline, open_pipeline
 from pgtasks.app.waiting import Plan, Watch, meeting
@@ -258,10 +258,12 @@ class Backend(ResultCodec):
                 found |= yield self._fetch(unknown)
             ended = [key for key in announced if key in found and found[key].is_ended]
             if len(ended) < len(announced):
-                # A hidden result is announced too: it arrives as PENDING, since nothing else will come of it. Or the
-                # word was about an earlier end, of a task that has been redriven since.
+                # A hidden result arrives as PENDING, since nothing else will come of it; one of before a redrive does not.
                 really: set[UUID] = yield results.ended(announced)
                 ended = [key for key in announced if key in really]
+                # One that was redriven may have ended between the two looks.
+                if late := [key for key in ended if key not in found or not found[key].is_ended]:
+                    found |= yield self._fetch(late)
             ended = watch.in_order(found, ended)
         return [watch.arrive(key, self._read(watch.waiting[key], found.get(key))) for key in ended]
 
@@ -472,16 +474,15 @@ class Backend(ResultCodec):
 
     def canvas_ids(self, task_id: str) -> list[str]:
         """The ids of all tasks of the canvas that a task is part of, without those that undo it."""
-        found = graph.load(self.app, task_id)
-        return [node.public_id for node in found.nodes if node.id not in found.undoing] or [task_id]
+        return graph.ids_of(self.app, task_id)
 
     def redrive(self, task_id: str) -> int:
-        """See `pgtasks.app.graph.redrive`."""
-        return graph.redrive(self.app, task_id)
+        """See `pgtasks.app.rerun.redrive`."""
+        return rerun.redrive(self.app, task_id)
 
     def fork(self, task_id: str, from_node: str | None = None) -> dict[str, str]:
-        """See `pgtasks.app.graph.fork`."""
-        return graph.fork(self.app, task_id, from_node)
+        """See `pgtasks.app.rerun.fork`."""
+        return rerun.fork(self.app, task_id, from_node)
 
     def ensure_chords_allowed(self) -> None:
         """Nothing to do: chords work with this backend."""

@@ -31,7 +31,7 @@ _DEAD_LETTER_HEADERS = frozenset(
 
 
 class Whole(dict[str, Any]):
-    """The attributes of a request with nothing left to find out: headers and time limits are among them."""
+    """The attributes of a request, complete: `Context` takes them as they are, and looks for no headers or time limits."""
 
 
 class Context:
@@ -73,7 +73,7 @@ class Context:
     reply_to: str | None = None
     replaced_task_nesting: int = 0
     #: Takes the signature of a retry. Where it is None, a retry is published like any other call.
-    resubmit: Callable[[Any], None] | None = None
+    resubmit: Callable[[Any, bool], None] | None = None
     #: Takes the signature that replaces this task, under its id. Where it is None, that is published like any call.
     become: Callable[[Any], None] | None = None
     #: Takes the signature of a new member of the chord this task is in. None when it is in none.

@@ -1,30 +1,27 @@
-"""A canvas as one sees it and works on it once it has been sent: its tasks, how far they are, and doing parts of it again.
+"""A canvas as one sees it once it has been sent: its tasks, and how far they are.
 
-`load` reads all tasks that edges connect with one. A graph can be shown as text, JSON, DOT (Graphviz) and SVG; what failed
-in it can be run again (`redrive`), and from any of its tasks on, it can be run as a copy under new ids (`fork`).
+`load` reads all tasks that edges connect with one: its canvas, and the forks of that, which share results with it. A graph can
+be shown as text, JSON, DOT (Graphviz) and SVG. `pgtasks.app.rerun` does parts of it again.
 """
 
 from __future__ import annotations
 
 import json
-from base64 import b64decode, b64encode
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
+from pgtasks.app.forms import Marks, marks_of
 from pgtasks.canvas.undoing import UNDO
 from pgtasks.exceptions import ImproperlyConfigured
-from pgtasks.message import Claim, Message, id_of, new_id
-from pgtasks.store import graphs, tasks
+from pgtasks.message import id_of
+from pgtasks.store import graphs
 from pgtasks.store.graphs import GraphNode
 
-__all__ = ("AS_SENT", "CanvasGraph", "fork", "load", "redrive", "written_down")
-
-#: Among the options of a message that was made anew, by a retry or a replacement: how the task was called before.
-AS_SENT = "as_sent"
+__all__ = ("CanvasGraph", "ids_of", "known", "load")
 
 _COLOURS = {
     "SUCCESS": "#2e7d32",
@@ -38,12 +35,6 @@ _OTHER_COLOUR = "#9e9e9e"
 _BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 190, 44, 30, 50
 
 
-class _Edge(NamedTuple):
-    succ: UUID
-    pred: UUID
-    position: int
-
-
 @dataclass(frozen=True)
 class CanvasGraph:
     """The tasks of one canvas, in the order in which they were made."""
@@ -53,6 +44,38 @@ class CanvasGraph:
     @cached_property
     def by_id(self) -> dict[UUID, GraphNode]:
         return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def marks(self) -> dict[UUID, Marks]:
+        """What each task's message says of its past."""
+        return {node.id: marks_of(node.options) for node in self.nodes}
+
+    def makers(self, task_id: UUID) -> list[UUID]:
+        """The task that a task came with, as a part of what replaces it or was added to its chord; and that one's, and so on."""
+        makers: list[UUID] = []
+        maker: UUID | None = task_id
+        while maker in self.marks and maker not in makers:
+            makers.append(maker)
+            marks = self.marks[maker]
+            maker = marks.made_by or marks.added_by or self._senders.get(maker)
+        return makers[1:]
+
+    @cached_property
+    def _senders(self) -> dict[UUID, UUID]:
+        """Which task has sent those that undo."""
+        return {undo: sender for sender, undos in self.undos.items() for undo in undos}
+
+    def fork_of(self, task_id: UUID) -> str | None:
+        """Which fork a task belongs to; None for the original."""
+        own = (self.marks[each].fork for each in (task_id, *self.makers(task_id)))
+        return next((fork for fork in own if fork is not None), None)
+
+    def same_fork(self, task_id: UUID) -> set[UUID]:
+        """The tasks of the original, or of the fork, that a task is part of."""
+        if not any(marks.fork for marks in self.marks.values()):
+            return set(self.by_id)
+        fork = self.fork_of(task_id)
+        return {node.id for node in self.nodes if self.fork_of(node.id) == fork}
 
     @cached_property
     def depths(self) -> dict[UUID, int]:
@@ -181,102 +204,18 @@ def load(app: Any, task_id: str) -> CanvasGraph:
     return CanvasGraph(app.database.run(graphs.graph(id_of(task_id))))
 
 
-def redrive(app: Any, task_id: str) -> int:
-    """Run again what failed in the canvas of a task; gives how many tasks, 0 when nothing has failed.
-
-    What succeeded keeps its result. Of a canvas that was undone, only undos run again. Raises `ImproperlyConfigured`
-    while tasks of the canvas have not ended, and where something failed that was undone.
-    """
-    graph = _known(app, task_id)
-    unfinished = [node for node in graph.nodes if node.result_state is None or node.is_claimed]
-    if unfinished:
-        raise ImproperlyConfigured(
-            f"{len(unfinished)} of {len(graph.nodes)} tasks of this canvas have not ended, such as"
-            f" {unfinished[0].name}[{unfinished[0].public_id}]. Wait for them, or revoke them, and redrive then."
-        )
-    failed = [node.id for node in graph.nodes if node.result_state != "SUCCESS"]
-    if any(graph.undos.values()):
-        undos = [each for each in failed if each in graph.undoing]
-        if failed and not undos:
-            raise ImproperlyConfigured(f"The canvas of task {task_id} has failed and was undone. Send it again.")
-        failed = undos
-    redriven: int = app.database.run_together(tasks.hold(graph.by_id), graphs.redrive(graph.by_id, failed))[-1]
-    return redriven
-
-
-def fork(app: Any, task_id: str, from_node: str | None = None) -> dict[str, str]:
-    """Run part of a canvas again: a task and everything that waits for it, as copies under new ids.
-
-    What they wait for outside of that part must have succeeded and is not run again. Gives the new id of each copied
-    task by its old one; the originals stay as they are.
-    """
-    graph = _known(app, task_id)
-    start = id_of(from_node or task_id)
-    if start not in graph.by_id:
-        raise ImproperlyConfigured(
-            f"Task {from_node} is not part of the canvas of {task_id}; `pgtasks graph` lists its tasks."
-        )
-    if graph.is_undone(start) or start in graph.undoing:
-        raise ImproperlyConfigured(
-            f"The canvas of task {task_id} was undone: what a fork would begin with is gone. Send it again."
-        )
-    copied = {start, *graph.successors(start)}
-    _check_inputs(graph, copied)
-    new_ids = {old: new_id(old) for old in copied}
-    copies = [_copy(_as_sent(message), new_ids) for message in app.database.run(graphs.messages(copied))]
-    edges = [
-        _Edge(new_ids[old], new_ids.get(pred, pred), position)
-        for old in copied
-        for pred, position in zip(graph.by_id[old].preds, graph.by_id[old].positions, strict=True)
-        # A fork undoes what it has done itself.
-        if pred in copied or old not in graph.undoing
-    ]
-    app.database.run(tasks.enqueue(copies, edges))
-    return {graph.by_id[old].public_id: str(new) for old, new in new_ids.items()}
-
-
-def _check_inputs(graph: CanvasGraph, copied: Iterable[UUID]) -> None:
-    copied = set(copied)
-    for pred in {pred for old in copied - graph.undoing for pred in graph.by_id[old].preds} - copied:
-        node = graph.by_id.get(pred)
-        if node is None or node.result_state != "SUCCESS":
-            state = "gone" if node is None else node.state
-            raise ImproperlyConfigured(
-                f"A fork from here needs the result of task {pred}, which is {state}. Fork from that task, or redrive."
-            )
-
-
-def written_down(call: Claim) -> dict[str, Any]:
-    """A call that takes results, as JSON: its message is about to be made anew, with the results among the arguments."""
-    return {
-        **{name: getattr(call, name) for name in ("name", "content_type", "content_encoding", "inputs", "queue")},
-        "priority": -call.rank,
-        "payload": b64encode(call.payload).decode(),
-        "options": call.options.decode("utf-8", "surrogatepass") if call.options else None,
-    }
-
-
-def _as_sent(message: Message) -> Message:
-    """The message as it was before the task was retried, or replaced: what it gets may be others' results this time."""
-    sent = json.loads(message.options).get(AS_SENT) if message.options else None
-    if sent is None:
-        return message
-    options = sent["options"]
-    written = {
-        "payload": b64decode(sent["payload"]),
-        "options": None if options is None else options.encode("utf-8", "surrogatepass"),
-    }
-    return replace(message, **{**sent, **written})
-
-
-def _copy(message: Message, new_ids: dict[UUID, UUID]) -> Message:
-    return replace(message, id=new_ids[message.id], root=message.root or message.id)
-
-
-def _known(app: Any, task_id: str) -> CanvasGraph:
+def known(app: Any, task_id: str) -> CanvasGraph:
+    """`load`, or `ImproperlyConfigured` when the id is unknown."""
     graph = load(app, task_id)
     if not graph.nodes:
         raise ImproperlyConfigured(
             f"No task {task_id} is known here; its rows may have been removed after result_expires."
         )
     return graph
+
+
+def ids_of(app: Any, task_id: str) -> list[str]:
+    """The ids of the tasks of a canvas, or of the fork that a task is part of, without those that undo it."""
+    graph = load(app, task_id)
+    own = graph.same_fork(id_of(task_id)) - graph.undoing if graph.nodes else ()
+    return [node.public_id for node in graph.nodes if node.id in own] or [task_id]

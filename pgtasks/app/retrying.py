@@ -40,24 +40,25 @@ def retry(
         _raise_with_context(exc or Retry("Task can be retried", None))
     if not eta and countdown is None:
         countdown = task.default_retry_delay
+    is_same = args is None and kwargs is None
     args, kwargs = _merge_arguments(task, request, args, kwargs)
     sig = signature_from_request(task, request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options)
     if limit is not None and retries > limit:
         _raise_exhausted(task, request, sig, exc)
     again = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=sig)
     if not request.is_eager:
-        _resubmit(request, sig)
+        _resubmit(request, sig, is_same)
     if throw:
         raise again
     return again
 
 
-def _resubmit(request: Context, sig: Any) -> None:
+def _resubmit(request: Context, sig: Any, is_same: bool) -> None:
     try:
         if request.resubmit is None:
             sig.apply_async()
         else:
-            request.resubmit(sig)
+            request.resubmit(sig, is_same)
     except Exception as exc:
         # The attempt must not count as failed when only its successor could not be sent.
         raise Reject(exc, requeue=False) from exc

@@ -38,7 +38,7 @@ Plan: TypeAlias = Generator[Query[Any] | Wait, Any, T]
 
 
 def meeting(run: Callable[[Query[Any]], Any], wait: Callable[..., Any]) -> Callable[[Query[Any] | Wait], Any]:
-    """What meets the needs of a plan: both block, or both give awaitables."""
+    """Make the function that carries out what a plan yields: queries by `run`, waits by `wait`; both block or both await."""
     return lambda need: wait(*need) if isinstance(need, Wait) else run(need)
 
 
@@ -62,7 +62,7 @@ class Watch:
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
     def looks_first(self) -> bool:
-        """Is it time for the first look? Never, when all were sent a moment ago: it would find nothing, and take time."""
+        """Should the results be looked at before the first wait? Not if all tasks were sent a moment ago."""
         has_looked, self.has_looked = self.has_looked, True
         if has_looked or (self.timeout_s is not None and self.timeout_s < 1):
             return not has_looked
@@ -87,7 +87,7 @@ class Watch:
         return f"Task {names[0]}" if len(names) == 1 else f"{len(names)} tasks ({names[0]}, ...)"
 
     def in_order(self, found: Mapping[UUID, Stored], ended: Collection[UUID]) -> list[UUID]:
-        """What ended in the order in which it did; in the order asked for, where that was at once."""
+        """Put tasks that have ended in the order in which they did; those of the same moment in the order asked for."""
         if len(ended) < 2:
             return list(ended)
         arrived = set(ended)

@@ -22,5 +22,9 @@ def graph(ctx: Any, task_id: str, format_: str, as_json: bool) -> None:
     """Show the canvas that TASK_ID is part of: its tasks, their order and their states."""
     found = load(ctx.obj.app, task_id)
     if not found.nodes:
-        raise CeleryCommandException(f"No task {task_id} is known here.", EX_FAILURE)
+        raise CeleryCommandException(
+            f"No task {task_id} is known here. Was it removed since (result_expires)? `pgtasks db status` says which database"
+            " this is.",
+            EX_FAILURE,
+        )
     click.echo(getattr(found, "json" if as_json else format_)())

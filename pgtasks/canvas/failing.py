@@ -33,10 +33,10 @@ class Waiting(NamedTuple):
 
 
 class Fall(NamedTuple):
-    """The end of a task that never ran. A silent one leaves nothing that users see.
+    """The end of a task that can never run, since one that it waited for has failed.
 
-    `within` is the body of a chord in the header of this one, which fell first: what both have as an errback is called
-    once.
+    A silent one leaves no result that users could see. `within` is for the body of a chord whose header contains another
+    chord: it is the body of the inner one, when that fell first. An errback that both bodies have is called once.
     """
 
     id: UUID

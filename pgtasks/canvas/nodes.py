@@ -39,28 +39,28 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One task of a canvas.
-
-    `args` lack the first argument, which is made of the results of `waits_for` when `inputs` is not "none":
-    the one value, or their list, nested as `shape` says. `options` are those of `apply_async`, completed by
-    the task's own, less what has a field here. `embed` is the third part of the message body. A chord's body
-    has as `entry` the first task of the header, if that waits for something before the chord. A task that begins a
-    member of a group that comes after another task has in `begins` the id of the group, that of the member's result, or
-    the tuple that stands for it if that is a group, and the member's place.
-    """
+    """One task of a canvas."""
 
     id: UUID
     task_id: str
     name: str
+    #: Without the first argument where that is made of the results of predecessors: see `inputs`.
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    #: Those of `apply_async`, completed by the task's own, less what has a field here.
     options: dict[str, Any]
+    #: The third part of the message body: errbacks.
     embed: dict[str, Any] = field(default_factory=dict)
+    #: What the results of `waits_for` become: nothing, the first argument as one value, or as their list.
     inputs: Inputs = "none"
     waits_for: tuple[UUID, ...] = ()
+    #: How that list is nested, see `shaped`.
     shape: Shape | None = None
     role: Role = "first"
+    #: For the body of a chord: the first task of the header, if that waits for something before the chord.
     entry: UUID | None = None
+    #: For a task with which a member of a group begins, where the group comes after another task: the id of the group, the
+    #: id of the member's result (or the tuple that stands for it, if that is a group), and the member's place.
     begins: tuple[str, Any, int] | None = None
     root: UUID
     parent: UUID | None = None

@@ -41,12 +41,12 @@ from pgtasks.canvas.steps import (
 from pgtasks.message import Inputs, id_of, own_spelling
 from pgtasks.utils.functional import _regen
 
-#: More edges than this between one group and the next, and a task that collects stands between them: n + m
-#: for n * m.
+#: The most edges that lead from one group straight to the next. When each of m members waits for each of n others there
+#: are n * m; a task that collects the n results and hands them on makes it n + m.
 MAX_CROSSING_EDGES = 10_000
 
-#: Options of apply_async that say where a task stands in its canvas: nodes and edges say it here, or the
-#: whole plan.
+#: Options of apply_async that say where a task stands in its canvas, or how it is sent. They are left out of the options
+#: of a node: its other fields, the edges, or the plan as a whole say the same.
 PLACE_OPTIONS = frozenset(
     {"task_id", "link", "link_error", "group_id", "root_id", "parent_id", "chord", "chain"}
     | {"producer", "publisher", "connection", "router", "result_cls", "add_to_parent", "as_called", "undo"}
@@ -56,7 +56,7 @@ _HEADER_OPTIONS = frozenset({"countdown", "eta", "parent_id", "task_id", "link",
 
 
 class _Input:
-    """Stands, as a first argument, for the results of the predecessors."""
+    """A placeholder: the first argument of a task that gets the results of its predecessors, which do not exist yet."""
 
     def __repr__(self) -> str:
         return "<what the predecessors return>"
@@ -67,12 +67,16 @@ INPUT = _Input()
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """What a part of the canvas waits for, and how it gets the results."""
+    """What the next part of the canvas waits for, and how it gets the results of that."""
 
+    #: The tasks that must have succeeded.
     preds: tuple[UUID, ...] = ()
+    #: What their results become: the first argument as one value or as a list of all, or nothing.
     inputs: Inputs = "none"
+    #: How that list is nested, see `shaped`.
     shape: Shape | None = None
     role: Role = "first"
+    #: For the body of a chord: the first task of the header, if that waits for something before the chord.
     entry: UUID | None = None
 
     @property
@@ -86,13 +90,11 @@ FIRST = After()
 
 @dataclass(slots=True)
 class Part:
-    """A planned part of the canvas: the tasks whose results are its own (`many`: as a list), and result
-    objects.
+    """A part of the canvas that has been planned: a task, chain, group or chord."""
 
-    `result` is the part's own; `first` is that of what is sent first.
-    """
-
+    #: The tasks with which it ends: their results are the part's result, as a list when it is `many`.
     ends: tuple[UUID, ...]
+    #: The result object of the part as a whole, and that of what is sent first in it: of a chain, its first step.
     result: Any
     first: Any
     many: bool = False
@@ -376,7 +378,7 @@ class Planner:
         return [each for each in nested if each is not None]
 
     def _begin_member(self, keys: Sequence[UUID], after: After, begins: tuple[str, Any, int]) -> None:
-        """Note of what begins a member that it does: the task before the group has called the group, not its tasks."""
+        """Mark the tasks with which a member begins (`Node.begins`): the task before the group shows the group, not them."""
         for key in keys:
             node = self.nodes[key]
             if node.waits_for == after.preds:

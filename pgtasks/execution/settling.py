@@ -18,14 +18,16 @@ from typing import Any
 from uuid import UUID
 
 from pgtasks import states
-from pgtasks.app import trace
+from pgtasks.app import forms, trace
+from pgtasks.app.call import Call, compose
 from pgtasks.app.canvases import Ask, clear
+from pgtasks.app.collecting import collecting
 from pgtasks.app.context import Context
-from pgtasks.app.graph import AS_SENT, written_down
 from pgtasks.app.linked import call_errbacks, publish_callbacks, waited_for
+from pgtasks.app.moments import due_of
 from pgtasks.app.planned import compose_plan
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, collecting, compose, relatives
+from pgtasks.app.publish import relatives
 from pgtasks.canvas.calls import as_called, sends_plainly
 from pgtasks.canvas.failing import Fall, Waiting, falls
 from pgtasks.canvas.nodes import Edge
@@ -69,7 +71,8 @@ class Settling(trace.Effects):
     is_limited = False
     casualties: tuple[Casualty, ...] = ()
     follow_ups: tuple[Batch, ...] = ()
-    again: tuple[Any, Message] | None = None
+    #: A retry: its signature, and its message unless that is the one there is.
+    again: tuple[Any, Message | None] | None = None
     is_gone = False
     #: Hard and soft, in seconds.
     time_limits: tuple[float | None, float | None] = (None, None)
@@ -129,9 +132,15 @@ class Settling(trace.Effects):
     def cancelled(self, cancelled: BaseException) -> Exception | None:
         return self.site.limits.translate()
 
-    def resubmit(self, sig: Any) -> None:
-        """Take a retry, which becomes part of this attempt's outcome instead of a message of its own."""
-        self.again = sig, _recomposed(self.site.app, self.claim, sig)
+    def resubmit(self, sig: Any, is_same: bool) -> None:
+        """Take a retry, with the same arguments or others, which becomes part of this attempt's outcome."""
+        try:
+            self.again = sig, _recomposed(self.site.app, self.claim, sig)
+        except EncodeError:
+            # Errors in the places of results, as a body gets them that runs when all are done, can seldom be written.
+            if not is_same or self.claim.inputs not in ("value", "list"):
+                raise
+            self.again = sig, None
 
     def become(self, sig: Any) -> None:
         """Go on as another canvas, whose last task takes this one's id and so its place among the others."""
@@ -146,10 +155,17 @@ class Settling(trace.Effects):
             )
         edges = list(planned.edges)
         preds = [edge.pred for edge in edges if edge.succ == claim.id]
-        mine = _in_place_of(claim, new.pop(claim.id), waits=bool(preds))
+        own = new.pop(claim.id)
+        # It waits for others now. What it waited for before stays in the canvas, before the first of them.
+        former = [forms.Former(*each) for each in app.database.run(graphs.predecessors(claim.id))] if preds else []
+        entry = next((key for key in new if not any(edge.succ == key for edge in edges)), None) if former else None
+        before = [] if entry is None else [Edge(each.pred, entry, each.position) for each in former]
+        mine = forms.replaced(claim, own, former if preds else None)
         has_successors = any(edge.pred == claim.id for edge in edges)
         place = tasks.replace(self.site.worker, claim.delivery, mine, preds, has_successors=has_successors)
-        self._enqueue_with(place, list(new.values()), edges)
+        others = list(new.values())
+        others = forms.made(claim, others, entry) if preds else forms.added(claim, others)
+        self._enqueue_with(place, others, [*before, *edges])
         for call, message in zip(calls, messages, strict=True):
             announce(app, call, message)
         self.is_gone = True
@@ -160,36 +176,45 @@ class Settling(trace.Effects):
         planned = plan(sig)
         calls, messages = compose_plan(app, planned)
         (member,) = planned.ends
+        messages = forms.added(self.claim, messages)
         # The edge from the new member is written by join_chord; here it only says that somebody waits for it.
         edges = [*planned.edges, Edge(member, self.claim.id, 0)]
         join = tasks.join_chord(self.site.worker, self.claim.delivery, self.claim.id, member)
-        if not self._enqueue_with(join, messages, edges):
+        if not self._enqueue_with(join, messages, edges, lock=graphs.lock_bodies(self.claim.id)):
             # The body has failed already. The task runs all the same, as the others of the header do.
             app.database.run(tasks.enqueue(messages, edges))
         for call, message in zip(calls, messages, strict=True):
             announce(app, call, message)
         return sig if lazy else remembered(planned.result, planned.trail, True)
 
-    def _enqueue_with(self, change: Query[int], messages: Sequence[Message], edges: Sequence[Edge]) -> bool:
+    def _enqueue_with(
+        self, change: Query[int], messages: Sequence[Message], edges: Sequence[Edge], lock: Query[int] | None = None
+    ) -> bool:
         """Enqueue tasks that this one, or what waits for it, will wait for, if `change` says that it is still ours.
 
         Callbacks of a replacement wait for this very task.
         """
-        database = self.site.app.database
+        transact = self.site.app.database.transact
         enqueue = tasks.enqueue(messages, edges, running=[self.claim.id])
+        changes = [change] if lock is None else [lock, change]
+
+        def added(ask: Ask) -> bool:
+            is_ours = all(map(ask, changes))
+            if is_ours and messages:
+                ask(enqueue)
+            return is_ours
 
         def anew(ask: Ask) -> None:
             # Before the change, after which something waits for them.
             clear(ask, messages)
-            if not ask(change):
+            if not added(ask):
                 raise _LostError
-            ask(enqueue)
 
         try:
-            return bool(database.run_together(change, *([enqueue] if messages else ()))[0])
+            return bool(transact(added))
         except TaskSentBefore:
             with suppress(_LostError):
-                database.transact(anew)
+                transact(anew)
                 return True
             return False
 
@@ -297,7 +322,7 @@ class Settling(trace.Effects):
             return self._retry(*self.again)
         if state == states.SUCCESS and self.again is not None:
             # retry(throw=False): it asked to run again, and went on to its end. That is a result, and one more run.
-            self.follow_ups += (((_another(self.claim, *self.again),), ()),)
+            self.follow_ups += _another(self.claim, *self.again)
         if state in (states.SUCCESS, states.FAILURE):
             return self.ended(state)
         # IGNORED, and whatever else was not decided: over, without a result that anybody sees.
@@ -325,9 +350,10 @@ class Settling(trace.Effects):
             is_member=claim.group_id is not None,
         )
 
-    def _retry(self, sig: Any, changes: Message) -> Outcome:
+    def _retry(self, sig: Any, changes: Message | None) -> Outcome:
         retries = sig.options.get("retries", self.claim.retries + 1)
-        return self.once_more(delay_s=changes.countdown_s, due=changes.due, retries=retries, changes=changes)
+        delay_s, due = due_of(self.site.app, sig.options) if changes is None else (changes.countdown_s, changes.due)
+        return self.once_more(delay_s=delay_s, due=due, retries=retries, changes=changes)
 
     def once_more(
         self, *, retries: int, delay_s: float | None, due: datetime | None = None, changes: Message | None = None
@@ -372,42 +398,24 @@ def _recomposed(app: Any, claim: Claim, sig: Any) -> Message:
     embed = {name: value if name == "chord" else maybe_list(value) for name, value in carried.items() if value}
     call = Call(
         claim.id, claim.public_id, claim.name, args, kwargs, options, embed, claim.root, claim.parent, claim.group_id,
-        extra={**_role_of(claim), **_as_sent(claim), **names}, retries=retries,
+        extra={**forms.inherited(claim), **names}, retries=retries,
     )  # fmt: skip
-    message = compose(app, call, task)
+    message = forms.made_anew(claim, compose(app, call, task))
     announce(app, call, message)
     return message
 
 
-def _role_of(claim: Claim) -> dict[str, Any]:
-    """Why a task waited for its predecessors, and so whether they called it: that stays when its message is made anew."""
-    return {name: value for name, value in _options_of(claim).items() if name in ("role", "entry", "begins")}
-
-
-def _options_of(claim: Claim) -> dict[str, Any]:
-    return json.loads(claim.options) if claim.options else {}
-
-
-def _as_sent(claim: Claim) -> dict[str, Any]:
-    """How a task was called that takes results, which its message made anew has among its arguments: for a fork."""
-    if claim.inputs not in ("value", "list"):
-        return {name: value for name, value in _options_of(claim).items() if name == AS_SENT}
-    return {AS_SENT: written_down(claim)}
-
-
-def _in_place_of(claim: Claim, message: Message, *, waits: bool) -> Message:
-    """The message that takes the place of the running task's, which is its parent unless it `waits` for others."""
-    options = json.loads(message.options or b"{}")
-    options.setdefault("parent_id", claim.public_id if message.parent == claim.id else str(message.parent))
-    kept = {} if waits else {**_role_of(claim), **_as_sent(claim)}
-    return replace(message, options=json.dumps({**options, **kept}).encode())
-
-
-def _another(claim: Claim, sig: Any, message: Message) -> Message:
+def _another(claim: Claim, sig: Any, message: Message | None) -> tuple[Batch, ...]:
     """The message of a retry as that of a task of its own, since the one that asked for it has a result."""
     root = claim.root or claim.id
-    options = {**json.loads(message.options or b"{}"), "retries": sig.options.get("retries", claim.retries + 1)}
-    return replace(message, id=new_id(root), task_id=None, root=root, options=json.dumps(options).encode())
+    retries = sig.options.get("retries", claim.retries + 1)
+    if message is None:
+        logger.error("Task %s[%s] has ended and cannot run once more: its inputs cannot be written as arguments.",
+                     claim.name, claim.public_id)  # fmt: skip
+        return ()
+    options = {**json.loads(message.options or b"{}"), "retries": retries}
+    another = replace(message, id=new_id(root), task_id=None, root=root, options=json.dumps(options).encode())
+    return (((another,), ()),)
 
 
 def _waiting(successor: graphs.Successor) -> Waiting:

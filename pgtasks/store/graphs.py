@@ -11,7 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from pgtasks.message import Message
-from pgtasks.store.sql import Query, Row, count, load
+from pgtasks.store.sql import Query, Row, count, id_set, load
 
 _SQL = load("graphs")
 
@@ -24,6 +24,8 @@ class GraphNode(NamedTuple):
     name: str
     queue: str
     group_id: str | None
+    trigger: str | None
+    options: bytes | None
     result_state: str | None
     is_claimed: bool
     pending: int | None
@@ -58,9 +60,50 @@ def _nodes(found: Sequence[Row]) -> list[GraphNode]:
     return [GraphNode._make(row) for row in found]
 
 
-def redrive(canvas: Iterable[UUID], ids: Iterable[UUID]) -> Query[int]:
-    """Run some failed tasks of a canvas again, once all of it has ended; gives how many."""
-    return Query(_SQL["redrive"], {"canvas": list(canvas), "ids": list(ids)}, count)
+def predecessors(task_id: UUID) -> Query[list[tuple[UUID, int]]]:
+    """What a running task waited for, with the places among its inputs."""
+    return Query(_SQL["predecessors"], {"id": task_id}, _pairs)
+
+
+def _pairs(found: Sequence[Row]) -> list[tuple[UUID, int]]:
+    return [(pred, position) for pred, position in found]
+
+
+def redrive(canvas: Iterable[UUID], ids: Iterable[UUID], followers: Iterable[UUID] = ()) -> Query[int]:
+    """Run some failed tasks of a canvas again, once all of it has ended, and what follows them; gives how many."""
+    values = {"canvas": list(canvas), "ids": list(ids), "followers": list(followers)}
+    return Query(_SQL["redrive"], values, count)
+
+
+def lock_bodies(task_id: UUID) -> Query[int]:
+    """Lock what waits for a running task, for `tasks.join_chord` to come next in the transaction; gives how many."""
+    return Query(_SQL["lock_bodies"], {"id": task_id}, count)
+
+
+def restore(
+    messages: Sequence[Message], relinked: Iterable[UUID], edges: Sequence[tuple[UUID, UUID, int]], cut: Iterable[UUID]
+) -> Query[int]:
+    """Undo what made the messages of some tasks anew, for a `redrive` that comes next in the transaction.
+
+    `edges` are (successor, predecessor, position), all that the tasks `relinked` have from now on; the tasks
+    `cut` are no part of the canvas any more.
+    """
+    values = {name: [getattr(message, attribute) for message in messages] for name, attribute in _RESTORED.items()}
+    succs, preds, positions = ([*column] for column in (zip(*edges, strict=True) if edges else ((), (), ())))
+    links = {"succs": succs, "preds": preds, "positions": positions}
+    return Query(_SQL["restore"], {**values, **links, "relinked": list(relinked), "cut": list(cut)}, count)
+
+
+_RESTORED = {
+    "ids": "id", "names": "name", "queues": "queue", "priorities": "priority", "payloads": "payload",
+    "content_types": "content_type", "content_encodings": "content_encoding", "options": "options", "inputs": "inputs",
+    "triggers": "trigger",
+}  # fmt: skip
+
+
+def lock_inputs(ids: Iterable[UUID]) -> Query[set[UUID]]:
+    """Keep tasks that have succeeded from running again until the transaction ends; gives which have."""
+    return Query(_SQL["lock_inputs"], {"ids": list(ids)}, id_set)
 
 
 class Undoable(NamedTuple):
@@ -92,7 +135,7 @@ def messages(ids: Iterable[UUID]) -> Query[list[Message]]:
 
 
 _MESSAGE_COLUMNS = (
-    *("id", "name", "payload", "content_type", "content_encoding", "queue", "priority", "due", "expires"),
+    *("id", "name", "payload", "content_type", "content_encoding", "queue", "priority", "due"),
     *("root", "parent", "group_id", "options", "max_deliveries", "inputs", "trigger"),
 )
 

@@ -354,7 +354,8 @@ ORDER BY f.rank, f.seq
 --   back     returned to the queue as it was, at once or after a delay
 -- Only rows that were really ended count, so a duplicated completion changes nothing and nothing is released twice.
 -- A success that comes too late, since the task was revoked or failed from outside while it ran, releases nobody: the task
--- goes back, marked as revoked, for a worker to fail what waits for it. So does a task that was revoked and is not over.
+-- goes back, marked as revoked, for a worker to fail what waits for it. So does a task that was revoked and is not over, at
+-- once: its result is stored here, since no worker may have room for it for long.
 -- A worker with nothing else to do (`room`) takes tasks that it alone releases, which saves a chain a round trip per link.
 -- Limited tasks give up their places, to those who wait for them.
 -- Locks: claim by id, then waiting by id, then flows by name. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
@@ -406,7 +407,7 @@ changed AS (
 place AS MATERIALIZED (
   SELECT e.id, e.next_retries AS retries, e.next_losses AS losses, e.delivery, coalesce(c.queue, m.queue) AS queue,
          -coalesce(c.priority, m.priority) AS rank,
-         coalesce(e.due, pgtasks.clock() + e.delay * interval '1 second') AS due
+         CASE WHEN e.revoke_signal IS NULL THEN coalesce(e.due, pgtasks.clock() + e.delay * interval '1 second') END AS due
   FROM ended e CROSS JOIN LATERAL (SELECT * FROM pgtasks.message WHERE id = e.id OFFSET 0) m
   LEFT JOIN changed c ON c.id = e.id
   WHERE e.kind <> 'done'
@@ -450,6 +451,14 @@ succeeded AS MATERIALIZED (
 overruled AS MATERIALIZED (
   SELECT id, delivery, retries FROM ended
   WHERE id = ANY (%(preds)b::uuid[]) AND kind = 'done' AND state = 'SUCCESS' AND id NOT IN (SELECT id FROM succeeded)
+),
+withdrawn AS (
+  INSERT INTO pgtasks.result (id, state, value)
+  SELECT id, 'REVOKED', convert_to(
+    '{"exc_type": "TaskRevokedError", "exc_message": ["revoked"], "exc_module": "pgtasks.exceptions"}', 'UTF8')
+  FROM ended WHERE kind <> 'done' AND revoke_signal IS NOT NULL
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id
 ),
 marked AS (
   INSERT INTO pgtasks.revoked (id)
@@ -525,7 +534,8 @@ returned AS (
 ),
 waiters AS (
   DELETE FROM pgtasks.waiter
-  WHERE id = ANY (ARRAY(SELECT id FROM stored) || %(dead_ids)b::uuid[]) AND pg_notification_queue_usage() < 0.5
+  WHERE id = ANY (ARRAY(SELECT id FROM stored UNION ALL SELECT id FROM withdrawn) || %(dead_ids)b::uuid[])
+    AND pg_notification_queue_usage() < 0.5
   RETURNING id, process
 ),
 told AS (
@@ -910,9 +920,11 @@ SELECT (SELECT count(*) FROM ended) + (SELECT count(*) FROM queued)
 
 -- name: clear
 -- Remove every trace of those of some tasks that have ended, so that they can be sent anew under their ids.
--- One that others still wait for, tasks or a workflow, stays: its second end would count for them once more. So does one
--- whose end came from outside while a worker has it. Runs after `hold`, in one transaction. Relies on edge_pred, awaited_task.
--- A revoked one may still be in the ready queue.
+-- One that others still wait for, tasks or a workflow, stays: its second end would count for them once more. So do those wait
+-- whose end came from outside, for what comes after them to be told. One whose own end came from outside stays while a worker
+-- has it. A revoked one may still be in the ready queue.
+-- What followed one and is over keeps its edge, to nothing: it is no part of the canvas that is sent now.
+-- Runs after `hold`, in one transaction. Relies on edge_pred, awaited_task.
 -- In: ids. Out: how many were removed.
 WITH gone AS (
   DELETE FROM pgtasks.result r
@@ -920,7 +932,9 @@ WITH gone AS (
     AND NOT EXISTS (SELECT FROM pgtasks.claim c WHERE c.id = r.id)
     AND NOT EXISTS (
       SELECT FROM pgtasks.edge e
-      WHERE e.pred = r.id AND NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = e.succ))
+      WHERE e.pred = r.id
+        AND (NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = e.succ)
+             OR EXISTS (SELECT FROM pgtasks.waiting w WHERE w.id = e.succ AND w.pending > 0)))
     AND NOT EXISTS (
       SELECT FROM pgtasks.awaited a
       WHERE a.task = r.id AND NOT EXISTS (SELECT FROM pgtasks.result s WHERE s.id = a.run))
@@ -934,6 +948,10 @@ marks AS (DELETE FROM pgtasks.revoked WHERE id IN (SELECT id FROM gone)),
 states AS (DELETE FROM pgtasks.progress WHERE id IN (SELECT id FROM gone)),
 holds AS (DELETE FROM pgtasks.waiting WHERE id IN (SELECT id FROM gone)),
 edges AS (DELETE FROM pgtasks.edge WHERE succ IN (SELECT id FROM gone)),
+loose AS (
+  UPDATE pgtasks.edge SET pred = gen_random_uuid()
+  WHERE pred IN (SELECT id FROM gone) AND succ NOT IN (SELECT id FROM gone)
+),
 steps AS (DELETE FROM pgtasks.step WHERE run IN (SELECT id FROM gone)),
 signals AS (DELETE FROM pgtasks.signal WHERE run IN (SELECT id FROM gone)),
 waits AS (DELETE FROM pgtasks.awaited WHERE run IN (SELECT id FROM gone))

@@ -70,6 +70,7 @@ class Crew:
             worker.kill()
 
 
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", ["tasks", "steps"])
 @pytest.mark.parametrize("count", [400, 10_000])
 def test_the_sum_of_many_debits_is_exact(

@@ -13,6 +13,7 @@ import pytest
 
 import pgtasks.exceptions
 import pgtasks.result
+from pgtasks.app.waiting import Watch
 from tests.support.results import ended
 
 
@@ -133,3 +134,23 @@ def test_a_pickled_result_finds_the_backend_of_the_current_app(app: Any) -> None
     again = pickle.loads(pickle.dumps(plain))
 
     assert (again, again.parent, again.backend) == (plain, plain.parent, app.backend)
+
+
+def test_a_redriven_task_that_ends_between_two_looks_is_not_taken_for_one_without_a_result(app: Any) -> None:
+    task_id = uuid4()
+    watch = Watch([str(task_id)])
+    watch.has_looked = True
+    steps = app.backend._arrivals(watch)
+    next(steps)
+    app.backend.store_result(str(task_id), 7, "SUCCESS")
+
+    # The word was about its earlier end. Nothing is found at first, and then that it has ended.
+    steps.send({task_id: None})
+    again = steps.send({})
+    assert again.statement.name == "ended"
+    late = steps.send({task_id})
+    with pytest.raises(StopIteration) as end:
+        steps.send(app.database.run(late))
+
+    ((_, meta),) = end.value.value
+    assert meta["result"] == 7

@@ -71,6 +71,30 @@ def test_revoking_a_claimed_task_tells_its_worker_and_does_not_end_it(
     assert hand.settle(done(claim)) == [task.id]
 
 
+def test_a_claimed_task_that_is_revoked_and_not_run_to_its_end_ends_at_once_and_not_when_a_worker_has_room(
+    database: Database, hand: Hand, conn: Conn
+) -> None:
+    handed_back, retried, rejected, going_on = message(), message(), message(), message()
+    database.run(tasks.enqueue([handed_back, retried, rejected, going_on]))
+    claims = {claim.id: claim for claim in hand.claim()}
+    conn.execute("INSERT INTO pgtasks.waiter (id, process) VALUES (%s, gen_random_uuid())", [handed_back.id])
+    revoke(database, handed_back, retried, rejected)
+
+    hand.settle(
+        back(claims[handed_back.id]),
+        again(claims[retried.id], due=FUTURE),
+        back(claims[rejected.id], delay_s=3600.0),
+        back(claims[going_on.id]),
+    )
+    standings = [standing(conn, each) for each in (handed_back, retried, rejected, going_on)]
+    waiters = conn.execute("SELECT count(*) FROM pgtasks.waiter").fetchone()
+    fates = {claim.id: claim.fate for claim in Hand(database).claim()}
+
+    assert standings == [["ready", "REVOKED"]] * 3 + [["ready"]]
+    assert waiters == (0,), "who waits for it is told"
+    assert fates == {handed_back.id: "revoked", retried.id: "revoked", rejected.id: "revoked", going_on.id: "live"}
+
+
 def test_revoking_what_has_ended_changes_nothing(database: Database, hand: Hand, conn: Conn) -> None:
     task = message()
     database.run(tasks.enqueue([task]))

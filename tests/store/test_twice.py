@@ -198,3 +198,77 @@ def test_a_replacement_whose_steps_ended_before_does_not_wait_for_them(database:
         database.run_together(replace, tasks.enqueue([step], [Link(task.id, step.id)], running=[task.id]))
 
     assert standing(conn, task) == ["claimed"]
+
+
+def test_a_task_is_not_sent_anew_while_what_was_ended_from_outside_still_waits_for_others(
+    database: Database, hand: Hand, conn: Conn
+) -> None:
+    first, second, body = chord(database)
+    claims = {claim.id: claim for claim in hand.claim()}
+    hand.settle(done(claims[first.id]))
+    database.run(tasks.store(body.id, "FAILURE", value=b"1"))
+
+    sent_anew(database, first)
+    assert standing(conn, first) == ["SUCCESS"]
+
+    # Both at once, the second end of the first would have counted for the body below nothing.
+    hand.settle(done(claims[second.id]), *map(done, hand.claim()))
+    assert not pending(conn, body)
+    hand.settle(*map(done, hand.claim()))
+    sent_anew(database, first)
+    assert standing(conn, first) == ["ready"]
+
+
+def test_a_task_that_is_sent_anew_is_no_part_of_its_last_canvas(database: Database, hand: Hand, conn: Conn) -> None:
+    first, second, body = chord(database)
+    for _ in range(2):
+        hand.settle(*map(done, hand.claim()))
+    after = message("after", inputs="value")
+
+    sent_anew(database, first, after, links=plan((first, after)))
+
+    assert {node.id for node in database.run(graphs.graph(first.id))} == {first.id, after.id}
+    old = {node.id: node for node in database.run(graphs.graph(body.id))}
+    # The body still knows that it had two inputs, one of which is gone.
+    assert old.keys() == {second.id, body.id}
+    assert len(old[body.id].preds) == 2
+
+
+def test_a_redrive_does_nothing_when_a_fork_was_made_that_does_not_wait_for_its_inputs(
+    database: Database, hand: Hand, conn: Conn
+) -> None:
+    first, second, body = chord(database)
+    hand.settle(*(done(claim, state="FAILURE") for claim in hand.claim()))
+    hand.settle(*(done(claim) for claim in hand.claim()))
+    seen = [first.id, second.id, body.id]
+    own, fork = message("own"), message("fork", inputs="list")
+    database.run(tasks.enqueue([own, fork], plan((own, fork), (first, fork))))
+
+    assert redriven(database, seen) == 0
+    assert standing(conn, first) == ["FAILURE"]
+
+
+def test_two_tasks_that_add_to_their_chord_at_the_same_moment_both_do(
+    database: Database, hand: Hand, conn: Conn, database_url: str
+) -> None:
+    first, second, body = chord(database)
+    claims = {claim.id: claim for claim in hand.claim()}
+
+    def joining(task: Message) -> list[Any]:
+        added, delivery = message("added"), claims[task.id].delivery
+        join = tasks.join_chord(hand.id, delivery, task.id, added.id)
+        return [graphs.lock_bodies(task.id), join, tasks.enqueue([added], plan((added, task)), running=[task.id])]
+
+    with psycopg.connect(database_url) as adding:
+        for query in joining(first):
+            database.run(query, adding)
+
+        def commit() -> None:
+            wait_for_lock(conn)
+            adding.commit()
+
+        at_once(lambda: database.run_together(*joining(second)), commit)
+
+    assert pending(conn, body) == 4
+    (found,) = (node for node in database.run(graphs.graph(body.id)) if node.id == body.id)
+    assert found.positions == [0, 1, 2, 3]

@@ -25,7 +25,7 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import ngettext
 
 from pgtasks import states
-from pgtasks.app import graph
+from pgtasks.app import graph, rerun
 from pgtasks.contrib.django.app import project_app
 from pgtasks.contrib.django.models import Queue, Schedule, Step, Task, Worker
 from pgtasks.contrib.django.place import Places
@@ -306,7 +306,7 @@ class TaskAdmin(ViewAdmin):
                 if Step.objects.using(queryset.db).filter(run=task.pk).exists():
                     again += len(operations.redrive(app, [task.public_id]))
                 else:
-                    again += graph.redrive(app, task.public_id)
+                    again += rerun.redrive(app, task.public_id)
             except ImproperlyConfigured as error:
                 self.message_user(request, str(error), messages.WARNING)
         _say(self, request, again, "task runs again", "tasks run again", "Nothing has failed there.")
@@ -318,7 +318,7 @@ class TaskAdmin(ViewAdmin):
             if task.state not in states.READY_STATES:
                 continue
             try:
-                sent += len(graph.fork(app, task.public_id))
+                sent += len(rerun.fork(app, task.public_id))
             except ImproperlyConfigured as error:
                 self.message_user(request, str(error), messages.WARNING)
         _say(self, request, sent, "copy was sent", "copies were sent", "None of them has ended.")
