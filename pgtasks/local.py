@@ -166,8 +166,18 @@ class PromiseProxy(Proxy):
     __slots__ = ("__weakref__", "_proxy_pending", "_proxy_target")
 
     def _get_current_object(self) -> Any:
-        target = _own(self, "_proxy_target")
-        return self.__evaluate__() if target is _MISSING else target
+        try:
+            return object.__getattribute__(self, "_proxy_target")
+        except AttributeError:
+            return self.__evaluate__()
+
+    def __getattr__(self, name: str) -> Any:
+        # As in `Proxy`, but with one call less: every call of a task that was declared early passes here.
+        try:
+            target = object.__getattribute__(self, "_proxy_target")
+        except AttributeError:
+            target = self.__evaluate__()
+        return getattr(target, name)
 
     def __then__(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call `fun` when the promise is evaluated: now, if it has been already."""

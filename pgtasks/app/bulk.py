@@ -22,10 +22,11 @@ from uuid import UUID
 
 from pgtasks import signals
 from pgtasks._state import current_run, get_current_worker_task
+from pgtasks.app.call import Call, compose
 from pgtasks.app.flows import asend_uniques, go_alone, is_repeatable, send_uniques
 from pgtasks.app.pattern import Arguments, Pattern, are_alike, is_sent_plainly, result_of
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, acarrier, carrier, complete, compose, put, relatives
+from pgtasks.app.publish import acarrier, carrier, complete, put, relatives
 from pgtasks.canvas.ids import fresh_id
 from pgtasks.canvas.planner import PLACE_OPTIONS
 from pgtasks.canvas.signature import Signature, without_nones
@@ -282,7 +283,7 @@ def _take(source: Iterator[Arguments], at_most: int, until: float = math.inf) ->
 
 
 def _weigh(value: Any, depth: int = 5) -> int:
-    """About the bytes of a value: its texts, and eight for all else."""
+    """Estimate how many bytes a value takes: the length of each text in it, and eight for anything else."""
     if isinstance(value, str | bytes | bytearray):
         return len(value) + 8
     if depth and isinstance(value, list | tuple | set | frozenset | dict):
@@ -373,7 +374,7 @@ def _plain_group(group: Any, options: dict[str, Any]) -> tuple[Pattern, list[Arg
     if task is not None:
         _, _, shadow, merged = task._prepare_call(first.args, first.kwargs, merged.pop("shadow", None), merged)
         merged |= {} if shadow is None else {"shadow": shadow}
-    call = Call(new_id(), "", first.task, (), {}, merged, group_id=group_id)
+    call = Call(new_id(), None, first.task, (), {}, merged, group_id=group_id)
     caller = get_current_worker_task()
     if caller is not None:
         root_id, parent_id = caller.request.root_id or caller.request.id, caller.request.id

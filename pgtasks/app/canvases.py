@@ -50,7 +50,7 @@ def _enqueue_anew(app: Any, messages: Sequence[Message], enqueue: Query[None]) -
 
 
 def clear(ask: Ask, messages: Iterable[Message]) -> None:
-    """Remove what earlier tasks under the ids of these messages have left, where those are over; part of a transaction."""
+    """Remove the rows of earlier tasks that had the ids of these messages and have ended; part of a transaction."""
     ids = [message.id for message in messages]
     ask(tasks.hold(ids))
     ask(tasks.clear(ids))

@@ -162,7 +162,7 @@ def _children_of(stored: Stored) -> list[Any] | None:
 def _released(stored: Stored) -> Iterator[Any]:
     """What this task has called by ending, as tuples: tasks, and groups with their results."""
     released = [
-        (task_id, group_id, json.loads(options) if options else {})
+        _called(task_id, group_id, json.loads(options) if options else {})
         for task_id, group_id, options in zip(
             stored.released or (), stored.released_groups or (), stored.released_options or (), strict=True
         )
@@ -183,6 +183,12 @@ def _released(stored: Stored) -> Iterator[Any]:
         shown = [_tuple_of(members[place]) for place in sorted(members)]
         # As in Celery, a group of nothing but a chain that ends in a group is shown as that group.
         yield shown[0] if len(shown) == 1 and shown[0][1] is not None else ([called, None], shown or None)
+
+
+def _called(task_id: str, group_id: str | None, said: Any) -> tuple[str, str | None, Any]:
+    """The task that was called: the first task of what replaces another stands for that one."""
+    stands_for = said.get("calls_for")
+    return (task_id, group_id, said) if stands_for is None else (stands_for["id"], stands_for["group"], stands_for)
 
 
 def _tuple_of(member: Any) -> Any:

@@ -20,7 +20,7 @@ _with_unique: ContextVar[bool] = ContextVar("pgtasks.collected_unique", default=
 
 
 def collects_unique(messages: Sequence[Message], edges: Iterable[Any] = ()) -> bool:
-    """Collect calls that other tasks may stand for, where that is asked for; says whether it is."""
+    """Collect unique calls if `collecting(with_unique=True)` is in force here; returns whether it is."""
     batches = collected.get()
     if batches is None or not _with_unique.get():
         return False

@@ -26,7 +26,7 @@ from pgtasks.store.sql import Query
 
 __all__ = (
     "FLOW_OPTIONS", "Controlled", "asend_unique", "asend_unique_canvas", "asend_uniques", "controlled", "declared_flows",
-    "go_alone", "is_anothers", "is_repeatable", "place_of", "read_declaration", "send_unique", "send_unique_canvas",
+    "go_alone", "is_repeatable", "place_of", "read_declaration", "send_unique", "send_unique_canvas",
     "send_uniques", "take_places", "with_flow_key",
 )  # fmt: skip
 
@@ -38,17 +38,20 @@ FLOW_OPTIONS = frozenset({"flow_key", "unique", "debounce"})
 
 
 class Controlled:
-    """What a task may say of its flow: limits over all workers, and calls that are one task."""
+    """What a task may say about flow control; a base of `Task`."""
 
+    #: The limits that it shares with others, over all workers: a `Flow`.
     flow: Any = None
+    #: Whether a call stands for an earlier one that is still there: True, a key, or `Unique(...)`.
     unique: Any = None
+    #: Whether a call replaces one that still waits: seconds, or `Debounce(...)`.
     debounce: Any = None
-    #: Says it any of that?
+    #: Whether any of these three is set.
     is_controlled = False
 
 
 def read_declaration(cls: Any) -> None:
-    """Read what a task's class says of its flow, and refuse what cannot be meant."""
+    """Check what a task's class says about flow control, and complete it; raises `ImproperlyConfigured`."""
     if cls.flow is not None and not isinstance(cls.flow, Flow):
         raise ImproperlyConfigured(f"Task {cls.name!r} has flow={cls.flow!r}: use Flow(...), of pgtasks.")
     if cls.flow is not None and cls.flow.name is None:
@@ -112,7 +115,7 @@ def with_flow_key(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def controlled(call: Any, task: Any, message: Message) -> Message:
-    """Complete the message of a call by its flow, and by what makes it one with others."""
+    """Add to the message of a call the flow that it waits for, and the key by which it may be the same task as others."""
     options = call.options
     if call.retries:
         # It is unique or debounced already; only its flow limits apply, where it runs.
@@ -124,7 +127,10 @@ def controlled(call: Any, task: Any, message: Message) -> Message:
         )
     args, kwargs = call.args or (), call.kwargs or {}
     if task.flow is None and options.get("flow_key") is not None:
-        raise ImproperlyConfigured(f"Task {task.name!r} has no flow, so flow_key={options['flow_key']!r} means nothing.")
+        raise ImproperlyConfigured(
+            f"Task {task.name!r} has no flow, so flow_key={options['flow_key']!r} means nothing."
+            " Declare the task with flow=Flow(...), or leave the option out."
+        )
     if task.flow is not None and call.inputs is None:
         message = replace(message, flow=place_of(task, args, kwargs, (options.get("headers") or {}).get("flow_key")))
     unique = _unique(options.get("unique", task.unique), task.name)
@@ -214,7 +220,10 @@ def _send_uniques(messages: Sequence[Message], lets_in: bool, ask: Callable[[Que
 
 
 def _taking_of(messages: Sequence[Message]) -> tuple[Query[Any], Callable[[Any], tuple[list[Message], list[UUID]]]]:
-    """What takes the keys of calls, and how to read from its answer those to be sent and the tasks that stand for all."""
+    """A query that takes the keys of calls, and a function that reads its answer.
+
+    That function gives the messages that have to be sent, and for every call the id of the task that stands for it.
+    """
     keyed = [(message, message.unique) for message in messages if message.unique is not None]
     if any(key.raises for _, key in keyed):
         take, names = _take_all(messages)
@@ -247,18 +256,11 @@ def _holder(message: Message, taken: Taken) -> UUID:
     return taken.holders[0]
 
 
-def is_anothers(call: Any, holder: UUID) -> bool:
-    """Does another task stand for a call? Then that is what its caller gets."""
-    if holder == call.id:
-        return False
-    call.id, call.task_id = holder, str(holder)
-    return True
-
-
 def take_places(run: Callable[[Query[Any]], Any], messages: Sequence[Message], edges: Iterable[Any]) -> UUID | None:
-    """Take the keys of what was collected, and enqueue it, by queries of the caller's transaction.
+    """Take the unique keys of calls that were collected, then enqueue them, by queries of the caller's transaction.
 
-    A task stands for a call: then nothing is sent, and its id is given. For a canvas that is `AlreadyEnqueued`.
+    Where an earlier task stands for a single call nothing is sent, and the id of that task is returned. For a canvas
+    `AlreadyEnqueued` is raised. Returns None when what was collected has been sent.
     """
     if len(messages) == 1 and messages[0].unique is not None:
         take, _ = _queries(messages[0], None)

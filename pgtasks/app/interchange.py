@@ -57,9 +57,10 @@ _TRANSPORT = frozenset(
 def first_protocol(
     headers: Mapping[str, Any], body: Any, timezone: tzinfo = UTC
 ) -> tuple[dict[str, Any], Any] | None:
-    """Headers and body of protocol 2 for a message of protocol 1, which has everything in its body; None if it is none.
+    """Convert a message of protocol 1, which has everything in its body, to headers and body of protocol 2.
 
-    `timezone` is that of moments without one, where the message says that they are not in UTC.
+    Returns None for what is no such message. `timezone` is taken for times without a zone, where the message says that
+    they are not in UTC.
     """
     if not isinstance(body, Mapping) or not body.get("task") or not body.get("id"):
         return None

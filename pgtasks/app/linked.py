@@ -34,7 +34,10 @@ def publish_callbacks(app: Any, request: Any, retval: Any) -> None:
 
 
 def waited_for(request: Any) -> set[UUID]:
-    """Which of the next steps the body of a chord waits for that Celery itself has sent: its header has chains in it."""
+    """The next steps of this chain whose results a chord's body waits for.
+
+    That is so in a chord which Celery itself has sent, and which has a chain in its header: the last step counts there.
+    """
     found = (step.get("options") or {} for step in request.chain or ())
     return {id_of(options["task_id"]) for options in found if options.get("chord") and options.get("task_id")}
 

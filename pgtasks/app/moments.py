@@ -15,7 +15,7 @@ END_OF_TIME = datetime(9998, 12, 31, tzinfo=UTC)
 
 
 def due_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
-    """A countdown counts from the database's clock; an ETA is a moment and needs no clock."""
+    """When a call is due: seconds from now by the database's clock, or a moment; both are None when it is due at once."""
     countdown, eta = options.get("countdown"), options.get("eta")
     if countdown:
         if isinstance(countdown, timedelta):
@@ -28,7 +28,7 @@ def due_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime
 
 
 def expiry_of(app: Any, options: Mapping[str, Any]) -> tuple[float | None, datetime | None]:
-    """Seconds from the enqueue, or the moment, after which a call must not begin."""
+    """When a call expires: seconds from the enqueue, or a moment; both are None when it does not."""
     expires = options.get("expires")
     if expires is None:
         return None, None

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 from uuid import NAMESPACE_OID, uuid3
 
@@ -29,6 +28,18 @@ from pgtasks.utils.nodenames import anon_nodename, reply_address
 __all__ = ("Parts",)
 
 T = TypeVar("T")
+
+
+#: Beyond this no clock is believed: one that counts a million a second gets there in 36,000 years.
+_CLOCK_MOST = 1 << 60
+
+
+class Clock(LamportClock):
+    """Lamport's logical clock. It ignores a time so large that no clock can have reached it: 63 bits are stored."""
+
+    def adjust(self, other: int) -> int:
+        value: int = super().adjust(other if other < _CLOCK_MOST else 0)
+        return value
 
 
 class _part(Generic[T]):
@@ -184,9 +195,9 @@ class Parts:
         return instantiate(self.control_cls, app=self)
 
     @_part
-    def clock(self) -> LamportClock:
+    def clock(self) -> Clock:
         """A logical clock (Lamport's): letters to workers and their replies carry it."""
-        return LamportClock()
+        return Clock()
 
     @_part
     def events(self) -> Any:
@@ -240,13 +251,18 @@ class Parts:
 
     @_part
     def Worker(self) -> Any:
-        """Makes a worker of this app, from the options of the command `worker`; its `start` runs it."""
-        return partial(symbol_by_name("pgtasks.worker.supervisor:Worker"), self)
+        """A worker of this app, made of the options of the command `worker`; its `start` runs it. May be subclassed."""
+        base = symbol_by_name("pgtasks.worker.supervisor:Worker")
+
+        def __init__(worker: Any, app: Any = None, **options: Any) -> None:
+            base.__init__(worker, app or worker.app, **options)
+
+        return self.subclass_with_self(base, keep_reduce=True, __init__=__init__)
 
     @_part
     def Beat(self) -> Any:
-        """Makes the program that runs this app's scheduler, from the options of the command `beat`."""
-        return partial(symbol_by_name("pgtasks.beat.service:Beat"), app=self)
+        """The program that runs this app's scheduler, made of the options of the command `beat`. May be subclassed."""
+        return self.subclass_with_self("pgtasks.beat.service:Beat", keep_reduce=True)
 
     @property
     def WorkController(self) -> Any:

@@ -13,10 +13,10 @@ from itertools import repeat
 from typing import Any
 
 from pgtasks import signals
+from pgtasks.app.call import Call, compose
 from pgtasks.app.collecting import is_collecting
 from pgtasks.app.flows import FLOW_OPTIONS
 from pgtasks.app.protocol import PLAIN_PUBLISH, Producer
-from pgtasks.app.publish import Call, compose
 from pgtasks.app.routes import MapRoute
 from pgtasks.canvas.calls import sends_plainly, under_way
 from pgtasks.exceptions import EncodeError

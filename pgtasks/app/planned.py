@@ -9,8 +9,9 @@ from uuid import UUID
 
 from pgtasks import signals
 from pgtasks.app import flows
+from pgtasks.app.call import Call, compose
 from pgtasks.app.protocol import announce
-from pgtasks.app.publish import Call, acarrier, aput, carrier, compose, put, relatives
+from pgtasks.app.publish import acarrier, aput, carrier, put, relatives
 from pgtasks.canvas.plan import Plan
 from pgtasks.message import Message
 

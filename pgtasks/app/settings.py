@@ -235,7 +235,12 @@ class _Setting:
         self._key = key
 
     def __get__(self, settings: Any, owner: type) -> Any:
-        return self if settings is None else settings.__getattr__(self._key)
+        if settings is None:
+            return self
+        try:
+            return settings[self._key]
+        except KeyError:
+            return settings.__getattr__(self._key)  # which says what is missing
 
 
 for _key in SETTING_KEYS:

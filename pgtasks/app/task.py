@@ -37,9 +37,7 @@ EXEC_OPTIONS = (
 
 
 class _BoundApp:
-    """The `app` attribute of a task class and of its instances: the app it is bound to, binding it on first
-    use.
-    """
+    """The attribute `app` of a task class and of its instances; who looks at it first binds the task to its app."""
 
     def __get__(self, task: Any, owner: Any) -> Any:
         return owner._get_app()
@@ -509,8 +507,7 @@ def _is_for_worker(request: Context) -> bool:
     return not request.called_directly and not request.is_eager and request.hostname is not None
 
 
-#: The methods as they are here, to tell when a subclass, or a patch of this class, has put another in
-#: place.
+#: The methods as they are here, to tell when a subclass, or a patch of this class, has put another in place.
 _OWN_METHODS = {
     name: getattr(Task, name)
     for name in ("__call__", "apply_async", "shadow_name", "before_start", "on_success", "after_return")

@@ -85,7 +85,7 @@ class Effects:
         """Record that the task runs; asked only of tasks with `track_started`."""
 
     def begun(self) -> None:
-        """The task's own code is about to run: an exception that a time limit raises from now on is the task's."""
+        """Note that the task's own code is about to run: from here on a time limit may raise its exception in it."""
 
     def succeeded(self, task: Any, request: Context, retval: Any, store: bool) -> None:
         """Release what follows and record the result.
@@ -100,7 +100,7 @@ class Effects:
         """Record the failure, fail what can never run now, and call the errbacks."""
 
     def cancelled(self, cancelled: BaseException) -> Exception | None:
-        """The error that a cancellation of the coroutine stands for; None when it is just that."""
+        """Turn the cancellation of a coroutine into the error that caused it, as a time limit; None without a cause."""
         return None
 
 

@@ -101,7 +101,10 @@ class Transactional(Task[Any, Any]):
 
 
 def _taken(request: Any) -> Any:
-    """What commits the task of a request, once: a call within the task is not the task."""
+    """Take what commits the task together with its writes; None if there is none, or it is taken already.
+
+    It is for the task's own body. When that calls the task's function again, the inner call must not commit the task.
+    """
     if request is None:
         return None
     commit, request.commit_within = request.commit_within, None
@@ -162,7 +165,8 @@ def _opened(source: Any, app: Any) -> Iterator[Any]:
         django = sys.modules.get("django.db")
         if django is None:
             raise ImproperlyConfigured(
-                f"transactional={source!r} names a Django database, but Django is not loaded here."
+                f"transactional={source!r} names a Django database, but Django is not loaded here. Call django.setup()"
+                " before the worker starts, or set DJANGO_SETTINGS_MODULE."
             )
         with django.transaction.atomic(using=source):
             yield django.connections[source]
@@ -172,6 +176,7 @@ def _opened(source: Any, app: Any) -> Iterator[Any]:
     else:
         raise ImproperlyConfigured(
             f"transactional={source!r} is neither True, nor a Django alias, nor a SQLAlchemy engine or sessionmaker."
+            " Give one of these."
         )
 
 

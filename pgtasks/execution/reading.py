@@ -16,6 +16,11 @@ from pgtasks.utils.nodenames import reply_address
 
 __all__ = ("Unreadable", "read", "time_limits")
 
+#: What follows on a task, as Celery puts it into the body of its message.
+_EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+#: What few calls have.
+_UNSET = dict.fromkeys(("group", "eta", "expires", *_EMBEDDED))
+
 
 class Unreadable(Exception):
     """A message that cannot be run; the cause says why."""
@@ -122,6 +127,7 @@ def _read_likes(site: Site, claim: Claim, options: dict[str, Any]) -> _Likes:
         "ignore_result": options.get("ignore_result", False),
         "replaced_task_nesting": options.get("replaced_task_nesting", 0),
         "stamped_headers": options.get("stamped_headers"),
+        **_UNSET,
         # Headers within headers: so Sentry and Datadog see to it that theirs are found by their own kind.
         "headers": custom.get("headers") or custom if custom else None,
     }
@@ -139,27 +145,25 @@ def _read_likes(site: Site, claim: Claim, options: dict[str, Any]) -> _Likes:
 
 def _request(claim: Claim, args: Any, kwargs: Any, embed: Mapping[str, Any], likes: _Likes) -> dict[str, Any]:
     task_id, options = claim.public_id, likes.options
-    return Whole(
-        likes.request,
-        id=task_id,
-        correlation_id=task_id,
-        args=args,
-        kwargs=kwargs,
-        root_id=options.get("root_id") or (str(claim.root) if claim.root else task_id),
-        parent_id=options.get("parent_id") or _parent_id(claim, task_id),
-        group=claim.group_id,
-        eta=claim.due.isoformat() if claim.due else None,
-        expires=claim.expires.isoformat() if claim.expires else None,
-        retries=claim.retries + options.get("retries", 0),
-        delivery_info={**likes.delivery_info, "redelivered": claim.delivery > claim.retries + 1},
-        timelimit=options.get("timelimit") or [None, None],
-        stamps=options.get("stamps") or {},
-        callbacks=embed.get("callbacks"),
-        errbacks=embed.get("errbacks"),
-        chain=embed.get("chain"),
-        chord=embed.get("chord"),
-        properties={"correlation_id": task_id, **likes.properties},
-    )
+    request = Whole(likes.request)
+    request["id"] = request["correlation_id"] = task_id
+    request["args"], request["kwargs"] = args, kwargs
+    request["root_id"] = options.get("root_id") or (str(claim.root) if claim.root else task_id)
+    request["parent_id"] = options.get("parent_id") or _parent_id(claim, task_id)
+    request["retries"] = claim.retries + options.get("retries", 0)
+    request["timelimit"] = options.get("timelimit") or [None, None]
+    request["stamps"] = options.get("stamps") or {}
+    request["delivery_info"] = {**likes.delivery_info, "redelivered": claim.delivery > claim.retries + 1}
+    request["properties"] = {"correlation_id": task_id, **likes.properties}
+    if claim.group_id is not None:
+        request["group"] = claim.group_id
+    if claim.due:
+        request["eta"] = claim.due.isoformat()
+    if claim.expires:
+        request["expires"] = claim.expires.isoformat()
+    if embed:
+        request.update((what, embed.get(what)) for what in _EMBEDDED)
+    return request
 
 
 def _parent_id(claim: Claim, task_id: str) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -63,10 +64,9 @@ def is_task_of_any_protocol(parcel: Parcel) -> bool:
 
 
 def handed_in(parcel: Parcel, queue: str, copy: int = 0) -> Query[Any]:
-    """The statement that adds a message to a task queue; `copy` counts the queues that got the same one
-    before.
+    """The statement that adds a message to a task queue; `copy` counts the queues that got the same one before.
 
-    One that gives 0 may have met an acknowledgement, and is to be run once more; done twice, it counts once.
+    When it returns 0 it may have run at the same time as an acknowledgement: run it once more. To run it twice is harmless.
     """
     if not is_task(parcel):
         parcel = _of_protocol_1(parcel) or parcel
@@ -107,9 +107,8 @@ def _encoding(parcel: Parcel) -> str:
 
 
 def _copied(message: Message, copy: int) -> Message:
-    """The same message in one more queue is another task: an id stands for one."""
-    values = {field: getattr(message, field) for field in Message.__dataclass_fields__}
-    return Message(**{**values, "id": uuid5(_NAMESPACE, f"{message.id} {copy}"), "task_id": None})
+    """The message for one more queue. There it is a task of its own, under an id that follows from the first one's."""
+    return replace(message, id=uuid5(_NAMESPACE, f"{message.id} {copy}"), task_id=None)
 
 
 def _waiting(

@@ -51,6 +51,7 @@ CROWD = 16
 TURN_S = 1.0
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
+_IDLE = psycopg.pq.TransactionStatus.IDLE  # that of a lost connection is UNKNOWN
 
 #: Sent once per connection. Every statement is written for READ COMMITTED, whatever a role's default says;
 #: a generic plan is the same as a planned one for statements that probe primary keys, and saves the planning. A plan
@@ -365,8 +366,7 @@ class Database:
         return conn
 
     def _give(self, conn: OwnConnection) -> None:
-        is_usable = not conn.closed and conn.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        if not self._note_return(conn if is_usable else None):
+        if not self._note_return(conn if conn.pgconn.transaction_status == _IDLE else None):
             conn.close()
 
     def _forget(self) -> list[OwnConnection]:

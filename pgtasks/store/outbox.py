@@ -14,7 +14,8 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import Generic, TypeVar, cast
 
@@ -22,10 +23,11 @@ from pgtasks.exceptions import OperationalError
 from pgtasks.message import Message
 from pgtasks.store import tasks
 from pgtasks.store.database import AsyncDatabase, Database
+from pgtasks.store.sql import Query
+from pgtasks.utils.plans import acarry_out, carry_out
 
 #: Most messages that go in one statement.
 MOST = 500
-
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -142,35 +144,52 @@ class Outbox(GroupCommit[Sequence[Message], None]):
         self._database.run(tasks.enqueue(item))
 
     def _send_all(self, items: Sequence[Sequence[Message]]) -> Sequence[Exception | None]:
-        try:
-            self._send([message for messages in items for message in messages])
-        except OperationalError as error:
-            return [error] * len(items)
-        except Exception:
-            # One of them is to blame, and nothing was sent: each caller shall get its own answer.
-            return [self._send_one(messages) for messages in items]
-        return [None] * len(items)
-
-    def _send_one(self, messages: Sequence[Message]) -> Exception | None:
-        try:
-            self._send(messages)
-        except Exception as error:
-            return error
-        return None
+        return carry_out(_enqueueing(items), self._database.run)
 
     def _count_fitting(self, items: Iterable[Sequence[Message]]) -> int:
-        sizes = accumulate(map(len, items))
-        return max(1, sum(1 for _ in takewhile(lambda size: size <= MOST, sizes)))
+        return _count_fitting(map(len, items))
 
 
+def _enqueueing(parcels: Sequence[Sequence[Message]]) -> Generator[Query[None], None, list[Exception | None]]:
+    """Enqueue the messages of several callers in one commit, and give what each caller is to be told."""
+    try:
+        yield tasks.enqueue([message for messages in parcels for message in messages])
+    except OperationalError as error:
+        return [error] * len(parcels)
+    except Exception:
+        pass  # One of them is to blame, and nothing was sent.
+    else:
+        return [None] * len(parcels)
+    answers: list[Exception | None] = []
+    for messages in parcels:
+        try:
+            yield tasks.enqueue(messages)
+        except Exception as error:
+            answers.append(error)
+        else:
+            answers.append(None)
+    return answers
+
+
+def _count_fitting(sizes: Iterable[int]) -> int:
+    """How many of the first parcels of these sizes go in one statement, at least one."""
+    return max(1, sum(1 for _ in takewhile(lambda size: size <= MOST, accumulate(sizes))))
+
+
+@dataclass(slots=True, eq=False)
 class _AwaitedParcel:
     """The messages of one coroutine, which awaits `sent`."""
 
-    __slots__ = ("messages", "sent")
+    messages: Sequence[Message]
+    sent: asyncio.Future[None]
 
-    def __init__(self, messages: Sequence[Message], sent: asyncio.Future[None]) -> None:
-        self.messages = messages
-        self.sent = sent
+    def answer(self, error: Exception | None) -> None:
+        if self.sent.done():  # its coroutine was cancelled meanwhile
+            return
+        if error is None:
+            self.sent.set_result(None)
+        else:
+            self.sent.set_exception(error)
 
 
 class AsyncOutbox:
@@ -213,48 +232,13 @@ class AsyncOutbox:
 
     async def _send_waiting(self) -> None:
         try:
-            while parcels := self._take():
-                await self._send(parcels)
+            while self._waiting:
+                count = _count_fitting(len(parcel.messages) for parcel in self._waiting)
+                parcels = [self._waiting.popleft() for _ in range(count)]
+                answers = await acarry_out(_enqueueing([parcel.messages for parcel in parcels]), self._database.run)
+                for parcel, answer in zip(parcels, answers, strict=True):
+                    parcel.answer(answer)
         finally:
             self._is_sending = False
             for parcel in self._waiting:  # the loop is being shut down
                 parcel.sent.cancel()
-
-    def _take(self) -> list[_AwaitedParcel]:
-        parcels: list[_AwaitedParcel] = []
-        size = 0
-        while self._waiting and (not parcels or size + len(self._waiting[0].messages) <= MOST):
-            parcels.append(self._waiting.popleft())
-            size += len(parcels[-1].messages)
-        return parcels
-
-    async def _send(self, parcels: list[_AwaitedParcel]) -> None:
-        try:
-            await self._database.run(tasks.enqueue([message for parcel in parcels for message in parcel.messages]))
-        except OperationalError as error:
-            for parcel in parcels:
-                _answer(parcel, error)
-        except Exception:
-            # One of them is to blame, and nothing was sent: each caller shall get its own answer.
-            for parcel in parcels:
-                await self._send_one(parcel)
-        else:
-            for parcel in parcels:
-                _answer(parcel, None)
-
-    async def _send_one(self, parcel: _AwaitedParcel) -> None:
-        try:
-            await self._database.run(tasks.enqueue(parcel.messages))
-        except Exception as error:
-            _answer(parcel, error)
-        else:
-            _answer(parcel, None)
-
-
-def _answer(parcel: _AwaitedParcel, error: Exception | None) -> None:
-    if parcel.sent.done():  # cancelled meanwhile
-        return
-    if error is None:
-        parcel.sent.set_result(None)
-    else:
-        parcel.sent.set_exception(error)

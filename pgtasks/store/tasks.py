@@ -103,22 +103,12 @@ def _columns(messages: Sequence[Message], names: Iterable[str]) -> dict[str, Any
 
 def _one(message: Message) -> Mapping[str, Any]:
     return {
-        "id": message.id,
-        "priority": message.priority,
-        "root": message.root,
-        "parent": message.parent,
-        "expires": message.expires,
-        "expires_in": message.expires_in_s,
-        "name": message.name,
-        "queue": message.queue,
-        "task_id": message.task_id,
-        "group_id": message.group_id,
-        "content_type": message.content_type,
-        "content_encoding": message.content_encoding,
-        "options": message.options,
-        "payload": message.payload,
-        "max_deliveries": message.max_deliveries,
-    }
+        "id": message.id, "name": message.name, "queue": message.queue, "priority": message.priority,
+        "root": message.root, "parent": message.parent, "group_id": message.group_id, "task_id": message.task_id,
+        "expires": message.expires, "expires_in": message.expires_in_s, "max_deliveries": message.max_deliveries,
+        "payload": message.payload, "options": message.options,
+        "content_type": message.content_type, "content_encoding": message.content_encoding,
+    }  # fmt: skip
 
 
 _COLUMNS: Mapping[str, Callable[[Message], Any]] = {

@@ -157,8 +157,8 @@ class Wire:
         return [self._rows_of(result) for (result, *_), _ in zip(answers, queries, strict=False)]
 
     def _rows_of(self, result: pq.abc.PGresult) -> Sequence[Row]:
-        if not result.nfields:
-            return ()
+        if not result.ntuples:
+            return []
         self._transformer.set_pgresult(result)
         return self._transformer.load_rows(0, result.ntuples, tuple)
 

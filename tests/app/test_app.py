@@ -449,3 +449,17 @@ def test_making_an_app_does_not_look_for_a_database(monkeypatch: pytest.MonkeyPa
 def test_an_app_refuses_to_sign_messages_rather_than_to_leave_them_unsigned() -> None:
     with pytest.raises(ImproperlyConfigured, match="does not sign messages"):
         Celery("signed", set_as_current=False).setup_security()
+
+
+def test_the_worker_of_an_app_is_a_class_that_knows_it_and_may_be_subclassed(database_url: str) -> None:
+    app = Celery("classes", broker=database_url, set_as_current=False)
+
+    class Own(app.Worker):  # type: ignore[misc, name-defined]
+        pass
+
+    worker = Own(hostname="own@h", pool="solo")
+
+    assert (worker.app, worker.hostname) == (app, "own@h")
+    assert app.Beat.app is app
+    assert app.Worker is app.WorkController
+    app.close()

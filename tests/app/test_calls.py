@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from kombu.messaging import Producer
 
-from pgtasks import Celery, chain
+from pgtasks import Celery, chain, signals
 
 
 @pytest.fixture
@@ -96,3 +98,71 @@ def test_a_canvas_does_not_carry_where_nobody_replies_to(app: Celery, conn: psyc
     _, _, options = row_of(conn, chain(app.signature("a"), app.signature("b")).apply_async())
 
     assert "reply_to" not in options
+
+
+# -- from a thread and from a coroutine
+
+CALLERS = {
+    "thread": lambda task, *args, **options: task.apply_async(args, **options),
+    "coroutine": lambda task, *args, **options: asyncio.run(task.aapply_async(args, **options)),
+}
+
+
+@pytest.fixture(params=CALLERS)
+def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return CALLERS[request.param]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What those see who watch calls, in its order: receivers of the two signals, and who wraps kombu's producer."""
+    seen: list[str] = []
+
+    def publish(self: Any, body: Any, *, headers: dict[str, Any], **_: Any) -> None:
+        seen.append(f"kombu {headers['task']}")
+
+    def before(sender: str, headers: dict[str, Any], **_: Any) -> None:
+        headers["tenant"] = "a"
+        seen.append(f"before {sender}")
+
+    def after(sender: str, headers: dict[str, Any], **_: Any) -> None:
+        seen.append(f"after {sender} of {headers['tenant']}")
+
+    monkeypatch.setattr(Producer, "publish", publish)
+    signals.before_task_publish.connect(before)
+    signals.after_task_publish.connect(after)
+    yield seen
+    signals.before_task_publish.disconnect(before)
+    signals.after_task_publish.disconnect(after)
+
+
+def test_whoever_watches_calls_sees_those_of_coroutines_too_and_may_change_them(
+    app: Celery, conn: psycopg.Connection[Any], call: Callable[..., Any], seen: list[str]
+) -> None:
+    add = app.task(lambda x, y: x + y, name="add")
+
+    sent = call(add, 1, 2)
+
+    assert seen == ["kombu add", "before add", "after add of a"]
+    assert row_of(conn, sent)[2]["headers"] == {"tenant": "a"}
+
+
+def test_a_call_with_callbacks_is_shown_once_for_each_of_its_tasks(
+    app: Celery, call: Callable[..., Any], seen: list[str]
+) -> None:
+    add, show = app.task(lambda x, y: x + y, name="add"), app.task(lambda x: x, name="show")
+
+    call(add, 1, 2, link=show.s())
+
+    assert seen == ["kombu add", "before add", "before show", "after add of a", "after show of a"]
+
+
+def test_a_call_for_which_another_task_stands_is_not_said_to_be_sent(
+    app: Celery, call: Callable[..., Any], seen: list[str]
+) -> None:
+    once = app.task(lambda: None, name="once", unique=True)
+
+    first, second = call(once), call(once)
+
+    assert second.id == first.id
+    assert seen == ["kombu once", "before once", "after once of a", "kombu once", "before once"]
