@@ -21,6 +21,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from pgtasks.utils.imports import instantiate, symbol_by_name
+from pgtasks.utils.saferepr import saferepr
 
 __all__ = ("ConsumerStep", "StartStopStep", "Step", "in_order")
 
@@ -105,7 +106,8 @@ class StartStopStep(Step):
 class ConsumerStep(StartStopStep):
     """A step that consumes messages of its own, which are no tasks, with kombu's consumers on a channel of this database.
 
-    A thread of its own calls their callbacks. A message that is not acknowledged comes again when the worker has gone.
+    A thread of its own calls their callbacks. A message that is not acknowledged comes again when the worker has gone. One
+    that cannot be read is logged and rejected, unless the consumer has an `on_decode_error` of its own.
     """
 
     _reader: threading.Thread | None = None
@@ -137,10 +139,20 @@ class ConsumerStep(StartStopStep):
 
     def _consume(self, connection: Any) -> None:
         for consumer in self.get_consumers(connection.default_channel):
+            # Raised, it would come again and again, and what waits behind it never.
+            consumer.on_decode_error = consumer.on_decode_error or self._reject
             consumer.consume()
         while not self._leaving.is_set():
             with suppress(TimeoutError):
                 connection.drain_events(timeout=_TURN_S)
+
+
+    def _reject(self, message: Any, error: Exception) -> None:
+        logger.error(
+            "The step %s rejected a message that cannot be read: %s [type:%r encoding:%r headers:%s] %s",
+            self.alias, error, message.content_type, message.content_encoding, message.headers, saferepr(message.body, 500),
+        )  # fmt: skip
+        message.reject()
 
 
 def in_order(steps: Iterable[Any]) -> list[Any]:

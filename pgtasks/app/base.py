@@ -266,17 +266,17 @@ class Celery(Configured, Parts, Connections):
         Options are those of `Task.apply_async`; a task that is registered here lends its own.
         `task_always_eager` has no effect.
         """
-        if self.conf.task_always_eager:
+        if "task_type" not in options and self.conf.task_always_eager:
             warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2)
         task, options = self._with_own_options(name, options)
         run = _state.current_run.get()
         if run is not None and options.get("conn") is None and not options.get("using"):
             # The code of a workflow makes a task once, however often it is replayed.
             recorded: AsyncResult[Any] = run.publish(
-                name, partial(publish.publish, self, task, name, args, kwargs, **options)
+                name, partial(publish.publish, self, task, name, args, kwargs, options)
             )
             return recorded
-        result: AsyncResult[Any] = publish.publish(self, task, name, args, kwargs, **options)
+        result: AsyncResult[Any] = publish.publish(self, task, name, args, kwargs, options)
         return result
 
     async def asend_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[Any]:
@@ -284,7 +284,7 @@ class Celery(Configured, Parts, Connections):
         if _state.current_run.get() is not None and options.get("conn") is None:
             return self.send_task(name, args, kwargs, **options)
         task, options = self._with_own_options(name, options)
-        result: AsyncResult[Any] = await publish.apublish(self, task, name, args, kwargs, **options)
+        result: AsyncResult[Any] = await publish.apublish(self, task, name, args, kwargs, options)
         return result
 
     def _with_own_options(self, name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

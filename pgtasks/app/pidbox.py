@@ -26,7 +26,10 @@ EXCHANGE = f"{_NAMESPACE}.pidbox"
 def nodes(
     app: Any, command: str, destination: Sequence[str] | None, pattern: str | None, matcher: str | None
 ) -> list[str]:
-    """The names of the live nodes that are meant and know a command; without one, of those that know all, as workers do."""
+    """The names of the live nodes that know a command, limited to those that `destination` or `pattern` choose.
+
+    An empty command stands for nodes that know every command: workers.
+    """
     found: list[str] = app.database.run(mail.nodes(EXCHANGE, command))
     if destination:
         return [name for name in found if name in destination]

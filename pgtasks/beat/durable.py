@@ -120,15 +120,20 @@ class PersistentScheduler(Scheduler):
 
     def _remember(self, memories: list[schedules.Memory]) -> None:
         self._looked_at = time.monotonic()
+        unforeseen = []
         for memory in memories:
             entry = self.schedule.get(memory.name)
             if entry is None:
                 continue
+            if memory.next_run_at is None and (following := _foreseen(entry, memory.last_run_at)):
+                unforeseen.append((memory.name, memory.last_run_at, following))
             last_run_at = memory.last_run_at.astimezone(self.app.timezone)
             if (entry.last_run_at, memory.is_paused) != (last_run_at, memory.name in self._paused):
                 self._heap = None
             entry.last_run_at, entry.total_run_count = last_run_at, memory.runs
             (self._paused.add if memory.is_paused else self._paused.discard)(memory.name)
+        if unforeseen:
+            self.app.database.run(schedules.expect(self.app_name, unforeseen))
 
     def close(self) -> None:
         super().close()
@@ -232,6 +237,14 @@ class PersistentScheduler(Scheduler):
             headers = {**(entry.options.get("headers") or {}), "scheduled_for": slot.isoformat()}
             task_id = str(turn_id(self.app_name, entry.name, slot))
             yield slot, self.apply_async(entry, advance=False, task_id=task_id, headers=headers)
+
+
+def _foreseen(entry: Any, last_run_at: datetime) -> datetime | None:
+    """When an entry is due next, for monitors; one that cannot be computed is logged when it is asked whether it is due."""
+    try:
+        return next_run(entry.schedule, last_run_at)
+    except Exception:
+        return None
 
 
 def next_run(schedule: Any, after: datetime) -> datetime | None:

@@ -131,7 +131,7 @@ def list_(obj: CLIContext, /, as_json: bool) -> None:
     for each in told:
         note = "paused" if each["is_paused"] else "" if each["is_known"] else "not in this app's schedule"
         obj.echo(f"{each['name']}  {each['schedule']}  {each['task']}" + (f"  ({note})" if note else ""))
-        upcoming = each["next_run_at"] or "-"
+        upcoming = "-" if each["is_paused"] else each["next_run_at"] or "-"
         obj.echo(f"    last {each['last_run_at']}, next {upcoming}, {each['runs']} runs, {each['skips']} passed over")
         if each["state"]:
             obj.echo(f"    {each['task_id']} {each['state']}")

@@ -12,6 +12,7 @@ import click
 
 from pgtasks.bin.options import CeleryCommand, CLIContext, option
 from pgtasks.events.metrics import Counts, render
+from pgtasks.events.receiver import forgiving
 from pgtasks.exceptions import OperationalError
 from pgtasks.store import health
 
@@ -69,5 +70,5 @@ def server(app: Any, counts: Counts, host: str, port: int) -> ThreadingHTTPServe
 def _listen(app: Any, counts: Counts) -> None:
     while True:
         with suppress(OperationalError):
-            app.events.Receiver(handlers={"*": counts.count}).capture()
+            app.events.Receiver(handlers={"*": forgiving(counts.count)}).capture()
         time.sleep(AGAIN_S)

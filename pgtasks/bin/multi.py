@@ -195,7 +195,8 @@ class Multi:
         """Wait until nodes have gone, however long their tasks take."""
         if nodes:
             count = f"{len(nodes)} {pluralize(len(nodes), 'node')}"
-            self._note(f"> Waiting for {count} -> {', '.join(str(node.pid) for node in nodes)}...")
+            pids = [str(pid) for node in nodes if (pid := node.pid)]  # some may have gone by now
+            self._note(f"> Waiting for {count} -> {', '.join(pids)}...")
         pause_s = FIRST_LOOK_S
         while nodes:
             time.sleep(pause_s)

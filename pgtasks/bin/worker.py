@@ -7,6 +7,8 @@ cannot be turned off), `-O fair` (tasks are always handed to free slots only).
 
 from __future__ import annotations
 
+import atexit
+import signal
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -193,7 +195,16 @@ def worker(ctx: click.Context, /, hostname: str, **options: Any) -> None:
         quiet = obj.quiet or obj.app.conf.worker_log_format == JSON
         worker = Worker(obj.app, hostname=hostname, no_color=obj.no_color or None, quiet=quiet, **options)
         status = _run(worker, options["logfile"])
+    atexit.register(_ignore_signals)
     ctx.exit(status)
+
+
+def _ignore_signals() -> None:
+    """Ignore what stops a worker. It has signed off, and while the interpreter ends, which puts the signals' own effects
+    back, one more would look like a crash.
+    """
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _run(worker: Worker, logfile: str | None) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from kombu.utils.functional import LRUCache
 
 from pgtasks._state import get_current_app
+from pgtasks.events.receiver import forgiving
 
 __all__ = ("Dumper", "evdump", "humanize_type")
 
@@ -58,4 +59,4 @@ def evdump(app: Any = None, out: TextIO | None = None) -> None:
     app = app or get_current_app()
     dumper = Dumper(out)
     dumper.say("-> evdump: starting capture...")
-    app.events.Receiver(handlers={"*": dumper.on_event}).capture()
+    app.events.Receiver(handlers={"*": forgiving(dumper.on_event)}).capture()

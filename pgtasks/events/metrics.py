@@ -66,7 +66,7 @@ class Counts:
         with self._lock:
             uuid = event["uuid"]
             name, queue = self._known_of(uuid, event)
-            labels = (("name", name), ("hostname", event["hostname"]), ("queue_name", queue))
+            labels = (("name", str(name)), ("hostname", str(event["hostname"])), ("queue_name", str(queue)))
             if kind in ("succeeded", "failed", "revoked", "rejected"):
                 self._known.pop(uuid, None)
             if kind != "sent":
@@ -127,7 +127,7 @@ def render(counts: Counts, figures: Iterable[Figure]) -> str:
 
 def _class_of(exception: str | None) -> str:
     """The class of an exception that an event shows as `ValueError('no')`."""
-    return (exception or "").partition("(")[0].rpartition(".")[2]
+    return str(exception or "").partition("(")[0].rpartition(".")[2]
 
 
 def _heading(name: str, text: str, kind: str) -> list[str]:

@@ -19,9 +19,13 @@ from pgtasks.message import id_of
 from pgtasks.serialization import accepted, decode
 from pgtasks.store import events
 from pgtasks.store.listen import Doorbell
+from pgtasks.utils.log import get_logger
+from pgtasks.utils.saferepr import saferepr
 from pgtasks.utils.time import adjust_timestamp
 
-__all__ = ("EventReceiver",)
+__all__ = ("EventReceiver", "forgiving")
+
+logger = get_logger("celery.events")
 
 #: A sender's clock must have been behind by one when it sent, if ours is not to be.
 CLIENT_CLOCK_SKEW = -1
@@ -116,12 +120,26 @@ class EventReceiver:
     def _events(self, batches: list[events.Batch]) -> Iterator[dict[str, Any]]:
         accept = accepted(self.accept)
         for batch in batches:
-            yield from decode(batch.body, batch.content_type, batch.content_encoding, accept)
+            try:
+                found = decode(batch.body, batch.content_type, batch.content_encoding, accept)
+            except Exception as error:
+                logger.warning("Events that cannot be read were thrown away: %s", error)
+                continue
+            for event in found if isinstance(found, list) else [found]:
+                if isinstance(event, dict) and isinstance(event.get("type"), str):
+                    yield event
+                else:
+                    logger.warning("What is no event was thrown away: %s", saferepr(event, 200))
 
     def _receive(self, body: dict[str, Any]) -> None:
         if self.routing_key != "#" and not _fits(body["type"], self.routing_key):
             return
-        self.process(*self.event_from_message(body))
+        try:
+            received = self.event_from_message(body)
+        except (TypeError, ValueError, OverflowError) as error:
+            logger.warning("An event was thrown away: %r: %s", error, saferepr(body, 500))
+            return
+        self.process(*received)
 
     def process(self, type: str, event: dict[str, Any]) -> None:
         """Give an event to its handler."""
@@ -150,6 +168,18 @@ class EventReceiver:
     def wakeup_workers(self, channel: Any = None) -> None:
         """Have workers send a heartbeat now."""
         self.app.control.broadcast("heartbeat")
+
+
+def forgiving(handler: Handler) -> Handler:
+    """A handler that logs an event that it cannot use, and goes on: whoever writes to the database may send any."""
+
+    def handle(event: dict[str, Any]) -> None:
+        try:
+            handler(event)
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, OSError) as error:
+            logger.warning("An event was thrown away: %r: %s", error, saferepr(event, 500))
+
+    return handle
 
 
 def _fits(type_: str, routing_key: str) -> bool:

@@ -13,8 +13,9 @@ import time
 from typing import Any, Self
 
 from pgtasks._state import get_current_app
+from pgtasks.events.receiver import forgiving
 from pgtasks.utils.dispatch import Signal
-from pgtasks.utils.imports import instantiate
+from pgtasks.utils.imports import import_from_cwd, symbol_by_name
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.time import rate
 
@@ -120,5 +121,5 @@ def evcam(
     app = app or get_current_app()
     app.log.setup_logging_subsystem(loglevel, logfile)
     state = app.events.State()
-    with instantiate(camera, state, app=app, freq=freq, maxrate=maxrate):
-        app.events.Receiver(handlers={"*": state.event}).capture()
+    with symbol_by_name(camera, imp=import_from_cwd)(state, app=app, freq=freq, maxrate=maxrate):
+        app.events.Receiver(handlers={"*": forgiving(state.event)}).capture()

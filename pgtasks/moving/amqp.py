@@ -19,7 +19,7 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.messaging import Consumer, Producer
 
-from pgtasks.moving.parcel import Parcel, Standing
+from pgtasks.moving.parcel import CONNECT_S, Parcel, Standing
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.text import mask_url
 
@@ -40,7 +40,7 @@ class AmqpSource:
     def __init__(self, url: str, queues: Sequence[str], options: Mapping[str, Any] | None = None) -> None:
         self.name = mask_url(url)
         options = {"confirm_publish": True, **(options or {})}
-        self._connection = Connection(url, transport_options=options, heartbeat=_HEARTBEAT_S)
+        self._connection = Connection(url, transport_options=options, heartbeat=_HEARTBEAT_S, connect_timeout=CONNECT_S)
         self._connection.ensure_connection(max_retries=1)
         self.queues = list(queues)
         self._buffer: deque[Parcel] = deque()

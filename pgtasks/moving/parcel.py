@@ -18,7 +18,12 @@ from kombu.utils.json import dumps, loads
 
 from pgtasks.message import TASK_ID_NAMESPACE
 
-__all__ = ("Parcel", "Source", "Standing", "envelope", "is_brokers", "opened")
+__all__ = ("CONNECT_S", "Parcel", "Source", "Standing", "envelope", "is_brokers", "opened")
+
+
+#: How long a broker may take to let the bridge in, in seconds. Kombu's 5 are few for one that is busy, and a bridge that is
+#: not let in at its start gives up.
+CONNECT_S = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

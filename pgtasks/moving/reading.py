@@ -36,10 +36,12 @@ class Unreadable(Exception):
 
 
 class Taken(NamedTuple):
-    """What a message becomes, itself first; `stays` says that only the old workers can finish it, and why."""
+    """What a message of the old broker becomes here."""
 
+    #: The task itself, then those that its callbacks and its chain become.
     messages: tuple[Message, ...]
     edges: tuple[Edge, ...] = ()
+    #: Why only the old workers can finish it, if that is so: then it is left to them.
     stays: str = ""
     #: The tasks that a `celery.chord_unlock` polls for: it can be taken over when all of them were.
     polls: frozenset[UUID] = frozenset()
@@ -163,7 +165,7 @@ def _second(headers: Mapping[str, Any], body: Any) -> _Call:
 
 
 def _mentions_chord(signature: Any) -> bool:
-    """Will a step of this chain, or what it calls, count for a chord when it has run?"""
+    """Is a step of this chain, or of a canvas within it, a member of a chord's header, which Celery counts at its end?"""
     if isinstance(signature, list | tuple):
         return any(map(_mentions_chord, signature))
     if not isinstance(signature, Mapping):

@@ -24,7 +24,7 @@ from kombu.messaging import Producer
 
 from pgtasks.app.interchange import headers_of, reply_to_of
 from pgtasks.exceptions import OperationalError
-from pgtasks.moving.parcel import is_brokers
+from pgtasks.moving.parcel import CONNECT_S, is_brokers
 from pgtasks.serialization import JSON
 from pgtasks.store import database, faults, moving
 from pgtasks.store.database import Database, OwnConnection, backoff
@@ -98,7 +98,7 @@ class ToBroker:
     def connect(self) -> None:
         """Connect to the broker, if that has not been done, and make the queues that it lacks."""
         if self._connection is None:
-            self._connection = Connection(self._url, transport_options=self._options)
+            self._connection = Connection(self._url, transport_options=self._options, connect_timeout=CONNECT_S)
             self._connection.ensure_connection(max_retries=1)
             self._producer = Producer(self._connection.default_channel)
             self._declare()

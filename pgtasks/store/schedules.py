@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from pgtasks.store.sql import Query, Row, column, load, rows
+from pgtasks.store.sql import Query, Row, column, load, nothing, rows
 
 _SQL = load("schedules")
 
@@ -22,6 +22,8 @@ class Memory(NamedTuple):
 
     name: str
     last_run_at: datetime
+    #: None where nobody has computed it.
+    next_run_at: datetime | None
     runs: int
     is_paused: bool
 
@@ -65,6 +67,12 @@ def register(app: str, entries: Sequence[Described]) -> Query[list[Memory]]:
 def recall(app: str) -> Query[list[Memory]]:
     """What is known of the periodic tasks of an app."""
     return Query(_SQL["recall"], {"app": app}, _memories)
+
+
+def expect(app: str, moments: Sequence[tuple[str, datetime, datetime]]) -> Query[None]:
+    """Write down when periodic tasks are due next: by name, what was seen of them, and when."""
+    names, seen, nexts = ([moment[place] for moment in moments] for place in range(3))
+    return Query(_SQL["expect"], {"app": app, "names": names, "seen": seen, "nexts": nexts}, nothing)
 
 
 def _memories(found: Sequence[Row]) -> list[Memory]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import select
 import signal
 import socket
 import sys
@@ -16,6 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
+
+from pgtasks.exceptions import WorkerShutdown
+from pgtasks.platforms import EX_OK
 
 Wish = int | Callable[[], Any]
 
@@ -48,6 +52,12 @@ class Alarm:
                 pass
         while self._wishes:
             yield self._wishes.popleft()
+
+    def sleep(self, timeout_s: float) -> None:
+        """Sleep before there is a loop; raises `WorkerShutdown` when anything is wished for, since that is to stop."""
+        select.select([self._bell], [], [], timeout_s)
+        if self._wishes:
+            raise WorkerShutdown(EX_OK)
 
     def take_signals(self) -> None:
         """Have the signals that stop a worker ring here; USR1 prints every thread's stack.

@@ -13,7 +13,6 @@ from pgtasks.concurrency.base import ChildOptions
 from pgtasks.exceptions import DatabaseUnavailable, ImproperlyConfigured
 from pgtasks.execution import Site
 from pgtasks.message import Claim
-from pgtasks.store.database import Database
 from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import worker_direct
 from pgtasks.utils.sysinfo import cpu_budget
@@ -51,12 +50,12 @@ def concurrency_of(wanted: int | str | None) -> int:
     return int(wanted or os.cpu_count() or 1)
 
 
-def await_database(app: Any, database: Database) -> None:
-    """Wait for a server that cannot be reached yet, as often and as long as Celery's workers wait for a broker."""
+def await_database(app: Any, ask: Callable[[], Any], sleep: Callable[[float], Any] = time.sleep) -> None:
+    """Ask a server that cannot be reached yet, as often and as long as Celery's workers wait for a broker."""
     waits, most = app.conf.broker_connection_retry_on_startup, app.conf.broker_connection_max_retries
     for attempt in count(1):
         try:
-            database.ping()
+            ask()
             return
         except DatabaseUnavailable as error:
             must_wait = app.conf.broker_connection_retry if waits is None else waits
@@ -65,7 +64,7 @@ def await_database(app: Any, database: Database) -> None:
                 raise
             pause_s = min(RETRY_STEP_S * attempt, RETRY_MOST_S)
             logger.error("%s Trying again in %.2f seconds... (%s/%s)", error, pause_s, attempt, most or "inf")
-            time.sleep(pause_s)
+            sleep(pause_s)
 
 
 def select_queues(app: Any, hostname: str, queues: Iterable[str] | None, exclude_queues: Iterable[str] | None) -> None:

@@ -173,7 +173,7 @@ class Worker(Controlled):
         self._reactor = Reactor()
         # A worker waits out the database's absence in its own loop, where it can mind its lease.
         url = app.database_url
-        await_database(app, Database(url))
+        await_database(app, Database(url).ping)
         self.consumer = Consumer(
             Database(url, patience_s=0),
             {
@@ -190,7 +190,8 @@ class Worker(Controlled):
         # What has signed on must sign off, however soon it is told to stop.
         if self._installs_signal_handlers:
             self._alarm.take_signals()
-        self.consumer.enlist()
+        # A server may go away right after it has answered.
+        await_database(app, self.consumer.enlist, self._alarm.sleep)
         if self.purge:
             self._purge()
         self._assemble()

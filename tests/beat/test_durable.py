@@ -345,6 +345,40 @@ def test_a_task_that_is_paused_at_this_very_moment_is_not_sent(
 # -- past turns
 
 
+def test_a_turn_that_no_scheduler_has_lived_to_see_is_late_all_the_same(
+    app: Celery, scheduler_of: Callable[[], PersistentScheduler], conn: Conn
+) -> None:
+    scheduler_of()
+
+    assert _next_run(conn, "minutely") == MIDNIGHT + MINUTE
+
+
+def test_when_a_task_is_due_next_follows_its_schedule_a_pause_and_its_end(
+    app: Celery, scheduler_of: Callable[[], PersistentScheduler], clock: Clock, conn: Conn
+) -> None:
+    scheduler_of().tick()
+
+    app.conf.beat_schedule = {"minutely": {"task": "t.minutely", "schedule": crontab(minute="30")}}
+    scheduler_of()
+    changed = _next_run(conn, "minutely")
+    app.database.run(durable.schedules.pause("scheduled", ["minutely"]))
+    app.database.run(durable.schedules.resume("scheduled", ["minutely"]))
+    resumed = _next_run(conn, "minutely")
+    app.conf.beat_schedule = {"hourly": {"task": "t.hourly", "schedule": crontab(minute="0")}}
+    scheduler_of()
+
+    assert changed == MIDNIGHT + 30 * MINUTE
+    assert resumed is None
+    assert _next_run(conn, "minutely") is None
+    assert _next_run(conn, "hourly") == MIDNIGHT + 60 * MINUTE
+
+
+def _next_run(conn: Conn, name: str) -> datetime | None:
+    row = conn.execute("SELECT next_run_at FROM pgtasks.schedules WHERE name = %s", [name]).fetchone()
+    assert row is not None
+    return row[0]
+
+
 def test_a_backfill_sends_each_past_turn_once_and_says_which_it_is(
     app: Celery, scheduler_of: Callable[[], PersistentScheduler], conn: Conn
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_worker_that_breaks_down_logs_one_record_of_it_and_fails(
     command: Command, project: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_down(worker: NotedWorker) -> int:
+        monkeypatch.setattr(type(worker.app.log), "already_setup", True)  # as a worker has done by then
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(NotedWorker, "start", break_down)

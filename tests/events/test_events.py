@@ -16,6 +16,8 @@ from pgtasks.contrib.testing.app import TestApp, setup_default_app
 from pgtasks.contrib.testing.worker import TestWorkController, start_worker
 from pgtasks.events import EventReceiver
 from pgtasks.events import receiver as receiving
+from pgtasks.events.metrics import Counts, render
+from pgtasks.events.receiver import forgiving
 from pgtasks.exceptions import Ignore, OperationalError, Reject
 from pgtasks.message import new_id
 from pgtasks.store import events
@@ -320,6 +322,35 @@ def test_a_receiver_gives_events_in_order_to_the_handler_of_their_type(app: Cele
 
     assert got[:2] == [("one", 0), ("one", 1)]
     assert (got[2]["type"], got[2]["hostname"], got[2]["n"]) == ("other-two", "me@h", 2)
+
+
+def test_what_cannot_be_read_and_what_is_no_event_is_thrown_away_and_the_rest_is_heard(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+    receiver = app.events.Receiver(handlers={"*": heard.append})
+    app.database.run(events.listen(receiver._listener))
+
+    odd = b'[{"no": "type"}, {"type": "odd", "utcoffset": "x", "timestamp": 0}]'
+    for body in (b"\xff", b"7", odd, b'[{"type": "good-one", "clock": 9223372036854775807}]'):
+        app.database.run(events.publish(events.Batch("application/json", "utf-8", body)))
+    receiver.capture(limit=2, timeout=60, wakeup=False)
+
+    assert [event["type"] for event in heard] == ["good-one"]
+    assert len([record for record in caplog.records if record.name == "celery.events"]) == 4
+    assert app.clock.forward() < 1000
+
+
+def test_a_monitor_goes_on_after_an_event_that_lacks_what_others_have(caplog: pytest.LogCaptureFixture) -> None:
+    counts = Counts()
+    good = {"uuid": "1", "hostname": "h", "timestamp": 0}
+
+    for event in ({"type": "task-failed"}, {"type": "task-failed", **good, "hostname": None, "exception": 5},
+                  {"type": "task-succeeded", **good, "runtime": "long"}):  # fmt: skip
+        forgiving(counts.count)(event)
+
+    assert 'celery_task_failed_total{name="",hostname="None",queue_name="celery",exception="5"} 1' in render(counts, [])
+    assert caplog.text.count("An event was thrown away") == 2
 
 
 def test_a_receiver_hears_only_what_it_asked_for(app: Celery) -> None:

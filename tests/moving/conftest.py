@@ -190,6 +190,11 @@ class Move:
         self.processes.append(process)
         return process
 
+    def lives(self, bridge: subprocess.Popen[bytes]) -> bool:
+        """True; a bridge that has ended by itself fails the test, with what it has said."""
+        assert bridge.poll() is None, f"the bridge has ended with {bridge.returncode}:\n{self.log('new-bridge')}"
+        return True
+
     def kill(self) -> None:
         """Kill what a test that failed has left running, before it takes the tasks of the next one."""
         for process in self.processes:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import celery
 import psycopg
 import pytest
 from click.testing import CliRunner
 from kombu import Queue
+from kombu.exceptions import OperationalError
 
+import pgtasks
 from pgtasks.bin.base import cli
 from pgtasks.message import id_of
-from pgtasks.moving import to_broker
+from pgtasks.moving import amqp, to_broker
+from pgtasks.moving.amqp import AmqpSource
 from pgtasks.moving.to_broker import ToBroker
 from tests.moving.conftest import Killable, Move, stop
 from tests.support.brokers import Redis
@@ -366,6 +371,21 @@ def test_a_way_back_to_a_broker_that_is_not_there_says_so_at_once(database_url: 
     assert "redis://127.0.0.1:1/0 does not answer" in tried.output
 
 
+@pytest.mark.parametrize("module", [amqp, to_broker])
+def test_how_long_a_broker_may_take_to_let_the_bridge_in_is_for_the_bridge_to_say(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}//"
+
+        with pytest.raises(OperationalError, match="timed out"):
+            if module is amqp:
+                AmqpSource(url, ["celery"])
+            else:
+                ToBroker(pgtasks.Celery(set_as_current=False), Mock(), url, ["celery"]).connect()
+
+
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_groups_stay_with_the_old_workers_where_their_result_store_counts_them(
     move: Move, conn: psycopg.Connection[Any]
@@ -391,7 +411,7 @@ def test_a_bridge_killed_again_and_again_loses_nothing_and_doubles_nothing(
     for kills in range(1, 7):
         bridge = move.start("new", "bridge", "--queues", "celery,mail", "--batch", "20")
         count = "SELECT count(*) FROM pgtasks.message"
-        eventually(lambda: rows(conn, count)[0][0] >= min(150 * kills, 1500), "the bridge to take some")
+        eventually(lambda: move.lives(bridge) and rows(conn, count)[0][0] >= min(150 * kills, 1500), "the bridge to take some")
         bridge.send_signal(signal.SIGKILL)
         bridge.wait()
     rest = json.loads(move.bridge("--until-empty", "--json"))
@@ -406,7 +426,7 @@ def test_a_broker_that_is_killed_meanwhile_loses_nothing(move: Move, conn: psyco
     sent = [move.sig("add", n, n).apply_async().id for n in range(1000)]
     bridge = move.start("new", "bridge", "--queues", "celery", "--batch", "20")
     count = "SELECT count(*) FROM pgtasks.message"
-    eventually(lambda: rows(conn, count)[0][0] >= 100, "the bridge to take some")
+    eventually(lambda: move.lives(bridge) and rows(conn, count)[0][0] >= 100, "the bridge to take some")
 
     move.server.kill()
     move.server.start()
@@ -425,7 +445,7 @@ def test_a_postgres_that_is_killed_meanwhile_loses_nothing_even_where_commits_do
     bridge = move.start("new", "bridge", "--queues", "celery", "--batch", "20")
 
     for part in (100, 300):
-        eventually(lambda part=part: killable.count() >= part, "the bridge to take some")
+        eventually(lambda part=part: move.lives(bridge) and killable.count() >= part, "the bridge to take some")
         killable.kill()
         killable.server.start()
     eventually(lambda: killable.count() >= 600, "the bridge to take the rest")
@@ -441,7 +461,7 @@ def test_connections_to_postgres_that_are_cut_lose_nothing(move: Move, conn: psy
     count = "SELECT count(*) FROM pgtasks.message"
 
     for part in range(1, 9):
-        eventually(lambda: rows(conn, count)[0][0] >= 100 * part, "the bridge to take some")
+        eventually(lambda: move.lives(bridge) and rows(conn, count)[0][0] >= 100 * part, "the bridge to take some")
         rows(conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgtasks'"
                    " AND datname = current_database()")  # fmt: skip
     eventually(lambda: rows(conn, count)[0][0] == 1000, "the bridge to take the rest")

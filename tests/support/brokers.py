@@ -112,6 +112,8 @@ class RabbitMQ(_Process):
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
             "ERL_EPMD_PORT": str(self.names),
+            # It knows for a moment longer of a node that was killed, and would not let itself be ended.
+            "ERL_EPMD_RELAXED_COMMAND_CHECK": "true",
             "HOME": str(directory),
         }
 

@@ -9,6 +9,8 @@ import pytest
 from pgtasks import Celery
 from pgtasks.exceptions import DatabaseRefused, DatabaseUnavailable
 from pgtasks.worker import assembly
+from pgtasks.worker.consumer import Consumer
+from pgtasks.worker.supervisor import Worker
 
 
 class LateDatabase:
@@ -34,7 +36,7 @@ def tried(nth: int, error: type[Exception] = DatabaseUnavailable, **settings: An
     app.conf.update(settings)
     database: Any = LateDatabase(nth, error)
     try:
-        assembly.await_database(app, database)
+        assembly.await_database(app, database.ping)
     except (DatabaseUnavailable, DatabaseRefused):
         return -database.attempts
     return database.attempts
@@ -64,3 +66,37 @@ def test_what_is_said_of_starting_counts_for_more_than_what_is_said_of_connectio
 
 def test_a_database_that_refuses_is_not_waited_for() -> None:
     assert tried(2, DatabaseRefused) == -1
+
+
+class Vanishing:
+    """What registers a worker, at a server that goes away right after it has answered."""
+
+    def __init__(self, answers_at: int) -> None:
+        self.attempts, self._answers_at = 0, answers_at
+
+    def __call__(self, consumer: Consumer) -> None:
+        self.attempts += 1
+        if self.attempts != self._answers_at:
+            raise DatabaseUnavailable("The server closed the connection.")
+        enlist(consumer)
+        consumer.controller.stop()
+
+
+enlist = Consumer.enlist
+
+
+@pytest.mark.parametrize("is_told_to_stop", [False, True])
+def test_a_database_that_goes_away_while_a_worker_signs_on_is_waited_for_until_the_worker_is_told_to_stop(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, is_told_to_stop: bool
+) -> None:
+    registers = Vanishing(answers_at=0 if is_told_to_stop else 3)
+    monkeypatch.setattr(Consumer, "enlist", lambda consumer: registers(consumer))
+    app = Celery("vanishing", broker=database_url, set_as_current=False)
+    worker = Worker(app, pool="solo", quiet=True, installs_signal_handlers=False)
+    monkeypatch.setattr(Consumer, "controller", worker)
+    if is_told_to_stop:
+        worker.stop()
+
+    assert worker.start() == 0
+
+    assert registers.attempts == (1 if is_told_to_stop else 3)

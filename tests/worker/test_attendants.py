@@ -223,6 +223,32 @@ def test_a_step_consumes_messages_that_are_no_tasks_and_leaves_nothing_of_them(
     assert conn.execute(left).fetchone() == (0, 0)
 
 
+def test_a_message_that_a_step_cannot_read_is_rejected_and_those_behind_it_are_consumed(
+    app: Celery, conn: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    letters = Queue("letters", Exchange("letters"), routing_key="in")
+    heard: list[Any] = []
+
+    class Consuming(bootsteps.ConsumerStep):
+        def get_consumers(self, channel: Any) -> Any:
+            return [Consumer(channel, queues=[letters], callbacks=[self.hear], accept=["json"])]
+
+        def hear(self, body: Any, message: Any) -> None:
+            heard.append(body)
+            message.ack()
+
+    app.steps["consumer"].add(Consuming)
+    with app.producer_or_acquire() as producer:
+        for body, type_ in ((b"\xff", "application/json"), (b"", "application/x-python-serialize"), (b"[7]", "application/json")):
+            producer.publish(body, exchange=letters.exchange, routing_key="in", declare=[letters], serializer=None,
+                             content_type=type_, content_encoding="utf-8")  # fmt: skip
+    with start_worker(app, hostname=NODE, perform_ping_check=False):
+        eventually(lambda: heard == [[7]])
+        eventually(lambda: conn.execute("SELECT count(*) FROM pgtasks.result").fetchone() == (3,))
+
+    assert caplog.text.count("rejected a message that cannot be read") == 2
+
+
 # -- autoscaling
 
 

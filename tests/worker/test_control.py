@@ -237,6 +237,31 @@ def test_a_command_that_fails_is_answered_and_does_not_stop_the_worker(app: Cele
 
 
 @pytest.mark.usefixtures("commands")
+@pytest.mark.parametrize(
+    ("clock", "command", "arguments"),
+    [
+        (1, "ping", b"\xff\0"),
+        (1, "rate_limit", b"[1, 2]"),
+        (1, "", b"{}"),
+        ((1 << 63) - 1, "ping", b"{}"),
+        (-5, "ping", b"{}"),
+    ],
+    ids=["no text", "no arguments", "no command", "a clock that would run over", "a clock below zero"],
+)
+def test_a_letter_that_anybody_may_have_written_does_not_end_the_worker(
+    app: Celery, worker: TestWorkController, conn: Conn, clock: int, command: str, arguments: bytes
+) -> None:
+    conn.execute(
+        "INSERT INTO pgtasks.letter (worker, clock, command, arguments, ticket)"
+        " SELECT id, %s, %s, %s, %s FROM pgtasks.worker",
+        [clock, command, arguments, new_id()],
+    )
+
+    assert ask(app, "ping") == {"ok": "pong"}
+    assert conn.execute("SELECT count(*) FROM pgtasks.letter").fetchone() == (0,)
+    assert app.clock.forward() < 1 << 40
+
+
 def test_what_no_serializer_can_carry_is_told_as_text(app: Celery, worker: TestWorkController) -> None:
     @inspect_command()
     def odd(state: Any) -> Any:
