@@ -50,8 +50,10 @@ LONG_MODULES = {
     "app/task.py": (520, "Task is Celery's public class; the options and hooks belong to it"),
     "app/trace.py": (500, "the life of one attempt, from before_start to after_return"),
     "asyncresult.py": (470, "AsyncResult is Celery's public class, with a coroutine beside each call that waits"),
-    "worker/crew.py": (480, "which child runs what, from the first claim to the last death"),
-    "worker/supervisor.py": (550, "one life: open, turn, endure, stop"),
+    "store/database.py": (470, "connections that end in time, a pool of them, and the same for coroutines"),
+    "worker/consumer.py": (475, "every statement that a worker sends, in the order of its life"),
+    "worker/crew.py": (490, "which child runs what, from the first claim to the last death"),
+    "worker/supervisor.py": (555, "one life: open, turn, endure, stop"),
 }
 LONGEST_FUNCTION = 48
 

@@ -15,7 +15,7 @@ import time
 from _socket import socketpair  # which gevent leaves as it is: its own cannot look without waiting
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -28,12 +28,14 @@ from pgtasks.concurrency.line import (
     Ended,
     Frames,
     Line,
+    Passed,
     Report,
     frame,
     open_pipe,
     pack_claim,
     unpack_report,
 )
+from pgtasks.concurrency.permit import Permit
 from pgtasks.message import Claim
 
 #: Claims that are framed together. A child begins with none of them before it has read all.
@@ -58,6 +60,8 @@ class ChildOptions:
     can_stop: bool = False
     #: It can have more slots, or fewer, when it is told to.
     can_resize: bool = False
+    #: While this is given it may settle links of chains by itself.
+    may_pass_on: Permit = field(default_factory=Permit)
 
 
 class Worker:
@@ -261,6 +265,11 @@ class Child:
                 self.last_ended_at = now
                 if job is not None and job.is_void:
                     report = report._replace(outcome=report.outcome._replace(kind="gone"))
+            elif isinstance(report, Passed):
+                del self.jobs[report.number]
+                self.last_ended_at = now
+                if report.as_number and report.claim is not None:
+                    self.jobs[report.as_number] = Job(report.claim, now)
             elif isinstance(report, Begun):
                 job = self.jobs[report.number]
                 job.limit_s, job.kill_at = report.limit_s, now + report.limit_s

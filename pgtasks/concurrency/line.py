@@ -12,7 +12,8 @@ that kills its process are not charged for it. No lock is shared with the child 
 Reports come through a pipe: a socket is full after some 270 small ones, and their child would stand still while the parent
 waits for the database.
 
-A report says that a task ended, with its outcome; or that one with a hard time limit begins; or that the child leaves.
+A report says that a task ended, with its outcome; or that the child has settled the link of a chain itself and goes on with
+the next one, under a number below zero; or that a task with a hard time limit begins; or that the child leaves.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ __all__ = (
     "Frames",
     "Leaving",
     "Line",
+    "Passed",
     "Report",
     "frame",
     "open_pipe",
@@ -67,6 +69,19 @@ class Ended(NamedTuple):
     ran_s: float
 
 
+class Passed(NamedTuple):
+    """Report: a task ended, the child has settled that itself, and has taken the next one.
+
+    It goes on with that under the number `as_number`; if that is 0, it is for the parent to hand out.
+    """
+
+    number: int
+    outcome: Outcome
+    ran_s: float
+    claim: Claim | None
+    as_number: int
+
+
 class Begun(NamedTuple):
     """Report: a task with a hard time limit begins."""
 
@@ -80,8 +95,8 @@ class Leaving(NamedTuple):
     reason: str
 
 
-Report = Ended | Begun | Leaving
-_PLAIN, _FULL, _BEGUN, _LEAVING = range(4)
+Report = Ended | Passed | Begun | Leaving
+_PLAIN, _FULL, _PASSED, _BEGUN, _LEAVING = range(5)
 _ID, _ROOT, _PARENT, _DUE, _EXPIRES = (Claim._fields.index(f) for f in ("id", "root", "parent", "due", "expires"))
 
 
@@ -120,6 +135,9 @@ def _pack_report(report: Report) -> tuple[Any, ...]:
         ):
             return (_PLAIN, report.number, report.ran_s, outcome.value, outcome.hidden)
         return (_FULL, report.number, report.ran_s, pickle.dumps(outcome))
+    if isinstance(report, Passed):
+        packed = None if report.claim is None else pack_claim(report.claim)
+        return (_PASSED, report.number, report.ran_s, packed, report.as_number)
     if isinstance(report, Begun):
         return (_BEGUN, report.number, report.limit_s)
     return (_LEAVING, report.reason)
@@ -139,6 +157,11 @@ def unpack_report(packed: tuple[Any, ...], claim_of: Callable[[int], Claim]) -> 
         ran_s, pickled = rest
         # Written by our own child a moment ago, through a socket that nobody else holds.
         return Ended(number, pickle.loads(pickled), ran_s)
+    if kind == _PASSED:
+        ran_s, next_claim, as_number = rest
+        claim = claim_of(number)
+        outcome = Outcome(id=claim.id, delivery=claim.delivery, has_successors=True)
+        return Passed(number, outcome, ran_s, next_claim and unpack_claim(next_claim), as_number)
     if kind == _BEGUN:
         return Begun(number, rest[0])
     return Leaving(number)
@@ -217,6 +240,14 @@ class Line:
             while (first := next(iter(self._inbox))) != number:
                 del self._inbox[first]
             return number, self._inbox.pop(number)
+
+    def has_ticket(self) -> bool:
+        """Does anything wait to be taken, or has the parent closed the line?"""
+        try:
+            self._tickets.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        return True
 
     def stops(self) -> list[tuple[int, str]]:
         """Read what there is without waiting; gives the claims whose tasks are to be stopped, each with its fate.

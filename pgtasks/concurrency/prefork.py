@@ -17,9 +17,11 @@ from typing import Any
 
 from pgtasks import _state
 from pgtasks.concurrency.base import ChildOptions
-from pgtasks.concurrency.line import Begun, Ended, Leaving, Line
+from pgtasks.concurrency.line import Begun, Ended, Leaving, Line, Passed
 from pgtasks.exceptions import SoftTimeLimitExceeded
 from pgtasks.execution import Limits, Site, execute
+from pgtasks.execution.passing import can_be_kept, pass_on
+from pgtasks.message import Claim
 
 try:
     from pgtasks.concurrency.weaving import Weaver
@@ -114,8 +116,13 @@ def _serve(line: Line, site: Site, options: ChildOptions, limits: AlarmLimits) -
             left, limits.number = None, number
             began_at = time.monotonic()
             outcome = execute(site, claim)
-            line.report(Ended(number, outcome, time.monotonic() - began_at))
+            ended = Ended(number, outcome, time.monotonic() - began_at)
             done += 1
+            if options.may_pass_on and _goes_on(line, limits, done, options):
+                report, left = _passed_on(site, claim, ended, -done)
+                line.report(report)
+            else:
+                line.report(ended)
         if limits.fate is not None:
             limits.heed_term()  # the task has caught what was to end it
         if left is not None:
@@ -127,6 +134,24 @@ def _serve(line: Line, site: Site, options: ChildOptions, limits: AlarmLimits) -
             line.report(Leaving(reason))
             break
     return 0
+
+
+def _goes_on(line: Line, limits: AlarmLimits, done: int, options: ChildOptions) -> bool:
+    """Would it wait now for something to do?"""
+    return limits.fate is None and limits.status is None and not _reason_to_leave(done, options) and not line.has_ticket()
+
+
+def _passed_on(
+    site: Site, claim: Claim, ended: Ended, as_number: int
+) -> tuple[Ended | Passed, tuple[int, Claim] | None]:
+    """Settle a link of a chain; gives what is to be reported, and what to go on with, if that is how it went."""
+    passed = pass_on(site, claim, ended.outcome)
+    if passed is None:
+        return ended, None
+    following = passed.claim
+    if following is None or not can_be_kept(site, following):
+        return Passed(ended.number, ended.outcome, ended.ran_s, following, 0), None
+    return Passed(ended.number, ended.outcome, ended.ran_s, following, as_number), (as_number, following)
 
 
 def _reason_to_leave(done: int, options: ChildOptions) -> str | None:

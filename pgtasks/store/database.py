@@ -237,6 +237,10 @@ class Database:
             return borrow.run(conn, query)
         return self._insist(lambda own: own.run(query))
 
+    def run_once(self, query: Query[T]) -> T:
+        """Run one query, and not again when the connection is lost; raises what psycopg raises."""
+        return self._once(lambda own: own.run(query))
+
     def run_together(self, *queries: Query[Any]) -> list[Any]:
         """Run several queries in one transaction; when the first one gives 0, its fence has failed and nothing is done."""
         return self.run_in_turn(queries[0], *(lambda _, query=query: query for query in queries[1:]))

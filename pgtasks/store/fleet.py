@@ -116,15 +116,23 @@ def discharge(worker: UUID) -> Query[int]:
 
 
 class Disowned(NamedTuple):
-    """The answer to a `disown`: how many tasks went back, and which of those that were named are not the worker's."""
+    """The answer to a `disown`."""
 
+    #: How many tasks went back.
     returned: int
+    #: Which of those that were named are not the worker's.
     lost: list[UUID]
+    #: How many were left alone, being young.
+    spared: int
 
 
-def disown(worker: UUID, known: Collection[tuple[UUID, int]]) -> Query[Disowned]:
-    """Give back what a worker holds by the tables but does not know of; `known` are ids with their deliveries."""
-    values = {"worker": worker, "ids": [each for each, _ in known], "deliveries": [number for _, number in known]}
+def disown(worker: UUID, known: Collection[tuple[UUID, int]], *, spare_s: float = 0.0) -> Query[Disowned]:
+    """Give back what a worker holds by the tables but does not know of; `known` are ids with their deliveries.
+
+    What it has claimed in the last `spare_s` seconds is left alone.
+    """
+    ids, deliveries = [each for each, _ in known], [number for _, number in known]
+    values = {"worker": worker, "ids": ids, "deliveries": deliveries, "spare": spare_s}
     return Query(_SQL["disown"], values, _disowned)
 
 

@@ -130,15 +130,20 @@ SELECT count(*) FROM returned
 -- name: disown
 -- Give back what a worker holds by the tables but does not know of: claims whose answer was lost on the way, and those of
 -- tasks that it has settled in commits which a crash of the server, or a failover, has undone.
--- A newer delivery of a task that it knows is one of those: a retry that was claimed anew. In: worker, the ids and
--- deliveries it knows. Out: how many tasks went back, and which of those it knows are not its own, since the same crash has
--- undone their claims.
+-- A newer delivery of a task that it knows is one of those: a retry that was claimed anew. What was claimed in the last
+-- `spare` seconds is left alone: a child may have taken it, and be about to say so.
+-- In: worker, the ids and deliveries it knows, `spare`. Out: how many tasks went back, which of those it knows are not its own,
+-- since the same crash has undone their claims, and how many were left alone.
 WITH known AS (
   SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[]) AS k(id, delivery)
 ),
+unknown AS MATERIALIZED (
+  SELECT id, claimed_at > pgtasks.clock() - %(spare)s::float8 * interval '1 second' AS is_young FROM pgtasks.claim
+  WHERE worker = %(worker)s AND (id, delivery) NOT IN (SELECT * FROM known)
+),
 freed AS (
   DELETE FROM pgtasks.claim
-  WHERE worker = %(worker)s
+  WHERE id = ANY (ARRAY(SELECT id FROM unknown WHERE NOT is_young)) AND worker = %(worker)s
     AND (id, delivery) NOT IN (SELECT * FROM known)
   RETURNING id, delivery, retries, losses, revoke_signal
 ),
@@ -156,7 +161,7 @@ SELECT (SELECT count(*) FROM returned), ARRAY(
   WHERE NOT EXISTS (
     SELECT FROM pgtasks.claim c WHERE c.id = k.id AND c.delivery = k.delivery AND c.worker = %(worker)s
   )
-)
+), (SELECT count(*) FROM unknown WHERE is_young)
 
 -- name: idle
 -- Declare that a worker has nothing to do, so that an enqueue wakes it. It must claim once more before it sleeps.

@@ -19,9 +19,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from pgtasks.exceptions import EncodeError, OperationalError, TaskSentBefore
-from pgtasks.message import Casualty, Claim, Outcome
-from pgtasks.serialization import encode, encode_exception
+from pgtasks.exceptions import OperationalError, TaskSentBefore
+from pgtasks.message import Claim, Outcome
 from pgtasks.store import fleet, flows, graphs, tasks
 from pgtasks.store.database import Database
 from pgtasks.store.listen import Doorbell, SharedDoorbell
@@ -30,6 +29,7 @@ from pgtasks.utils.log import get_logger
 from pgtasks.worker.lanes import Lanes
 from pgtasks.worker.limits import claim_limited
 from pgtasks.worker.lookout import Lookout
+from pgtasks.worker.losses import unstorable
 
 logger = get_logger("celery.worker.consumer")
 
@@ -43,6 +43,8 @@ REAP_MOST = 500
 MOST_PLAIN = 200
 #: A worker with work for this long need not be woken.
 BUSY_AFTER_S = 0.05
+#: Seconds in which a child says what it has taken, unless it has died before.
+DOUBT_S = 1.0
 #: Seconds after falling asleep at which a worker looks again: an enqueue that was under way at that moment did not know
 #: that somebody had to be woken.
 LOOK_AGAIN_S = (0.01, 0.05, 0.2)
@@ -73,6 +75,7 @@ class Consumer:
         #: The last claim got less than it asked for: nothing waits in the queues, as far as is known.
         self._is_drained = False
         self._is_unsure = False
+        self._doubts_at: float | None = None
         self._connects = 0
         self._lost: set[UUID] = set()
         now = time.monotonic()
@@ -189,8 +192,10 @@ class Consumer:
         settled already do not match any more. `known` are the claims that the worker knows of, to find those that a
         lost answer may have added.
         """
-        if self._is_unsure or self.database.connects > self._connects:
-            self._compare([(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes])
+        is_unsure = self._is_unsure or self.database.connects > self._connects
+        if is_unsure or self.must_compare:
+            in_hand = [(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes]
+            self._compare(in_hand, spare_s=0.0 if is_unsure else DOUBT_S)
         plain: list[Outcome] = []
         others: list[Outcome] = []
         for outcome in outcomes:
@@ -216,9 +221,25 @@ class Consumer:
         self._is_unsure = False
         return claims
 
-    def _compare(self, in_hand: Sequence[tuple[UUID, int]]) -> None:
-        """After an answer or a connection was lost: compare the claims in hand with the tables, which are right."""
-        back, lost = self.database.run(fleet.disown(self.worker, in_hand))
+    @property
+    def has_nothing_to_decide(self) -> bool:
+        """Would whatever follows a task that ends now be this worker's to run, and would it be woken for anything else?"""
+        is_sure = not self._is_unsure and not self.database.is_pooled
+        return self._is_idle and self._is_drained and not self._limited and is_sure
+
+    def doubt(self) -> None:
+        """Have a step compare what is in hand with the tables: a child may have taken a claim that it could not tell of."""
+        self._doubts_at = time.monotonic() + DOUBT_S
+
+    @property
+    def must_compare(self) -> bool:
+        """Is it time to? Not at once, since other children take claims too, and say so a moment later."""
+        return self._doubts_at is not None and time.monotonic() >= self._doubts_at
+
+    def _compare(self, in_hand: Sequence[tuple[UUID, int]], *, spare_s: float) -> None:
+        """When something may have been lost on the way: compare the claims in hand with the tables, which are right."""
+        back, lost, spared = self.database.run(fleet.disown(self.worker, in_hand, spare_s=spare_s))
+        self._doubts_at = time.monotonic() + DOUBT_S if spared else None
         if back:
             logger.warning("%d claims whose answer was lost on the way went back to their queues", back)
         self._lost.update(lost)
@@ -273,18 +294,8 @@ class Consumer:
             logger.error(
                 "The outcome %s of task %s cannot be stored, so it has failed: %s", outcome.state, outcome.id, error
             )
-            value = encode(
-                encode_exception(EncodeError(f"The outcome {outcome.state!r} cannot be stored: {error}"))
-            ).body
             successors = self.database.run(graphs.successors(outcome.id)) if outcome.has_successors else []
-            failure = Outcome(
-                id=outcome.id,
-                delivery=outcome.delivery,
-                state="FAILURE",
-                value=value,
-                has_successors=outcome.has_successors,
-                fails=tuple(Casualty(id=each.id, state="FAILURE", value=value) for each in successors),
-            )
+            failure = unstorable(outcome, error, successors)
             self.database.run(tasks.settle(self.worker, self.hostname, [failure]))
 
     def _settle_with_follow_ups(self, outcome: Outcome) -> None:
@@ -360,6 +371,8 @@ class Consumer:
 
     def _check(self, sent: int, settled: int) -> None:
         if settled < sent:
+            # Or a child has settled one of them itself, and the answer, with what it had taken, was lost.
+            self.doubt()
             logger.warning(
                 "%d of %d results were not taken: their claims had ended or were taken over by another worker",
                 sent - settled,

@@ -81,14 +81,18 @@ class Controlled:
         claims = self.consumer.database.run(fleet.agenda(self.consumer.worker, self.queues, keys))
         return [Request(self.crew.site, claim) for claim in claims]
 
+    def is_watched(self) -> bool:
+        """Does any program want to be told of each task that is received?"""
+        return bool(signals.task_received.receivers or self.attendants.reporter.tells_of_tasks or self.hooks.classes)
+
     def announce(self, claims: Sequence[Claim]) -> None:
         """Count, log and signal that tasks were received; of those that this worker knows, as Celery's."""
         claims = [claim for claim in claims if claim.name in self.app.tasks]
         state.note_received(claim.name for claim in claims)
         is_logged, receivers = logger.isEnabledFor(logging.INFO), signals.task_received.receivers
-        reporter = self.attendants.reporter
-        if not (is_logged or receivers or reporter.tells_of_tasks or self.hooks.classes):
+        if not (is_logged or self.is_watched()):
             return
+        reporter = self.attendants.reporter
         requests = self.hooks.requests(claims)
         if reporter.tells_of_tasks:
             reporter.received(requests)

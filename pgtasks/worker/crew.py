@@ -27,7 +27,7 @@ from uuid import UUID
 
 from pgtasks import signals
 from pgtasks.concurrency.base import Child, ChildOptions, Job, Serve
-from pgtasks.concurrency.line import Ended, Leaving
+from pgtasks.concurrency.line import Ended, Leaving, Passed
 from pgtasks.concurrency.solo import SoloChild
 from pgtasks.execution import give_up
 from pgtasks.message import Claim, Outcome
@@ -81,6 +81,9 @@ class Crew:
         self.children: list[Any] = []  # Child, or SoloChild
         self.backlog: deque[Claim] = deque()
         self._outcomes: list[Outcome] = []
+        self._passed: list[Passed] = []
+        #: A child has gone, and may have taken a link of a chain of which it could not tell any more.
+        self.is_unsure = False
         self._is_at_most_once = is_at_most_once
         self._private_descriptors = private_descriptors
         self._mean_s: float | None = None
@@ -249,6 +252,9 @@ class Crew:
             if any(self._condemned.get(child.pid, _NOBODY)[0] == report.outcome.id for report in ended):
                 del self._condemned[child.pid]
             self._hear_ended(ended)
+        if passed := [report for report in reports if isinstance(report, Passed)]:
+            self._passed += passed
+            self._note_times(passed)
         for report in reports:
             if isinstance(report, Leaving):
                 self.backlog.extendleft(reversed(child.take_back()))
@@ -259,9 +265,12 @@ class Crew:
             self.dispatch()
 
     def _hear_ended(self, reports: Sequence[Ended]) -> None:
+        self._outcomes += [report.outcome for report in reports if report.outcome.kind != "gone"]
+        self._note_times(reports)
+
+    def _note_times(self, reports: Sequence[Ended] | Sequence[Passed]) -> None:
         count = len(reports)
         self.ended += count
-        self._outcomes += [report.outcome for report in reports if report.outcome.kind != "gone"]
         # Of those heard of together the mean counts: one that was interrupted among many short ones says little.
         mean_s = sum(report.ran_s for report in reports) / count
         self._mean_s = mean_s if self._mean_s is None else mean_s + REMEMBERED**count * (self._mean_s - mean_s)
@@ -269,6 +278,11 @@ class Crew:
     def take_outcomes(self) -> list[Outcome]:
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
+
+    def take_passed(self) -> list[Passed]:
+        """What children have settled by themselves, and gone on from."""
+        passed, self._passed = self._passed, []
+        return passed
 
     def put_back(self, outcomes: Iterable[Outcome]) -> None:
         """Keep outcomes that could not be settled, for another try."""
@@ -299,6 +313,7 @@ class Crew:
         """A child has gone: keep what it had not begun, and decide what becomes of what it was running."""
         self.children.remove(child)
         self.backlog.extendleft(reversed(child.take_back()))
+        self.is_unsure = self.is_unsure or bool(child.jobs)
         status = child.bury()
         guilty, verdict = self._condemned.pop(child.pid, _NOBODY)
         for job in list(child.jobs.values()):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from typing import Any
 
-from pgtasks.message import NEVER_AGAIN, Claim, Outcome
+from pgtasks.exceptions import EncodeError
+from pgtasks.message import NEVER_AGAIN, Casualty, Claim, Outcome
+from pgtasks.serialization import encode, encode_exception
 from pgtasks.utils.log import get_logger
 
-__all__ = ("after_timeout", "delivered_again", "fate_after_death", "returned")
+__all__ = ("after_timeout", "delivered_again", "fate_after_death", "returned", "unstorable")
 
 logger = get_logger("celery.worker.request")
 process_logger = get_logger("celery.concurrency")
@@ -73,6 +76,19 @@ def returned(claim: Claim, *, must_not_run: bool = False) -> Outcome:
     """Back to the queue as it was; or with so many losses that its next claimer fails it instead."""
     losses = NEVER_AGAIN if must_not_run else claim.losses
     return Outcome(id=claim.id, delivery=claim.delivery, kind="back", retries=claim.retries, losses=losses)
+
+
+def unstorable(outcome: Outcome, error: Exception, successors: Iterable[Any]) -> Outcome:
+    """The failure of a task whose outcome the database refuses, and of all that waits for it."""
+    value = encode(encode_exception(EncodeError(f"The outcome {outcome.state!r} cannot be stored: {error}"))).body
+    return Outcome(
+        id=outcome.id,
+        delivery=outcome.delivery,
+        state="FAILURE",
+        value=value,
+        has_successors=outcome.has_successors,
+        fails=tuple(Casualty(id=each.id, state="FAILURE", value=value) for each in successors),
+    )
 
 
 def _described(status: int) -> str:

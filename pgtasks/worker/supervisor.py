@@ -39,6 +39,7 @@ from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
 from pgtasks.worker.controlled import Controlled
 from pgtasks.worker.letterbox import Letterbox
 from pgtasks.worker.losses import returned
+from pgtasks.worker.passing import Passing
 from pgtasks.worker.reactor import Reactor
 from pgtasks.worker.retention import Retention
 
@@ -106,7 +107,7 @@ class Worker(Controlled):
         self.attendants = Attendants(self, options)
         self._alarm = Alarm()
         self._began_at = time.monotonic()
-        self._is_stopping = self._must_stop_now = False
+        self.is_stopping = self._must_stop_now = False
 
     # -- start
 
@@ -203,6 +204,7 @@ class Worker(Controlled):
     def _assemble(self) -> None:
         """Make the crew for the current registration."""
         self.crew = assemble(self, is_at_most_once=self._is_at_most_once, private_descriptors=self._private_descriptors)
+        self.passing = Passing(self)
         self.crew.muster()
         if self._lease_keeper is not None:
             self._lease_keeper.stop()
@@ -252,13 +254,14 @@ class Worker(Controlled):
         if self._stop_by is not None and time.monotonic() > self._stop_by:
             self._stop_by, self._must_stop_now = None, True
             return True
-        return self._is_stopping and not self.crew.busy() and not self.crew.has_outcomes
+        return self.is_stopping and not self.crew.busy() and not self.crew.has_outcomes
 
     def _turn(self) -> None:
         """One turn of the loop: settle, claim, tick, then sleep until something happens."""
         if self._has_lost_lease:
             self._rejoin()
         self._mind_children()
+        self.passing.mind()
         if self._is_time_to_step():
             self._step()
         if self._has_nothing_to_do() and self.consumer.rest():
@@ -279,12 +282,12 @@ class Worker(Controlled):
         crew.enforce_time_limits()
         crew.rebalance()
         if held_back := crew.release():
-            self._receive(held_back)
-        if not self._is_stopping:
+            self.receive(held_back)
+        if not self.is_stopping:
             crew.give_back_surplus()
 
     def _has_nothing_to_do(self) -> bool:
-        if self.crew.has_outcomes or self._claims_now or self._is_stopping:
+        if self.crew.has_outcomes or self._claims_now or self.is_stopping:
             return False
         return not self.crew.busy() or self.crew.is_starving()
 
@@ -311,7 +314,7 @@ class Worker(Controlled):
         crew, consumer = self.crew, self.consumer
         outcomes = crew.take_outcomes()
         self._gathering_since = None
-        room = 0 if self._is_stopping else crew.room()
+        room = 0 if self.is_stopping else crew.room()
         consumer.slots = crew.slots
         try:
             claims = consumer.step(outcomes, room, crew.in_hand(), is_called=self._claims_now)
@@ -325,10 +328,11 @@ class Worker(Controlled):
         self._claims_now = bool(claims) and len(claims) == room
         if claims:
             crew.catch_up()
-            self._receive(crew.admit(claims))
+            self.receive(crew.admit(claims))
         self._note_load(is_drained=len(claims) < room)
 
-    def _receive(self, claims: list[Claim]) -> None:
+    def receive(self, claims: list[Claim]) -> None:
+        """Have claims run, or end as what they are."""
         if at_most_once := [claim for claim in claims if claim.fate == "live" and self._is_at_most_once(claim)]:
             allowed = self.consumer.ack(at_most_once)
             claims = [claim for claim in claims if claim.id in allowed or claim not in at_most_once]
@@ -371,13 +375,13 @@ class Worker(Controlled):
             if tick.has_letters:
                 self.letterbox.empty()
             self.attendants.looked(tick)
-            if self.consumer.reap(has_dead=tick.has_dead) or tick.promoted or tick.has_ready:
+            if self.consumer.reap(has_dead=tick.has_dead) or tick.promoted or tick.has_ready or self.consumer.must_compare:
                 self._claims_now = True
         self._retention.mind(now)
 
     def _next_event_at(self) -> float:
         now = time.monotonic()
-        if self.consumer.has_heard or (self._claims_now and self.crew.room() and not self._is_stopping):
+        if self.consumer.has_heard or (self._claims_now and self.crew.room() and not self.is_stopping):
             return now
         times = [now + NAP_S, self.consumer.next_tick_at(self.crew.room), *self.attendants.next_at()]
         if self._gathering_since is not None:
@@ -411,6 +415,7 @@ class Worker(Controlled):
 
     def _endure(self, pause_s: float) -> None:
         """Let running tasks run while the database does not answer, for as long as the lease allows."""
+        self.passing.forbid()
         left_s = self.consumer.lease_left_s()
         if left_s <= 0:
             self._lose_lease()
@@ -458,13 +463,13 @@ class Worker(Controlled):
         """Start the shutdown that a signal asks for; a second SIGINT turns a warm one cold."""
         if signum == signal.SIGHUP:
             self._restarts = True
-        is_cold = signum == signal.SIGQUIT or (signum == signal.SIGINT and self._is_stopping)
+        is_cold = signum == signal.SIGQUIT or (signum == signal.SIGINT and self.is_stopping)
         how = "Cold" if is_cold else "Warm"
-        if self._is_stopping and not is_cold:
+        if self.is_stopping and not is_cold:
             return
         is_by_hand = signum in (signal.SIGINT, signal.SIGQUIT)
         self._say_how_it_stops(how, is_by_hand)
-        if not self._is_stopping:
+        if not self.is_stopping:
             name = signal.Signals(signum).name
             # As Celery's worker: of all clean stops, only the warm one by Ctrl-C ends with a status of its own.
             self.exitcode = EX_FAILURE if is_by_hand and not is_cold else EX_OK
@@ -480,7 +485,7 @@ class Worker(Controlled):
             self._say(AGAIN_THEN_COLD if how == "Warm" else AGAIN_THEN_OVER)
         if how == "Warm":
             self._say("Warm shutdown (MainProcess)")
-        self._has_to_say_cold = how == "Cold" and not self._is_stopping
+        self._has_to_say_cold = how == "Cold" and not self.is_stopping
 
     #: A soft shutdown comes first, and is no cold one.
     _has_to_say_cold = False
@@ -490,7 +495,8 @@ class Worker(Controlled):
             print(f"\nworker: {line}\n", end="", file=sys.__stderr__, flush=True)
 
     def _begin_to_stop(self) -> None:
-        self._is_stopping = True
+        self.is_stopping = True
+        self.passing.forbid()
         self._claims_now = False
         self.crew.recall()
         self.consumer.rouse()

@@ -64,6 +64,11 @@ class Throttle:
         self._sent_back: list[Outcome] = []
         self.reset()
 
+    @property
+    def has_limits(self) -> bool:
+        """Is there any task whose rate is limited here?"""
+        return bool(self._buckets)
+
     def reset(self) -> None:
         """Read the rate limits of all tasks again, and apply the new rates to what is held."""
         before, self._buckets = self._buckets, {}

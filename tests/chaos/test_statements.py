@@ -37,6 +37,7 @@ CAUSES: dict[str, list[tuple[str, dict[str, str]]]] = {
     "ack": [("once", {})] * 30,
     "charge": [("chord", {"crash": "child"})] * 10,
 }
+PASS_ON = b"w.delivery + 1 AS delivery, -m.priority"
 MARK = b"WITH noted AS (\n  INSERT INTO pgtasks.progress"
 
 
@@ -102,6 +103,24 @@ def test_a_child_killed_while_it_notes_that_a_task_has_started(arena: Arena, whe
 
     sprung = getattr(proxy, when)(MARK, strike)
     arena.requests([("flaky", {})] * 30)
+
+    assert sprung.wait(STUCK_S)
+    worker.await_output("will be run again")
+    worker.kill()
+    arena.bury(worker)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_child_killed_while_it_settles_a_link_and_takes_the_next(arena: Arena, when: str) -> None:
+    worker, proxy = doom(arena)
+    worker.await_ready()
+
+    def strike() -> None:
+        for pid in worker.children():
+            os.kill(pid, signal.SIGKILL)
+
+    sprung = getattr(proxy, when)(PASS_ON, strike, skip=3)
+    arena.requests([("chain", {"size": 10})] * 30)
 
     assert sprung.wait(STUCK_S)
     worker.await_output("will be run again")

@@ -221,7 +221,7 @@ def test_claims_whose_answer_was_lost_go_back_and_those_in_hand_stay(
     database.run(tasks.enqueue([unheard]))
     hand.claim()  # and the answer was lost
 
-    assert database.run(fleet.disown(hand.id, [(claim.id, claim.delivery) for claim in claims])) == (1, [])
+    assert database.run(fleet.disown(hand.id, [(claim.id, claim.delivery) for claim in claims])) == (1, [], 0)
     assert standing(conn, known) == ["claimed"]
     assert standing(conn, unheard) == ["ready"]
 
@@ -236,7 +236,7 @@ def test_a_lost_answer_with_a_newer_delivery_of_a_task_in_hand_goes_back(
     hand.settle(again(first))
     hand.claim()
 
-    assert database.run(fleet.disown(hand.id, [(first.id, first.delivery)])) == (1, [first.id])
+    assert database.run(fleet.disown(hand.id, [(first.id, first.delivery)])) == (1, [first.id], 0)
     assert standing(conn, task) == ["ready"]
 
 
@@ -244,7 +244,7 @@ def test_disowning_with_nothing_in_hand_returns_everything(database: Database, h
     database.run(tasks.enqueue([message(), message()]))
     hand.claim()
 
-    assert database.run(fleet.disown(hand.id, [])) == (2, [])
+    assert database.run(fleet.disown(hand.id, [])) == (2, [], 0)
 
 
 # -- the schedule

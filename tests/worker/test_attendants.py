@@ -181,7 +181,7 @@ def test_a_step_has_the_loop_call_it_again_and_again_and_later_until_it_is_told_
 def test_code_of_the_project_stops_the_worker_by_the_flag_that_celery_has_for_it(app: Celery) -> None:
     with start_worker(app, perform_ping_check=False) as worker:
         worker_state.should_stop = 3
-        eventually(lambda: worker_state.should_stop is None and worker._is_stopping)
+        eventually(lambda: worker_state.should_stop is None and worker.is_stopping)
 
     assert worker.exitcode == 3
 

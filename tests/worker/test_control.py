@@ -445,7 +445,7 @@ def test_a_shutdown_by_letter_lets_the_running_task_end(app: Celery, tmp_path: P
     with start_worker(app, pool="prefork", hostname=NODE, perform_ping_check=False) as worker:
         running = begin(app, tmp_path)
         app.control.shutdown()
-        eventually(lambda: worker._is_stopping)
+        eventually(lambda: worker.is_stopping)
         (tmp_path / "gate").touch()
         assert running.get(timeout=60) == "task"
         eventually(lambda: conn.execute("SELECT count(*) FROM pgtasks.worker").fetchone() == (0,))

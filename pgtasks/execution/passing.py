@@ -1,0 +1,50 @@
+"""A child that settles the link of a chain by itself and goes on with the next one.
+
+    outcome -> pass_on (one statement, by the child's own connection) -> the next claim, which it runs
+
+Otherwise the parent settles it and sends the next one: two more processes to wake per link, and half of the time a chain takes.
+The parent permits it while it has nothing to decide (`Worker._may_pass_on`); docs/decisions/0010-links-settled-by-children.md.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import NamedTuple
+
+import psycopg
+
+from pgtasks.exceptions import SoftTimeLimitExceeded
+from pgtasks.execution.site import Site
+from pgtasks.message import Claim, Outcome
+from pgtasks.store import tasks
+
+__all__ = ("PassedOn", "can_be_kept", "pass_on")
+
+
+class PassedOn(NamedTuple):
+    """A link that is settled, with what comes next; None if that could not be taken."""
+
+    claim: Claim | None
+
+
+def pass_on(site: Site, claim: Claim, outcome: Outcome) -> PassedOn | None:
+    """Settle the outcome of a link and take the next one; None if it is no such link, or nothing is known to be done.
+
+    Then the parent settles it, which changes nothing if it was done after all and only the answer was lost; what was taken with
+    that the parent finds when it compares.
+    """
+    if not (tasks.is_release(outcome) and tasks.is_link(outcome)):
+        return None
+    # In a queue of which it has taken a task the worker may take another one; others are the parent's to know.
+    query = tasks.pass_on(site.worker, site.hostname, outcome, queues=[claim.queue], may_lag=True)
+    # A signal that is to raise in a task may come too late for it.
+    with suppress(psycopg.Error, SoftTimeLimitExceeded):
+        if (settled := site.app.database.run_once(query)) is not None:
+            return PassedOn(next(iter(settled.claims), None))
+    return None
+
+
+def can_be_kept(site: Site, claim: Claim) -> bool:
+    """May the child begin with it at once? At-most-once tasks, and those that carry stamps, pass by the parent first."""
+    task = site.app.tasks.get(claim.name)
+    return (task is None or task.acks_late is not False) and not (claim.options and b'"stamps"' in claim.options)
