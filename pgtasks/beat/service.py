@@ -45,7 +45,10 @@ def scheduler_class(name: Any) -> Any:
     if isinstance(name, str) and name.startswith("celery.beat:"):
         name = f"pgtasks.{name.removeprefix('celery.')}"
     aliases = dict(load_extension_class_names(SCHEDULER_NAMESPACE)) if isinstance(name, str) else {}
-    cls = symbol_by_name(name, aliases=aliases)
+    try:
+        cls = symbol_by_name(name, aliases=aliases)
+    except (ImportError, AttributeError) as exc:
+        raise ImproperlyConfigured(f"The scheduler {name!r} (beat_scheduler, or -S) cannot be imported: {exc}") from exc
     if isinstance(cls, type) and not issubclass(cls, Scheduler):
         raise ImproperlyConfigured(
             f"The scheduler {qualname(cls)} is made for Celery, not for pgtasks. Start with `pgtasks --as-celery`, or call"
@@ -160,7 +163,10 @@ class _InThread(threading.Thread):
         self.service.start()
 
     def stop(self) -> None:
-        self.service.stop(wait=True)
+        """Have it end, and wait until the thread has, unless it was never started."""
+        self.service.stop()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join()
 
 
 class _InProcess(ForkProcess):

@@ -132,7 +132,9 @@ def list_(obj: CLIContext, /, as_json: bool) -> None:
         note = "paused" if each["is_paused"] else "" if each["is_known"] else "not in this app's schedule"
         obj.echo(f"{each['name']}  {each['schedule']}  {each['task']}" + (f"  ({note})" if note else ""))
         upcoming = "-" if each["is_paused"] else each["next_run_at"] or "-"
-        obj.echo(f"    last {each['last_run_at']}, next {upcoming}, {each['runs']} runs, {each['skips']} passed over")
+        # Until it has run, its time is that from which its turns are counted.
+        last = each["last_run_at"] if each["runs"] else "-"
+        obj.echo(f"    last {last}, next {upcoming}, {each['runs']} runs, {each['skips']} passed over")
         if each["state"]:
             obj.echo(f"    {each['task_id']} {each['state']}")
 
@@ -159,7 +161,9 @@ def _told(obj: CLIContext, names: tuple[str, ...], done: list[str], what: str) -
             obj.echo(f"{name}: {what}")
     missing = [name for name in names if name not in done]
     if missing:
-        raise click.UsageError(f"There is no periodic task {', '.join(map(repr, missing))} here.")
+        raise click.UsageError(
+            f"There is no periodic task {', '.join(map(repr, missing))} here. `pgtasks beat list` shows which there are."
+        )
 
 
 @beat.command(cls=CeleryCommand)

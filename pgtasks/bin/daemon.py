@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from pgtasks import signals
+from pgtasks.app.jsonlog import JSON
 from pgtasks.exceptions import CeleryCommandException, SecurityError
 from pgtasks.platforms import (
     EX_CANTCREAT,
@@ -35,15 +39,38 @@ def become_a_service(app: Any, hostname: str, options: dict[str, Any]) -> None:
 
 def _become_a_service(app: Any, hostname: str, options: dict[str, Any]) -> None:
     maybe_drop_privileges(options["uid"], options["gid"])  # before files are made
-    check_privileges(app.conf.accept_content)
+    with _warning_in_the_log(app):
+        check_privileges(app.conf.accept_content)
+    logfile = options["logfile"] and node_format(options["logfile"], hostname)
+    if logfile and not signals.setup_logging.receivers:
+        open(logfile, "a").close()  # while there is somebody to tell
     pidfile = options["pidfile"] and node_format(options["pidfile"], hostname)
     is_in_background = os.environ.pop(_IN_BACKGROUND, None) is not None
     if options["detach"] and not is_in_background:
         if pidfile:
             refuse_second_process(pidfile)  # while there is somebody to tell
-        _go_to_background(options["logfile"] and node_format(options["logfile"], hostname), options)
+        _go_to_background(logfile, options)
     if pidfile:
         create_pidlock(pidfile)
+
+
+@contextmanager
+def _warning_in_the_log(app: Any) -> Iterator[None]:
+    """Keep warnings until there is a log, if its lines are JSON: now they would be lines of text among them."""
+    if app.conf.worker_log_format != JSON or signals.setup_logging.receivers:
+        yield
+        return
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    process = os.getpid()
+
+    def log(**kwargs: Any) -> None:
+        signals.after_setup_logger.disconnect(log)
+        for each in told if os.getpid() == process else ():  # a scheduler beside the worker has a log as well
+            logging.getLogger("py.warnings").warning("%s: %s", each.category.__name__, each.message)
+
+    signals.after_setup_logger.connect(log, weak=False)
 
 
 def _go_to_background(logfile: str | None, options: dict[str, Any]) -> NoReturn:

@@ -69,9 +69,14 @@ def _standing(diagnosis: Diagnosis) -> str:
         return ""
     oldest = "" if standing.oldest_s is None else f" (one for {max(standing.oldest_s, 0):.0f} s)"
     return (
-        f"; {standing.alive} workers with {standing.slots} slots; tasks: {many(standing.ready, LIMIT)} ready{oldest},"
+        f"; {_counted(standing.alive, 'worker')} with {_counted(standing.slots, 'slot')};"
+        f" tasks: {many(standing.ready, LIMIT)} ready{oldest},"
         f" {many(standing.claimed, LIMIT)} with workers, {many(standing.scheduled, LIMIT)} scheduled"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _tell_one(obj: CLIContext, finding: Finding) -> None:

@@ -13,6 +13,7 @@ from pgtasks.bin.options import LOG_LEVEL, CeleryDaemonCommand, CLIContext, opti
 from pgtasks.bin.top import live
 from pgtasks.events.dumper import evdump
 from pgtasks.events.snapshot import evcam
+from pgtasks.utils.imports import import_from_cwd, symbol_by_name
 from pgtasks.utils.nodenames import gethostname
 
 of_camera = partial(option, heading="Snapshot")
@@ -42,8 +43,15 @@ def events(obj: CLIContext, /, dump: bool, camera: str | None, frequency: float,
         elif camera:
             become_a_service(obj.app, gethostname(), options)
             evcam(
-                camera, freq=frequency, maxrate=options["maxrate"], loglevel=options["loglevel"],
+                _camera(camera), freq=frequency, maxrate=options["maxrate"], loglevel=options["loglevel"],
                 logfile=options["logfile"], app=obj.app,
             )  # fmt: skip
         else:
             live(obj.app, is_coloured=not obj.no_color)
+
+
+def _camera(path: str) -> Any:
+    try:
+        return symbol_by_name(path, imp=import_from_cwd)
+    except (ImportError, AttributeError) as exc:
+        raise click.BadParameter(f"{path!r} cannot be imported: {exc}", param_hint="'-c' / '--camera'") from exc

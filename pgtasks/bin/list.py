@@ -7,7 +7,10 @@ import json
 import click
 
 from pgtasks.bin.options import CeleryCommand, CLIContext, json_option
-from pgtasks.store import tasks
+from pgtasks.store import overview, tasks
+
+#: Of the queues that have tasks: as many as anybody reads.
+_MOST = 1000
 
 
 @click.group(name="list")
@@ -38,8 +41,9 @@ _RULE = {"queue": "-" * 16, "exchange": "-" * 16, "routing_key": "-" * 16}
 @json_option
 @click.pass_obj
 def queues(obj: CLIContext, /, as_json: bool) -> None:
-    """Show how many tasks wait in each queue that the app declares."""
-    found = obj.app.database.run(tasks.lengths(sorted(obj.app.amqp.queues)))
+    """Show how many tasks wait in each queue that the app declares, and in any other that has some."""
+    with_tasks = {queue for queue, *_ in obj.app.database.run(overview.look(_MOST)).queues}
+    found = obj.app.database.run(tasks.lengths(sorted(with_tasks.union(obj.app.amqp.queues))))
     if as_json:
         keys = ("queue", "ready", "scheduled")
         obj.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in found]))

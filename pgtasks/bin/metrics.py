@@ -13,7 +13,8 @@ import click
 from pgtasks.bin.options import CeleryCommand, CLIContext, option
 from pgtasks.events.metrics import Counts, render
 from pgtasks.events.receiver import forgiving
-from pgtasks.exceptions import OperationalError
+from pgtasks.exceptions import CeleryCommandException, OperationalError
+from pgtasks.platforms import EX_FAILURE
 from pgtasks.store import health
 
 #: Seconds after which listening is tried again when the database was away.
@@ -22,7 +23,7 @@ AGAIN_S = 1.0
 
 @click.command(cls=CeleryCommand)
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@option("--port", type=int, default=9808, show_default=True, help="Port to listen on.")
+@option("--port", type=click.IntRange(0, 65535), default=9808, show_default=True, help="Port to listen on.")
 @option("--once", is_flag=True, help="Print the database's metrics once, and exit.")
 @click.pass_obj
 def metrics(obj: CLIContext, /, host: str, port: int, once: bool) -> None:
@@ -35,8 +36,12 @@ def metrics(obj: CLIContext, /, host: str, port: int, once: bool) -> None:
     if once:
         obj.echo(render(counts, obj.app.database.run(health.figures())), nl=False)
         return
+    try:
+        serving = server(obj.app, counts, host, port)
+    except OSError as exc:
+        raise CeleryCommandException(f"Cannot listen on {host}:{port}: {exc.strerror}.", EX_FAILURE) from exc
     threading.Thread(target=_listen, args=(obj.app, counts), name="events", daemon=True).start()
-    with server(obj.app, counts, host, port) as serving, suppress(KeyboardInterrupt):
+    with serving, suppress(KeyboardInterrupt):
         obj.echo(f"Metrics at http://{host}:{serving.server_port}/metrics")
         serving.serve_forever()
 

@@ -104,18 +104,23 @@ def settings(conn: OwnConnection, facts: Mapping[str, str]) -> Findings:
             "A plan that looks expensive is compiled, for tens of milliseconds; elsewhere pgtasks switches it off.",
             f"ALTER ROLE {conn.info.user} SET jit = off.",
         )  # fmt: skip
-    if facts["is_superuser"] == "true":
+    if facts["is_superuser"] == "true" and not _is_private(facts):
         yield Finding(
             "note", "superuser", f"the role {conn.info.user!r} is a superuser",
             "Whoever gets hold of its password has the whole server.",
             "Let workers and producers connect as a role with what `pgtasks db sql --grant ROLE` prints.",
         )  # fmt: skip
-    elif facts["sees_all"] != "true":
+    if facts["sees_all"] != "true":
         yield Finding(
             "note", "hidden sessions", f"the role {conn.info.user!r} does not see what others' sessions do",
             "Old transactions of other roles are not found here.",
             f"GRANT pg_monitor TO {conn.info.user}, or ask as another role.",
         )  # fmt: skip
+
+
+def _is_private(facts: Mapping[str, str]) -> bool:
+    """Does nobody reach it but programs of the account that it runs as? So it is with those that pgtasks starts itself."""
+    return facts["listen_addresses"] == "" and facts["unix_socket_permissions"] == "0700"
 
 
 def connection(conn: OwnConnection) -> Findings:

@@ -5,7 +5,8 @@
 -- Settings and states of the server and of this role. In: nothing. Out: one row of name and value, as text, each.
 SELECT name, setting FROM pg_settings
 WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_version',
-               'server_version_num', 'max_connections', 'superuser_reserved_connections', 'autovacuum', 'track_counts', 'jit')
+               'server_version_num', 'max_connections', 'superuser_reserved_connections', 'autovacuum', 'track_counts', 'jit',
+               'listen_addresses', 'unix_socket_permissions')
 UNION ALL SELECT 'is_standby', pg_is_in_recovery()::text
 UNION ALL SELECT 'standbys', count(*)::text FROM pg_stat_replication
 UNION ALL SELECT 'standbys_sync', count(*)::text FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')

@@ -8,6 +8,10 @@ pending, `upgrade` is one SELECT, and asks for no right but to read the ledger.
 A file may say, in a line `-- works with: 0003`, that programs which know the schema only up to 0003 keep
 working once it is applied. That is what makes it possible to upgrade the workers of a running system one by
 one. Without the line, older releases refuse to work with the database.
+
+What a file says must not change once it was applied anywhere, and a checksum in the ledger tells. Where it must, since
+a newer Postgres refuses what older ones took, `-- same as: 0123456789abcdef` names the checksum of the contents that came
+to the same: the file goes by that one, for this release and for those that have the file as it was.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ _DDL_ATTEMPTS = 20
 
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
 _WORKS_WITH = re.compile(r"^-- works with: (\d+)$", re.MULTILINE)
+_SAME_AS = re.compile(r"^-- same as: ([0-9a-f]{16})$", re.MULTILINE)
 
 _LEDGER = """\
 CREATE TABLE pgtasks.migration (
@@ -76,7 +81,8 @@ class Migration(NamedTuple):
 
     @property
     def checksum(self) -> str:
-        return sha256(self.sql.encode()).hexdigest()[:16]
+        same_as = _SAME_AS.search(self.sql)
+        return same_as[1] if same_as else sha256(self.sql.encode()).hexdigest()[:16]
 
 
 @cache

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
-from importlib import reload as reload_module
 from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
@@ -20,6 +19,7 @@ from pgtasks.app.trace import LOG_RECEIVED
 from pgtasks.exceptions import WorkerShutdown, WorkerTerminate
 from pgtasks.message import Claim, Outcome, id_of
 from pgtasks.store import fleet
+from pgtasks.utils.imports import reload_from_cwd
 from pgtasks.utils.log import get_logger
 from pgtasks.worker import state
 from pgtasks.worker.attendants import Attendants
@@ -166,7 +166,7 @@ class Controlled:
             if name not in sys.modules:
                 self.app.loader.import_from_cwd(name)
             elif reload:
-                (reloader or reload_module)(sys.modules[name])
+                reload_from_cwd(sys.modules[name], reloader)
         self.crew.renew()
 
     def end(self, how: WorkerShutdown | WorkerTerminate) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_every_line_of_a_worker_is_json_and_says_which_task_it_is_about(
 ) -> None:
     (tmp_path / "jsonjobs.py").write_text(JOBS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    environ = {"PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    environ = {"PYTHONPATH": str(tmp_path)}
     from jsonjobs import add, fail  # type: ignore[import-not-found]  # it was written just now
 
     with running(tmp_path / "w", "--log-format", "json", module="jsonjobs", environ=environ) as worker:
@@ -144,6 +145,8 @@ def test_every_line_of_a_worker_is_json_and_says_which_task_it_is_about(
     text = worker.output()
     lines = [json.loads(line) for line in text.splitlines()]
     assert "hidden-" not in text
+    warned = [line for line in lines if line["logger"] == "py.warnings"]
+    assert [line["message"][:16] for line in warned] == ["SecurityWarning:"] * (os.getuid() == 0)
     (adding,) = [line for line in lines if line["message"] == "adding"]
     assert (adding["task_id"], adding["task_name"], adding["retries"]) == (result.id, "jsonjobs.add", 0)
     assert (adding["order"], adding["api_key"], adding["nested"]) == (7, MASK, {"password": MASK})

@@ -12,6 +12,8 @@ import pytest
 
 from pgtasks import Celery
 from pgtasks.beat import BeatLazyFunc, EmbeddedService, ScheduleEntry, Scheduler, SchedulingError
+from pgtasks.beat.service import scheduler_class
+from pgtasks.exceptions import ImproperlyConfigured
 from tests.support.workers import eventually
 
 HOUR = timedelta(hours=1)
@@ -206,3 +208,14 @@ def test_a_service_runs_within_a_program_until_it_is_stopped(
 
     assert not service.is_alive()
     app.close()
+
+
+def test_a_scheduler_that_cannot_be_imported_is_named_with_the_reason() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"'nowhere.Scheduler' .*cannot be imported: No module named 'nowhere'"):
+        scheduler_class("nowhere.Scheduler")
+
+
+def test_a_service_that_never_ran_is_stopped_at_once() -> None:
+    app = Celery("embedded", broker="postgresql://nowhere.invalid/db", set_as_current=False)
+
+    EmbeddedService(app, thread=True).stop()

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgtasks import Celery
 from pgtasks.app.discovery import find_app
 from tests.bin.conftest import Command
 
@@ -91,11 +92,15 @@ def test_purge_asks_first_and_leaves_other_queues_alone(
 def test_list_shows_what_waits_and_how_queues_are_bound(command: Command, app: Any, project: str) -> None:
     app.send_task("tasks.add")
     app.send_task("tasks.add", countdown=3600)
+    Celery("others", set_as_current=False).send_task("tasks.add", queue="forgotten")
 
     queues = json.loads(command("-A", project, "list", "queues", "--json").stdout)
     bindings = json.loads(command("-A", project, "list", "bindings", "--json").stdout)
 
-    assert queues == [{"queue": "celery", "ready": 1, "scheduled": 1}]
+    assert queues == [
+        {"queue": "celery", "ready": 1, "scheduled": 1},
+        {"queue": "forgotten", "ready": 1, "scheduled": 0},
+    ]
     assert bindings == [{"queue": "celery", "exchange": "celery", "routing_key": "celery"}]
 
 
@@ -112,3 +117,23 @@ def test_shell_knows_the_app_the_tasks_and_canvases(command: Command, app: Any, 
     result = command("-A", project, "shell", "--python", input=program)
 
     assert f"proj {project}.add chain True" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("worker -f /nowhere/worker.log", "Cannot start: [Errno 2] No such file or directory: '/nowhere/worker.log'"),
+        ("beat -f /nowhere/beat.log", "Look at --uid, --gid, --umask and --logfile"),
+        ("events -c nowhere.Camera", "'nowhere.Camera' cannot be imported: No module named 'nowhere'"),
+        ("events -c pgtasks.Nothing", "'pgtasks.Nothing' cannot be imported"),
+        ("metrics --port 65536", "65536 is not in the range"),
+        ("metrics --host 192.0.2.1", "Cannot listen on 192.0.2.1:9808"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pgtasks.exceptions.SecurityWarning")
+def test_what_cannot_start_says_why_in_a_line(command: Command, project: str, arguments: str, words: str) -> None:
+    result = command("-A", project, *arguments.split())
+
+    assert result.exit_code != 0
+    assert words in result.stderr
+    assert "Traceback" not in result.output

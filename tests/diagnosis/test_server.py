@@ -11,6 +11,7 @@ import pytest
 
 from pgtasks.diagnosis import examine, housekeeping, server
 from pgtasks.store import doctor
+from pgtasks.store.database import connect
 from tests.diagnosis.conftest import OddServer, findings, names
 from tests.support import pooler
 from tests.support.workers import eventually
@@ -139,11 +140,25 @@ def test_a_server_that_is_set_up_wrongly_is_told_what_is_wrong(odd_server: OddSe
             session.close()
 
     # It is a throw-away server, after all.
-    assert {"fsync", "full_page_writes", "synchronous_commit", "superuser", "connections"} <= set(found)
+    assert {"fsync", "full_page_writes", "synchronous_commit", "connections"} <= set(found)
     assert found["fsync"].gravity == "broken"
     assert found["autovacuum"].found == "autovacuum = off, track_counts = on"
     order = [each.gravity for each in examine(odd_server.url).findings]
     assert order == sorted(order, key=["broken", "risky", "note"].index)
+
+
+def test_a_superuser_is_a_risk_where_others_can_reach_the_server_and_not_where_it_is_private(
+    odd_server: OddServer,
+) -> None:
+    with connect(odd_server.url) as conn:
+        facts = conn.run(doctor.server())
+        private = [each.name for each in server.settings(conn, facts)]
+        exposed = [each.name for each in server.settings(conn, {**facts, "listen_addresses": "*"})]
+        shared = [each.name for each in server.settings(conn, {**facts, "unix_socket_permissions": "0777"})]
+
+    assert "superuser" not in private
+    assert "superuser" in exposed
+    assert "superuser" in shared
 
 
 def test_notifications_that_nobody_reads_are_seen(odd_server: OddServer) -> None:

@@ -204,6 +204,35 @@ def test_a_migration_that_was_edited_after_it_was_applied_is_noticed(
         migrate.upgrade(conn)
 
 
+def test_a_migration_that_says_whose_place_it_takes_goes_by_that_one_in_old_and_new_releases(
+    conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten = ONE._replace(sql=f"-- same as: {ONE.checksum}\nCREATE TABLE pgtasks.one ();\nALTER TABLE pgtasks.one ADD n int")
+    release_with(monkeypatch, rewritten)
+
+    migrate.upgrade(conn)
+
+    release_with(monkeypatch, ONE)
+    migrate.check(conn)
+
+
+_FILLED_IN_WHERE_A_FUNCTION_USES_ROWS = """
+SELECT a.attrelid::regclass::text, a.attname, p.oid::regprocedure::text
+FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid AND c.relnamespace = 'pgtasks'::regnamespace
+JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype AND d.classid = 'pg_proc'::regclass
+JOIN pg_proc p ON p.oid = d.objid AND p.prosqlbody IS NOT NULL
+WHERE a.atthasmissing
+"""
+
+
+def test_no_column_comes_with_a_default_to_a_table_whose_rows_a_function_uses(conn: psycopg.Connection[Any]) -> None:
+    """Postgres 17.12 and newer refuse it: "cannot alter table because function uses its row type". Older ones do it."""
+    migrate.upgrade(conn)
+
+    assert not conn.execute(_FILLED_IN_WHERE_A_FUNCTION_USES_ROWS).fetchall()
+
+
 def test_the_printed_sql_makes_what_the_release_makes_itself(
     conn: psycopg.Connection[Any], empty_database_url: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -433,6 +434,29 @@ def test_a_restart_of_the_pool_lets_the_processes_know_new_tasks(app: Celery, wo
 
     assert told(app, "pool_restart", modules=[]) == {"ok": "reload started"}
     assert late.delay().get(timeout=60) == "known"
+
+
+@pytest.mark.filterwarnings("ignore::pgtasks.exceptions.DuplicateTaskNameWarning")
+def test_a_restart_of_the_pool_loads_modules_of_the_current_directory_again(
+    app: Celery, worker: TestWorkController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.conf.worker_pool_restarts = True
+    app.set_current()
+    source = tmp_path / "reloadable_jobs.py"
+    body = "from pgtasks import current_app\n@current_app.task(name='value')\ndef value():\n    return VALUE\nVALUE = "
+    monkeypatch.chdir(tmp_path)  # as whoever starts a worker in the project's directory: it is not on sys.path
+    monkeypatch.delitem(sys.modules, source.stem, raising=False)
+
+    source.write_text(f"{body}1\n")
+    assert told(app, "pool_restart", modules=[source.stem]) == {"ok": "reload started"}
+    assert app.send_task("value").get(timeout=60) == 1
+    source.write_text(f"{body}'another'\n")
+    assert told(app, "pool_restart", modules=[source.stem], reload=True) == {"ok": "reload started"}
+    assert app.send_task("value").get(timeout=60) == "another"
+
+    source.write_text("this is no Python\n")
+    assert "SyntaxError" in told(app, "pool_restart", modules=[source.stem], reload=True)["error"]
+    assert app.send_task("value").get(timeout=60) == "another"
 
 
 def test_a_shutdown_by_letter_lets_the_running_task_end(app: Celery, tmp_path: Path, conn: Conn) -> None:

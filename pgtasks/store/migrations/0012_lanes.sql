@@ -12,13 +12,19 @@
 -- Locks: ACCESS EXCLUSIVE on flow, lane, slot and knock while it runs: columns without rewriting, three small indexes built.
 -- The previous release works on; what its senders hold is looked for from the start of its lane.
 -- works with: 0011
+-- same as: 6f8808046fca40ff
 
 -- renew_at: the value of lane_turn at which a new generation begins. looked_at, look_took: the last look from the beginning.
+-- Defaults come afterwards: since 17.12, Postgres adds no column that has one while the body of a function uses rows of the table.
 ALTER TABLE pgtasks.flow
-  ADD COLUMN generation int NOT NULL DEFAULT 0,
-  ADD COLUMN renew_at bigint NOT NULL DEFAULT 0,
+  ADD COLUMN generation int,
+  ADD COLUMN renew_at bigint,
   ADD COLUMN looked_at timestamptz,
   ADD COLUMN look_took interval;
+UPDATE pgtasks.flow SET generation = 0, renew_at = 0;
+ALTER TABLE pgtasks.flow
+  ALTER COLUMN generation SET DEFAULT 0, ALTER COLUMN generation SET NOT NULL,
+  ALTER COLUMN renew_at SET DEFAULT 0, ALTER COLUMN renew_at SET NOT NULL;
 
 -- The first task that knocks, in the order of `held`. Without: any, and a closed lane may have room again.
 ALTER TABLE pgtasks.knock ADD COLUMN rank smallint, ADD COLUMN front bigint;
