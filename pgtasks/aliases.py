@@ -136,8 +136,9 @@ class _Found(Loader):
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has put the alias' spec on the module; its own belongs there.
-        module.__spec__ = self._spec
+        # The import system has put the alias' spec on the module; its own belongs there. A facade has no other, and
+        # `find_spec("celery")`, by which programs ask whether there is a Celery, needs one.
+        module.__spec__ = self._spec or module.__spec__
 
     def get_code(self, fullname: str) -> CodeType | None:
         """What `python -m celery` runs."""

@@ -51,6 +51,19 @@ def test_a_module_under_both_names_is_one_object_and_its_spec_stays_its_own(name
     assert said(ALIASED + program) == f"True pgtasks.{name}"
 
 
+@pytest.mark.parametrize("name", ["celery", "celery.loaders", "celery.worker.consumer", "billiard"])
+def test_a_program_that_asks_whether_there_is_a_celery_is_told_so_before_and_after_it_was_imported(name: str) -> None:
+    program = f"""
+from importlib import import_module
+from importlib.util import find_spec
+before = find_spec({name!r}).name
+import_module({name!r})
+print(before, find_spec({name!r}).name)
+"""
+
+    assert said(ALIASED + program) == f"{name} {name}"
+
+
 def test_the_names_of_the_package_are_shared_too() -> None:
     program = """
 from celery import Celery, Task, chain, current_app, shared_task, signals, states

@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import GenericAlias
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 from warnings import warn
 
@@ -62,6 +63,9 @@ class Celery(Configured, Parts, Connections):
     user_options: defaultdict[str, set[Any]]
     #: Steps that a project adds to the worker, as sets under 'worker' and 'consumer'.
     steps: defaultdict[str, set[Any]]
+
+    #: `Celery[MyTask]`, as typed projects write it, says which class the tasks have.
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
 
     def __init__(
         self,

@@ -376,7 +376,7 @@ def _plain_group(group: Any, options: dict[str, Any]) -> tuple[Pattern, list[Arg
         merged |= {} if shadow is None else {"shadow": shadow}
     call = Call(new_id(), None, first.task, (), {}, merged, group_id=group_id)
     caller = get_current_worker_task()
-    if caller is not None:
+    if caller is not None and caller.request.id is not None:
         root_id, parent_id = caller.request.root_id or caller.request.id, caller.request.id
         call.root, call.parent = id_of(root_id), id_of(parent_id)
         call.extra = relatives(root_id, call.root, parent_id, call.parent)

@@ -77,7 +77,7 @@ def marks_of(options: bytes | None) -> Marks:
 
 def inherited(claim: Claim) -> dict[str, Any]:
     """The options that the message of a retry takes over from the one before it."""
-    return _kept(_options_of(claim), *_ROLE, *_INHERITED, _AS_SENT)
+    return _kept(_options_of(claim), *_ROLE, *_INHERITED, _AS_SENT, "parent_id")
 
 
 _INHERITED = (_AS_FIRST_SENT, _MADE_BY, _ADDED_BY, _CALLS_FOR, _FORK)

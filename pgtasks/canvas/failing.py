@@ -36,7 +36,8 @@ class Fall(NamedTuple):
     """The end of a task that can never run, since one that it waited for has failed.
 
     A silent one leaves no result that users could see. `within` is for the body of a chord whose header contains another
-    chord: it is the body of the inner one, when that fell first. An errback that both bodies have is called once.
+    chord: it is the body of the inner one, or the first step of that, when it fell first. An errback that both have is called
+    once.
     """
 
     id: UUID
@@ -60,7 +61,9 @@ def falls(failed: UUID, public_id: str, error: BaseException, waiting: Iterable[
         # The chord never began. Unless all of it is the body of the chord that failed, it is just what comes next.
         is_next = entry is not None and not entry[1].calls_errbacks
         fall = _fall(task, pred_id, before, is_next)
-        fallen[task.id] = (task.public_id, fall)
+        # The members of a body that is a group are not to blame for what follows them: they never began.
+        culprit = pred_id if task.role == "member" and not is_next else task.public_id
+        fallen[task.id] = (culprit, fall)
         yield fall
 
 
@@ -68,11 +71,12 @@ def _fall(task: Waiting, pred_id: str, before: Fall, is_next: bool) -> Fall:
     """The end of one task; `is_next` says that the failure came from before its chord, not from within it."""
     if before.is_silent or task.role == "callback":
         return Fall(task.id, before.error, is_silent=True)
+    within = before.id if before.calls_errbacks else before.within
     if task.role not in ("body", "member") or is_next:
-        return Fall(task.id, before.error)
-    if task.role == "member" or isinstance(before.error, ChordError):
-        within = before.id if before.calls_errbacks else None
+        return Fall(task.id, before.error, within=within)
+    # The body of a chord within the header hands its ChordError on; of one that is a chain the last step has raised it.
+    if task.role == "member" or (isinstance(before.error, ChordError) and before.calls_errbacks):
         return Fall(task.id, before.error, calls_errbacks=True, within=within)
     chord_error = ChordError(f"Dependency {pred_id} raised {before.error!r}")
     chord_error.__cause__ = before.error
-    return Fall(task.id, chord_error, calls_errbacks=True)
+    return Fall(task.id, chord_error, calls_errbacks=True, within=within)

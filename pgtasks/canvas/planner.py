@@ -122,9 +122,9 @@ class Planner:
         self.undos: dict[UUID, Any] = {}
         #: Ids that are no UUIDs, by the keys that stand for them.
         self.names: dict[UUID, str] = {}
-        caller = get_current_worker_task()
-        self._root = None if caller is None else self._key_of(caller.request.root_id or caller.request.id)
-        self._parent = None if caller is None else self._key_of(caller.request.id)
+        here = getattr(get_current_worker_task(), "request", None)
+        self._parent = self._key_of(here.id) if here is not None and here.id else None  # a test may push one without
+        self._root = self._key_of(here.root_id or here.id) if here is not None and self._parent else None
 
     def _key_of(self, task_id: str) -> UUID:
         key = id_of(task_id)

@@ -72,7 +72,8 @@ def as_signature(part: Any, app: Any, where: str) -> Any:
     if not isinstance(part, dict):
         raise TypeError(f"{where} is {part!r}, not a signature. Use task.s(...) to make one of a task.")
     if "task" not in part:
-        raise TypeError(f"{where} is {part!r}, a dict that does not say which task. Use dict(task.s(...)) to make one.")
+        given = dict(part)  # as text a signature begins with its task
+        raise TypeError(f"{where} is {given!r}, a dict that does not say which task. Use dict(task.s(...)) to make one.")
     is_bound = isinstance(part, Signature) and part._app is not None
     return maybe_signature(part, app=None if is_bound else app)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
-from uuid import uuid4
+from typing import Any, Self
+from uuid import UUID, uuid4
 
 import psycopg
 
 from pgtasks._state import get_current_app
+from pgtasks.events.event import get_exchange
 from pgtasks.message import id_of
 from pgtasks.serialization import accepted, decode
 from pgtasks.store import events
@@ -33,6 +34,32 @@ CLIENT_CLOCK_SKEW = -1
 LOOK_EVERY_S, LISTEN_EVERY_S = 0.5, 3.0
 
 Handler = Callable[[dict[str, Any]], Any]
+
+
+class EventQueue:
+    """Where events are kept for a receiver. Bind and declare it as kombu's queues to have them kept before it captures."""
+
+    def __init__(self, app: Any, listener: UUID, name: str, exchange: Any, routing_key: str) -> None:
+        self.app = app
+        self.name, self.exchange, self.routing_key = name, exchange, routing_key
+        self._listener = listener
+
+    def __call__(self, channel: Any = None) -> Self:
+        return self
+
+    bind = __call__
+
+    def declare(self, *args: Any, **kwargs: Any) -> str:
+        """Keep the events that are sent from now on, for some seconds if the receiver does not come."""
+        self.app.database.run(events.listen(self._listener))
+        return self.name
+
+    def delete(self, *args: Any, **kwargs: Any) -> None:
+        """Keep none any more, and throw away those that were kept."""
+        self.app.database.run(events.unlisten(self._listener))
+
+    def __repr__(self) -> str:
+        return f"<EventQueue: {self.name}>"
 
 
 class EventReceiver:
@@ -65,6 +92,11 @@ class EventReceiver:
         self.adjust_clock, self.forward_clock = self.clock.adjust, self.clock.forward
         self.accept = accept or {self.app.conf.event_serializer, "json"}
         self._listener = id_of(self.node_id)
+        self.queue_prefix = queue_prefix or self.app.conf.event_queue_prefix
+        self.exchange = get_exchange(channel, self.app.conf.event_exchange)
+        self.queue = EventQueue(
+            self.app, self._listener, f"{self.queue_prefix}.{self.node_id}", self.exchange, routing_key
+        )
 
     @property
     def connection(self) -> Any:

@@ -122,4 +122,7 @@ def evcam(
     app.log.setup_logging_subsystem(loglevel, logfile)
     state = app.events.State()
     with symbol_by_name(camera, imp=import_from_cwd)(state, app=app, freq=freq, maxrate=maxrate):
-        app.events.Receiver(handlers={"*": forgiving(state.event)}).capture()
+        try:
+            app.events.Receiver(handlers={"*": forgiving(state.event)}).capture()
+        except KeyboardInterrupt:
+            raise SystemExit from None  # a recorder is stopped so: nothing to show a traceback for

@@ -191,10 +191,14 @@ def is_plain_success(outcome: Outcome) -> bool:
 
 
 class Settled(NamedTuple):
-    """The answer to a `settle`: which outcomes were really settled, and the released tasks that the worker took."""
+    """The answer to a `settle`: which outcomes were really settled, and the released tasks that the worker took.
+
+    `later_s`: seconds until the first is due of those it released that have a countdown; 0 when there is none.
+    """
 
     ended: list[UUID]
     claims: list[Claim]
+    later_s: float
 
     def __bool__(self) -> bool:
         return bool(self.ended)
@@ -308,10 +312,9 @@ def _passed_on(found: Sequence[Row]) -> Settled | None:
 
 
 def _settled(found: Sequence[Row]) -> Settled:
-    ended = found[0][-1]
-    if found[0][0] is None:
-        return Settled(ended, [])
-    return Settled(ended, [Claim._make(row[:-3]) for row in found])
+    later_s, ended = found[0][-2:]
+    claims = [Claim._make(row[:-3]) for row in found if row[0] is not None]
+    return Settled(ended, claims, later_s)
 
 
 _OUTCOME_COLUMNS = {

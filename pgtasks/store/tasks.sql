@@ -360,7 +360,8 @@ ORDER BY f.rank, f.seq
 -- Limited tasks give up their places, to those who wait for them.
 -- Locks: claim by id, then waiting by id, then flows by name. Relies on claim_pkey, result_pkey, edge_pred, waiting_pkey.
 -- In: worker, hostname, arrays of outcomes and of dead tasks, the worker's queues and room. Out: one row per task taken, each
--- with the ids that were really ended; one row of NULLs and those ids when none was taken.
+-- with the ids that were really ended, and in how many seconds the first is due of what it released and is not due yet, or 0;
+-- one row of NULLs and these when none was taken.
 WITH outcome AS (
   SELECT * FROM unnest(%(ids)b::uuid[], %(deliveries)b::int[], %(kinds)b::text[], %(states)b::text[],
                        %(values)b::bytea[], %(content_types)b::text[], %(content_encodings)b::text[],
@@ -565,10 +566,13 @@ woken AS (
   ) i
   WHERE pg_notification_queue_usage() < 0.5
 )
-SELECT t.*, i.states, i.types, i.encodings, i.vals, one.told, one.woken, one.ended
+SELECT t.*, i.states, i.types, i.encodings, i.vals, one.told, one.later_s, one.ended
 FROM (
-  SELECT ARRAY(SELECT id FROM ended) AS ended, (SELECT count(*) FROM told) AS told,
-         (SELECT count(*) FROM woken) + (SELECT count(*) FROM roused) + (SELECT count(*) FROM departed) AS woken
+  SELECT ARRAY(SELECT id FROM ended) AS ended,
+         (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) + (SELECT count(*) FROM roused)
+           + (SELECT count(*) FROM departed) AS told,
+         (SELECT coalesce(min(extract(epoch FROM due - pgtasks.clock())), 0)::float8 FROM freed
+          WHERE due > pgtasks.clock()) AS later_s
 ) one
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
@@ -660,12 +664,10 @@ later AS (
   INSERT INTO pgtasks.scheduled (id, due, rank, delivery, queue)
   SELECT id, due, -priority, delivery, queue FROM freed WHERE due > pgtasks.clock()
 ),
-others AS MATERIALIZED (
-  SELECT id, queue, priority, delivery FROM freed
-  WHERE (due IS NULL OR due <= pgtasks.clock()) AND id NOT IN (SELECT id FROM mine)
-),
 returned AS (
-  INSERT INTO pgtasks.ready (id, queue, rank, delivery) SELECT id, queue, -priority, delivery FROM others
+  INSERT INTO pgtasks.ready (id, queue, rank, delivery)
+  SELECT id, queue, -priority, delivery FROM freed
+  WHERE (due IS NULL OR due <= pgtasks.clock()) AND id NOT IN (SELECT id FROM mine)
 ),
 waiters AS (
   DELETE FROM pgtasks.waiter
@@ -688,21 +690,23 @@ woken AS (
   SELECT pg_notify('pgtasks_worker_' || i.worker, '')
   FROM (
     SELECT worker FROM pgtasks.idle
-    WHERE worker <> %(worker)s AND queue IN (SELECT queue FROM others)
-    GROUP BY worker ORDER BY random() LIMIT (SELECT count(*) FROM others)
+    WHERE worker <> %(worker)s AND queue IN (SELECT queue FROM freed WHERE id NOT IN (SELECT id FROM mine))
+    GROUP BY worker ORDER BY random() LIMIT (SELECT count(*) FROM freed WHERE id NOT IN (SELECT id FROM mine))
   ) i
   WHERE pg_notification_queue_usage() < 0.5
 )
-SELECT t.*, i.states, i.types, i.encodings, i.vals, one.commit, one.told, one.ended
+SELECT t.*, i.states, i.types, i.encodings, i.vals, one.commit, one.later_s, one.ended
 FROM (
-  SELECT ended, told + roused AS told,
+  SELECT ended, CASE WHEN told + roused + woken >= 0 THEN later_s END AS later_s,  -- what nobody asks for is not done
          CASE WHEN %(may_lag)s AND told + roused + woken = 0 AND released = taken AND taken > 0 AND NOT acked
               THEN set_config('synchronous_commit', 'off', true) END AS commit
   FROM (
     SELECT ARRAY(SELECT id FROM ended) AS ended, (SELECT bool_or(acked) FROM ended) AS acked,
            (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM roused) AS roused,
            (SELECT count(*) FROM woken) AS woken,
-           (SELECT count(*) FROM freed) AS released, (SELECT count(*) FROM mine) AS taken
+           (SELECT count(*) FROM freed) AS released, (SELECT count(*) FROM mine) AS taken,
+           (SELECT coalesce(min(extract(epoch FROM due - pgtasks.clock())), 0)::float8 FROM freed
+            WHERE due > pgtasks.clock()) AS later_s
   ) counts
 ) one
 LEFT JOIN mine t ON true

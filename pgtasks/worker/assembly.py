@@ -43,11 +43,24 @@ _INSTEAD = {
 }
 
 
-def concurrency_of(wanted: int | str | None) -> int:
-    """How many tasks run at a time: as wanted, as many as there are CPUs, or for `auto` as many as may be used."""
-    if wanted == "auto":
-        return cpu_budget().count
-    return int(wanted or os.cpu_count() or 1)
+def concurrency_of(wanted: int | str | None, pool: str = "prefork") -> tuple[int, str | None]:
+    """How many tasks run at a time: as wanted, as many as there are CPUs, or for `auto` as many as may be used.
+
+    For `auto` it also says why: a quota counts where slots are processes.
+    """
+    if str(wanted).strip().lower() != "auto":
+        return int(wanted or os.cpu_count() or 1), None
+    are_processes = POOLS.get(pool, ("", False))[1]
+    budget = cpu_budget(use_cgroup_quota=are_processes)
+    quota = "no cgroup cpu quota found" if budget.quota is None else f"cgroup cpu quota={budget.quota:.2f}"
+    why = f"{quota}, available cpus={budget.available}" if are_processes else f"available cpus={budget.available}"
+    return budget.count, f"worker_concurrency='auto' resolved to {budget.count} (pool={pool}, {why})."
+
+
+def pool_class(name: str) -> type:
+    """A class that stands for a pool, in its module: what handlers of `worker_init` ask for which pool this is."""
+    module, _ = _pool(name)
+    return type("TaskPool", (), {"__module__": module.__name__, "__doc__": module.__doc__})
 
 
 def await_database(app: Any, ask: Callable[[], Any], sleep: Callable[[float], Any] = time.sleep) -> None:
@@ -80,6 +93,8 @@ def assemble(
 ) -> PacedCrew:
     """Make the crew of a worker for its current registration; its children are not started yet."""
     pool, are_children = _pool(worker.pool)
+    if worker.sizing:
+        logger.info(worker.sizing)
     return PacedCrew(
         Site(worker.app, worker.consumer.worker, worker.hostname),
         CrewOptions(

@@ -263,6 +263,7 @@ class Consumer:
             # One of them has ended otherwise meanwhile, or cannot be stored.
             return self._settle(outcomes, room)
         self._check(len(outcomes), len(settled.ended))
+        self._expect(settled.later_s)
         return settled.claims
 
     def _settle(self, outcomes: Sequence[Outcome], room: int) -> list[Claim]:
@@ -281,7 +282,7 @@ class Consumer:
                 self._settle_alone(outcome)
             return []
         self._check(len(outcomes), len(settled.ended))
-        self._expect(outcomes)
+        self._expect(settled.later_s, *(o.delay_s for o in outcomes if o.kind != "done"))
         return settled.claims
 
     def _settle_alone(self, outcome: Outcome) -> None:
@@ -314,12 +315,11 @@ class Consumer:
             settled = self.database.run(settle)
         self._check(1, len(settled.ended))
 
-    def _expect(self, outcomes: Sequence[Outcome]) -> None:
-        """Remember when the first of the retries just scheduled is due, so as not to sleep past it."""
-        for outcome in outcomes:
-            if outcome.kind != "done" and outcome.delay_s:
-                due_at = time.monotonic() + outcome.delay_s
-                self._next_due_at = due_at if self._next_due_at is None else min(self._next_due_at, due_at)
+    def _expect(self, *delays_s: float | None) -> None:
+        """Remember when the first of what was just scheduled is due, a retry or a later step, so as not to sleep past it."""
+        for delay_s in filter(None, delays_s):
+            due_at = time.monotonic() + delay_s
+            self._next_due_at = due_at if self._next_due_at is None else min(self._next_due_at, due_at)
 
     def _look(self, plain: Sequence[Outcome], room: int) -> list[Claim]:
         """Settle plain successes and claim up to `room` tasks."""

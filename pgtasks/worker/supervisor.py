@@ -32,7 +32,7 @@ from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
 from pgtasks.worker import state
 from pgtasks.worker.alarm import Alarm
-from pgtasks.worker.assembly import assemble, await_database, concurrency_of, select_queues
+from pgtasks.worker.assembly import assemble, await_database, concurrency_of, pool_class, select_queues
 from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
@@ -63,6 +63,8 @@ class Worker(Controlled):
     _stop_by: float | None = None
     _gathering_since: float | None = None
     _busy_since: float | None = None
+    #: The kind of pool, as a class that tells its module.
+    pool_cls = property(lambda self: pool_class(self.pool))
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class Worker(Controlled):
         self.app = app
         self.hostname = default_nodename(hostname)
         self.pool = pool or conf.worker_pool or "prefork"
-        self.concurrency = concurrency_of(concurrency or conf.worker_concurrency)
+        self.concurrency, self.sizing = concurrency_of(concurrency or conf.worker_concurrency, self.pool)
         self.loglevel, self.logfile = loglevel, logfile
         self.max_tasks_per_child = max_tasks_per_child or conf.worker_max_tasks_per_child
         self.max_memory_per_child = max_memory_per_child or conf.worker_max_memory_per_child

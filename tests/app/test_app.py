@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgtasks import Celery, shared_task
+from pgtasks import Celery, Task, shared_task
 from pgtasks.exceptions import ImproperlyConfigured
 from tests.app.twin import Library, transcript
 
@@ -444,6 +444,12 @@ def test_making_an_app_does_not_look_for_a_database(monkeypatch: pytest.MonkeyPa
 
     assert app.conf.broker_url == "redis://nowhere"
     assert "database" not in vars(app)
+
+
+def test_a_typed_project_may_say_in_brackets_which_class_the_tasks_of_an_app_have() -> None:
+    app = Celery[Task]("typed", set_as_current=False)
+
+    assert (type(app), app.main) == (Celery, "typed")
 
 
 def test_an_app_refuses_to_sign_messages_rather_than_to_leave_them_unsigned() -> None:

@@ -261,6 +261,24 @@ def test_a_task_that_sends_many_has_them_as_children_and_as_their_root(
     assert {slot_of(key) for (key,) in rows(conn, "id")} == {slot_of(UUID(parent))}
 
 
+@pytest.mark.parametrize("members", [2, 60], ids=["planned", "in bulk"])
+def test_a_task_whose_test_pushed_a_request_without_an_id_can_send_canvases(
+    members: int, app: Celery, add: Any, conn: psycopg.Connection[Any]
+) -> None:
+    task = app.task(lambda: None, name="bulk.parent", shared=False)
+    task.push_request(called_directly=False)
+    _state.push_current_task(task._get_current_object())
+    try:
+        sent = [group(add.s(number) for number in range(members)).delay(), (add.s(1) | add.s()).delay()]
+        children = list(task.request.children)
+    finally:
+        _state.pop_current_task()
+        task.pop_request()
+
+    assert children == [sent[0], sent[1].parent]
+    assert {parent for (parent,) in rows(conn, "parent")} <= {None, UUID(sent[1].parent.id)}
+
+
 def test_members_of_a_group_know_a_root_whose_id_is_no_uuid(
     app: Celery, add: Any, conn: psycopg.Connection[Any]
 ) -> None:

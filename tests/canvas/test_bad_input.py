@@ -513,3 +513,6 @@ def test_a_moment_that_cannot_be_read_is_named(t: Any) -> None:
 def test_a_dict_that_names_no_task_is_no_signature(t: Any) -> None:
     with pytest.raises(TypeError, match="does not say which task"):
         chord([t.echo.s(1)])({"a": 1})
+
+    with pytest.raises(TypeError, match=r"The body of the chord is \{'a': 1\}, a dict that does not say which task"):
+        chord([t.echo.s(1)], {"a": 1}).apply()

@@ -107,3 +107,31 @@ def test_a_body_that_several_fallen_tasks_lead_to_falls_once(s):
     assert len(planned.nodes[-1].waits_for) == 2
 
     assert fallen(chord(header, s("body")), "a") == {"b": "same", "c": "same", "d": "same", "body": "chord!"}
+
+
+def test_around_a_chord_whose_body_is_a_chain_the_culprit_is_the_last_step_of_that_chain(s):
+    inner = chain(group(s("a"), s("b")), s("first"), s("last"))
+    planned = plan(chord([inner], s("outer")))
+    named = {node.name: node for node in planned.nodes}
+    waiting = [
+        Waiting(named[name].id, named[pred].id, f"id-of-{name}", named[name].role, named[name].entry)
+        for pred, name in [("a", "first"), ("first", "last"), ("last", "outer")]
+    ]
+
+    *_, outer = falls(named["a"].id, "id-of-a", KeyError("boom"), waiting)
+
+    assert str(outer.error) == """Dependency id-of-last raised ChordError("Dependency id-of-a raised KeyError('boom')")"""
+    assert outer.within == named["first"].id
+
+
+def test_the_culprit_of_a_body_that_begins_with_a_group_is_the_task_that_failed_and_no_member(s):
+    planned = plan(chord([s("a"), s("b")], chain(group(s("c"), s("d")), s("e"))))
+    named = {node.name: node for node in planned.nodes}
+    waiting = [
+        Waiting(named[name].id, named[pred].id, f"id-of-{name}", named[name].role, named[name].entry)
+        for pred, name in [("a", "c"), ("a", "d"), ("c", "e"), ("d", "e")]
+    ]
+
+    *_, end = falls(named["a"].id, "id-of-a", KeyError("boom"), waiting)
+
+    assert str(end.error) == "Dependency id-of-a raised KeyError('boom')"

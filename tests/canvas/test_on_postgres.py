@@ -183,6 +183,21 @@ def test_a_failed_task_fails_what_waits_for_it_and_each_errback_is_called_once(a
     assert app.called == [(result.parent.id, "ChordError")]
 
 
+@pytest.mark.filterwarnings("ignore:task_allow_error_cb_on_chord_header")
+def test_an_errback_of_two_chords_one_in_the_header_of_the_other_is_called_once_also_if_a_chain_is_between(
+    app, say, worker
+):
+    inner = chain(group(app.tasks["fail"].s(), say("b")), say("first"), say("last"))
+    outer = chord([inner, say("c")], say("body"))
+    outer.link_error(app.tasks["oops"].s())
+
+    result = outer.delay()
+
+    with pytest.raises(ChordError, match="on purpose"):
+        result.get(timeout=60)
+    assert [error for _, error in app.called] == ["ChordError"]
+
+
 @pytest.fixture
 def hand(app):
     return Hand(app.database)

@@ -18,6 +18,7 @@ from pgtasks.events import EventReceiver
 from pgtasks.events import receiver as receiving
 from pgtasks.events.metrics import Counts, render
 from pgtasks.events.receiver import forgiving
+from pgtasks.events.snapshot import Polaroid, evcam
 from pgtasks.exceptions import Ignore, OperationalError, Reject
 from pgtasks.message import new_id
 from pgtasks.store import events
@@ -372,6 +373,30 @@ def test_a_receiver_that_hears_nothing_for_too_long_says_so_and_is_forgotten(app
         EventReceiver(app=app).capture(timeout=0.01, wakeup=False)
 
     assert conn.execute("SELECT count(*) FROM pgtasks.listener").fetchone() == (0,)
+
+
+def test_what_is_sent_before_a_receiver_captures_is_kept_once_its_queue_is_declared(app: Celery) -> None:
+    seen: list[str] = []
+    with app.connection_for_write() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": lambda event: seen.append(event["type"])})
+        receiver.queue(connection.default_channel).declare()
+
+        with app.events.Dispatcher(connection) as dispatcher:
+            dispatcher.send("task-early")
+        receiver.capture(limit=1, timeout=30)
+
+    assert seen == ["task-early"]
+    assert receiver.queue.name == f"celeryev.{receiver.node_id}"
+
+
+def test_a_recorder_that_is_interrupted_ends_without_a_traceback(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EventReceiver, "capture", interrupted)
+
+    with pytest.raises(SystemExit):
+        evcam(Polaroid, app=app)
 
 
 def test_events_come_without_notifications_too(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

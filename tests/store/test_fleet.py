@@ -380,6 +380,22 @@ def test_a_release_wakes_an_idle_worker_and_not_the_one_that_settled(database: D
         assert (wake_ups(one), wake_ups(two)) == (1, 0)
 
 
+@pytest.mark.parametrize("prefers_release", [True, False])
+def test_an_idle_worker_learns_of_a_countdown_that_a_release_began_though_it_settled_nothing(
+    database: Database, database_url: str, prefers_release: bool
+) -> None:
+    first, second = message(), message(inputs="value", countdown_s=0.5)
+    database.run(tasks.enqueue([first, second], plan((first, second))))
+    settling, idle = Hand(database), Hand(database)
+    settling.prefers_release = prefers_release
+    (claim,) = settling.claim()
+    database.run(fleet.idle(idle.id, ["celery"]))
+    with listening(database_url, idle.id) as ears:
+        settling.settle(done(claim))
+
+        assert wake_ups(ears) == 1
+
+
 def test_a_worker_can_be_nudged_about_its_claims(database: Database, hand: Hand, database_url: str) -> None:
     task = message()
     database.run(tasks.enqueue([task]))

@@ -76,8 +76,8 @@ def test_a_fenced_release_changes_nothing(database: Database, hand: Hand, conn: 
     first, second = chained(database, "first", "second")
     (claim,) = hand.claim()
 
-    assert database.run(released(Hand(database), claim)) == ([], [])
-    assert database.run(released(hand, claim._replace(delivery=2))) == ([], [])
+    assert database.run(released(Hand(database), claim)) == ([], [], 0)
+    assert database.run(released(hand, claim._replace(delivery=2))) == ([], [], 0)
 
     assert [standing(conn, each) for each in (first, second)] == [["claimed"], ["waiting"]]
 

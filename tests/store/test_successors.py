@@ -240,9 +240,11 @@ def test_a_released_task_with_a_countdown_is_scheduled_from_its_release(
     first, second = message(), message(inputs="value", countdown_s=3600.0)
     database.run(tasks.enqueue([first, second], plan((first, second))))
 
-    hand.settle(done(hand.claim()[0]))
+    (claim,) = hand.claim()
+    settled = database.run(tasks.settle(hand.id, "hand", [done(claim)]))
 
     assert standing(conn, second) == ["scheduled"]
+    assert 3500 < settled.later_s <= 3600
 
 
 def test_a_canvas_enqueued_twice_has_each_edge_once(database: Database, hand: Hand, conn: Conn) -> None:

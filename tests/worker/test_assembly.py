@@ -8,6 +8,7 @@ import pytest
 
 from pgtasks import Celery
 from pgtasks.exceptions import DatabaseRefused, DatabaseUnavailable
+from pgtasks.utils import sysinfo
 from pgtasks.worker import assembly
 from pgtasks.worker.consumer import Consumer
 from pgtasks.worker.supervisor import Worker
@@ -100,3 +101,32 @@ def test_a_database_that_goes_away_while_a_worker_signs_on_is_waited_for_until_t
     assert worker.start() == 0
 
     assert registers.attempts == (1 if is_told_to_stop else 3)
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        ("prefork", (2, "resolved to 2 (pool=prefork, cgroup cpu quota=1.50, available cpus=8).")),
+        ("threads", (8, "resolved to 8 (pool=threads, available cpus=8).")),
+    ],
+    ids=str,
+)
+def test_auto_heeds_a_quota_where_slots_are_processes_and_says_what_it_found(
+    pool: str, expected: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysinfo, "available_cpu_count", lambda: 8)
+    monkeypatch.setattr(sysinfo, "cgroup_cpu_quota", lambda: 1.5)
+
+    count, why = assembly.concurrency_of(" Auto", pool)
+
+    assert (count, why) == (expected[0], f"worker_concurrency='auto' {expected[1]}")
+    assert assembly.concurrency_of("3") == (3, None)
+
+
+def test_handlers_of_worker_init_can_tell_the_pool_by_the_module_of_its_class() -> None:
+    app = Celery("pools", set_as_current=False)
+
+    assert {pool: Worker(app, pool=pool).pool_cls.__module__ for pool in ("prefork", "threads")} == {
+        "prefork": "pgtasks.concurrency.prefork",
+        "threads": "pgtasks.concurrency.thread",
+    }

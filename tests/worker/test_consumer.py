@@ -114,6 +114,22 @@ def test_a_task_that_comes_back_in_the_answer_that_is_lost_is_not_stranded(
     assert standing(conn, task) == ["SUCCESS"]
 
 
+@pytest.mark.parametrize("trigger", [None, "all_done"])
+def test_a_worker_does_not_sleep_past_the_countdown_of_a_step_that_it_released(
+    database: Database, consumer: Consumer, conn: Conn, trigger: str | None
+) -> None:
+    first, second = message(), message(inputs="value", countdown_s=0.1, trigger=trigger)
+    database.run(tasks.enqueue([first, second], [Link(second.id, first.id)]))
+    (claim,) = consumer.step([], 2, [])
+    consumer.tick()
+    in_a_second = consumer.next_tick_at(lambda: 1)
+
+    consumer.step([done(claim)], 1, [])
+
+    assert standing(conn, second) == ["scheduled"]
+    assert consumer.next_tick_at(lambda: 1) < in_a_second
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_result_whose_answer_is_lost_is_stored_once(
     database: Database, consumer: Consumer, proxy: FaultProxy, conn: Conn, fault: str

@@ -354,8 +354,8 @@ def answers(program, seen, result):
         yield "  end: " + line
 
 
-def settled():
-    """Wait until nothing is left to run; returns the notes."""
+def settled(pause_s):
+    """Wait until nothing is left to run; returns the notes. `pause_s`: so long is a turn at least, for countdowns."""
     turns, before = 0, -1
     while turns < TURNS:
         tick.delay().get(timeout=300)
@@ -363,17 +363,17 @@ def settled():
         waits = sum(line.get("goes_on", False) for line in notes) - sum(bool(line.get("retries")) for line in notes)
         turns = turns + 1 if len(notes) == before and waits <= 0 else 0
         before = len(notes)
-        if waits > 0:
-            time.sleep(0.02)
+        time.sleep(0.02 if waits > 0 else pause_s)
     return notes
 
 
 def main():
-    programs = [json.loads(line) for line in RECIPES.read_text().splitlines()]
+    recipes = RECIPES.read_text()
+    programs = [json.loads(line) for line in recipes.splitlines()]
     with worker("--pool=solo", loglevel="ERROR"):
         results = [applied(program, p) for p, program in enumerate(programs)]
         by_program = defaultdict(list)
-        for line in settled():
+        for line in settled(pause_s=0.1 if '"countdown"' in recipes else 0):
             by_program[line["p"]].append(line)
         for p, (program, result) in enumerate(zip(programs, results)):
             print(f"#{p} {json.dumps(program, separators=(',', ':'))}")
