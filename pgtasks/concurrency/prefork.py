@@ -20,7 +20,7 @@ from pgtasks.concurrency.base import ChildOptions
 from pgtasks.concurrency.line import Begun, Ended, Leaving, Line, Passed
 from pgtasks.exceptions import SoftTimeLimitExceeded
 from pgtasks.execution import Limits, Site, execute
-from pgtasks.execution.passing import can_be_kept, pass_on
+from pgtasks.execution.passing import Links
 from pgtasks.message import Claim
 
 try:
@@ -105,6 +105,7 @@ def _serve(line: Line, site: Site, options: ChildOptions, limits: AlarmLimits) -
     _state.set_default_app(site.app)
     site = site.opened(limits)
     weaver = Weaver(line, site, limits) if Weaver is not None else None
+    links = Links(site)
     done = 0
     left: tuple[int, Any] | None = None
     while (taken := left or line.take()) is not None:
@@ -119,7 +120,7 @@ def _serve(line: Line, site: Site, options: ChildOptions, limits: AlarmLimits) -
             ended = Ended(number, outcome, time.monotonic() - began_at)
             done += 1
             if options.may_pass_on and _goes_on(line, limits, done, options):
-                report, left = _passed_on(site, claim, ended, -done)
+                report, left = _passed_on(links, claim, ended, -done)
                 line.report(report)
             else:
                 line.report(ended)
@@ -142,14 +143,14 @@ def _goes_on(line: Line, limits: AlarmLimits, done: int, options: ChildOptions) 
 
 
 def _passed_on(
-    site: Site, claim: Claim, ended: Ended, as_number: int
+    links: Links, claim: Claim, ended: Ended, as_number: int
 ) -> tuple[Ended | Passed, tuple[int, Claim] | None]:
     """Settle a link of a chain; gives what is to be reported, and what to go on with, if that is how it went."""
-    passed = pass_on(site, claim, ended.outcome)
+    passed = links.pass_on(claim, ended.outcome)
     if passed is None:
         return ended, None
     following = passed.claim
-    if following is None or not can_be_kept(site, following):
+    if following is None or not links.can_be_kept(following):
         return Passed(ended.number, ended.outcome, ended.ran_s, following, 0), None
     return Passed(ended.number, ended.outcome, ended.ran_s, following, as_number), (as_number, following)
 

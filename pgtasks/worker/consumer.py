@@ -192,10 +192,8 @@ class Consumer:
         settled already do not match any more. `known` are the claims that the worker knows of, to find those that a
         lost answer may have added.
         """
-        is_unsure = self._is_unsure or self.database.connects > self._connects
-        if is_unsure or self.must_compare:
-            in_hand = [(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes]
-            self._compare(in_hand, spare_s=0.0 if is_unsure else DOUBT_S)
+        if self.must_compare:
+            self._compare([(c.id, c.delivery) for c in known] + [(o.id, o.delivery) for o in outcomes])
         plain: list[Outcome] = []
         others: list[Outcome] = []
         for outcome in outcomes:
@@ -224,7 +222,7 @@ class Consumer:
     @property
     def has_nothing_to_decide(self) -> bool:
         """Would whatever follows a task that ends now be this worker's to run, and would it be woken for anything else?"""
-        is_sure = not self._is_unsure and not self.database.is_pooled
+        is_sure = not self._has_lost_answers and not self.database.is_pooled
         return self._is_idle and self._is_drained and not self._limited and is_sure
 
     def doubt(self) -> None:
@@ -232,12 +230,17 @@ class Consumer:
         self._doubts_at = time.monotonic() + DOUBT_S
 
     @property
-    def must_compare(self) -> bool:
-        """Is it time to? Not at once, since other children take claims too, and say so a moment later."""
-        return self._doubts_at is not None and time.monotonic() >= self._doubts_at
+    def _has_lost_answers(self) -> bool:
+        return self._is_unsure or self.database.connects > self._connects
 
-    def _compare(self, in_hand: Sequence[tuple[UUID, int]], *, spare_s: float) -> None:
+    @property
+    def must_compare(self) -> bool:
+        """Must the next step? After a doubt not at once, since other children take claims too, and say so a moment later."""
+        return self._has_lost_answers or (self._doubts_at is not None and time.monotonic() >= self._doubts_at)
+
+    def _compare(self, in_hand: Sequence[tuple[UUID, int]]) -> None:
         """When something may have been lost on the way: compare the claims in hand with the tables, which are right."""
+        spare_s = 0.0 if self._has_lost_answers else DOUBT_S
         back, lost, spared = self.database.run(fleet.disown(self.worker, in_hand, spare_s=spare_s))
         self._doubts_at = time.monotonic() + DOUBT_S if spared else None
         if back:

@@ -22,6 +22,7 @@ from pgtasks.store import fleet
 from pgtasks.utils.imports import reload_from_cwd
 from pgtasks.utils.log import get_logger
 from pgtasks.worker import state
+from pgtasks.worker.assembly import pool_class
 from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.autoscale import Autoscaler
 from pgtasks.worker.consumer import Consumer
@@ -45,6 +46,11 @@ class Controlled:
     concurrency: int
     exitcode: int
     _began_at: float
+
+    @property
+    def pool_cls(self) -> type:
+        """The kind of pool, as a class that tells its module."""
+        return pool_class(self.pool)
 
     @property
     def queues(self) -> list[str]:

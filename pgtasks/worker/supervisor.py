@@ -32,7 +32,7 @@ from pgtasks.utils.log import get_logger
 from pgtasks.utils.nodenames import default_nodename
 from pgtasks.worker import state
 from pgtasks.worker.alarm import Alarm
-from pgtasks.worker.assembly import assemble, await_database, concurrency_of, pool_class, select_queues
+from pgtasks.worker.assembly import assemble, await_database, concurrency_of, select_queues
 from pgtasks.worker.attendants import Attendants
 from pgtasks.worker.banner import banner
 from pgtasks.worker.consumer import BUSY_AFTER_S, Consumer
@@ -63,8 +63,6 @@ class Worker(Controlled):
     _stop_by: float | None = None
     _gathering_since: float | None = None
     _busy_since: float | None = None
-    #: The kind of pool, as a class that tells its module.
-    pool_cls = property(lambda self: pool_class(self.pool))
 
     def __init__(
         self,
@@ -314,6 +312,8 @@ class Worker(Controlled):
     def _step(self) -> None:
         """Settle what ended, claim for the room there is, hand it out."""
         crew, consumer = self.crew, self.consumer
+        if consumer.must_compare:
+            crew.catch_up()
         outcomes = crew.take_outcomes()
         self._gathering_since = None
         room = 0 if self.is_stopping else crew.room()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pgtasks import Celery, Task, shared_task, signals
+from pgtasks import Celery, Task, shared_task, signals, wf
 from pgtasks.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from pgtasks.utils.log import get_task_logger
 
@@ -62,6 +62,11 @@ task = partial(app.task, base=Noted)
 @task
 def add(x: Any, y: Any) -> Any:
     return x + y
+
+
+@app.workflow
+def walk(value: int) -> int:
+    return wf.step(abs, value)
 
 
 @task

@@ -145,3 +145,11 @@ def test_a_worker_that_is_told_to_stop_in_the_middle_of_a_chain_leaves_the_rest_
     assert standing(conn, id_of(result.parent.id)) == ["ready"]
     with running(stage.directory, environ={"PGTASKS_DATABASE_URL": proxy.url}):
         assert result.get(timeout=STUCK_S) == 3
+
+
+def test_a_chain_goes_on_with_a_workflow_and_with_a_coroutine(worker: WorkerProcess, stage: Stage, conn: Conn) -> None:
+    assert counting(3).delay().get(timeout=STUCK_S) == 3  # a child has its connection now
+
+    result = chain(jobs.add.s(0, 1), jobs.walk.s(), jobs.async_add.s(1), jobs.add.s(1)).delay()
+
+    assert result.get(timeout=STUCK_S) == 3
